@@ -1,0 +1,299 @@
+"""LatentRevisions: pictures from words, by optimising VQGAN's latents until CLIP agrees.
+
+After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defaults are the defaults here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from LatentRevisions.cutouts import Cutouts
+from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.vqgan import VQGAN
+from mead.images import read_picture, to_picture, to_tensor
+from mead.model import Model
+from mead.params import ParamsError
+from mead.perceptor import Perceptor
+from mead.precision import Precision
+from mead.revision import Progress, Revision
+from mead.weights import WeightSet, load_perceptor
+
+LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a weights set says of this model; the defaults are the published values."""
+
+    iterations: int = 100
+    size: str = "512x512"
+    start: str = "noise"
+    learning_rate: float = 0.5
+    weight_decay: float = 0.1
+    cutouts: int = 32
+    cutout_mean: float = 1.2
+    cutout_deviation: float = 0.3
+    cutout_smallest: float = 0.43
+    cutout_largest: float = 1.9
+    cutout_degrees: float = 24.0
+    cutout_shift: float = 0.1
+    cutout_noise: float = 0.11
+    towards: float = 10.0
+    away: float = 5.0
+
+    def cutouts_drawn(self, number: int | None) -> Cutouts:
+        return Cutouts(
+            number or self.cutouts,
+            self.cutout_mean,
+            self.cutout_deviation,
+            self.cutout_smallest,
+            self.cutout_largest,
+            self.cutout_degrees,
+            self.cutout_shift,
+            self.cutout_noise,
+        )
+
+
+class Towards(nn.Module):
+    """-weight times the cosine between each embedding and the target: [N] from [N, d] and [d], unit length."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, embeddings: Tensor, target: Tensor) -> Tensor:
+        return -self.weight * embeddings @ target
+
+
+class AwayFromText(nn.Module):
+    """weight times the cosine between each embedding and a text no picture should look like: [N] from [N, d]."""
+
+    TEXT = "incoherent, confusing, cropped, watermarks"
+
+    def __init__(self, perceptor: Perceptor, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("text", perceptor.embed_text([self.TEXT])[0])
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.weight * embeddings @ self.text
+
+
+@dataclass(eq=False, kw_only=True)
+class LatentRevision(Revision):
+    """One picture being found: its latents are z [1, embed_dim, height / factor, width / factor]."""
+
+    target: Tensor  # the unit-length embedding [d] to move towards
+    cutouts: Cutouts
+
+
+class LatentRevisionsPipeline:
+    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+
+    Args:
+        vqgan: the generator whose latents are optimised.
+        perceptor: the CLIP that looks.
+        settings: the weights set's.
+        device: where both are.
+    """
+
+    def __init__(self, vqgan: VQGAN, perceptor: Perceptor, settings: Settings, device: torch.device) -> None:
+        self.vqgan = vqgan
+        self.perceptor = perceptor
+        self.settings = settings
+        self.device = device
+        self.precision = Precision(device)
+        self.scaler = self.precision.scaler()
+        with torch.no_grad():
+            self.towards = Towards(settings.towards)
+            self.away = AwayFromText(perceptor, settings.away)
+
+    @torch.no_grad()
+    def start(self, params: LatentRevisionsParams) -> LatentRevision:
+        """Read the pictures, find the target and the first latents.
+
+        Raises:
+            ParamsError: for a start the weights do not have, or targets that cancel each other out.
+            PictureError, FileNotFoundError: for a picture that cannot be read.
+        """
+        settings = self.settings
+        generator = torch.Generator(self.device).manual_seed(params.seed)
+        z = self._first_latents(params, generator).float().requires_grad_()
+        return LatentRevision(
+            latents=z,
+            optimiser=torch.optim.AdamW([z], lr=settings.learning_rate, weight_decay=settings.weight_decay),
+            generator=generator,
+            steps=params.iterations or settings.iterations,
+            target=self._target(params),
+            cutouts=settings.cutouts_drawn(params.cutouts),
+        )
+
+    def step(self, revisions: Sequence[LatentRevision]) -> None:
+        """Advance each revision by one, those of one size in one pass."""
+        shapes = {revision.latents.shape for revision in revisions}
+        for shape in shapes:
+            self._step([revision for revision in revisions if revision.latents.shape == shape])
+
+    @torch.no_grad()
+    def image(self, revision: LatentRevision) -> Image.Image:
+        """The picture as it is now."""
+        return to_picture(self._decode(revision.latents))
+
+    def _step(self, revisions: Sequence[LatentRevision]) -> None:
+        pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
+        crops = [self._crop(revision, pictures[i : i + 1]) for i, revision in enumerate(revisions)]
+        with self.precision.autocast():
+            embeddings = self.perceptor.embed_image(torch.cat(crops))
+        losses = [
+            (self.towards(seen, revision.target) + self.away(seen)).mean()
+            for revision, seen in zip(revisions, embeddings.split([len(crop) for crop in crops]), strict=True)
+        ]
+        for revision in revisions:
+            revision.optimiser.zero_grad()
+        self.scaler.scale(torch.stack(losses).sum()).backward()
+        for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
+            self.scaler.step(revision.optimiser)
+            revision.step += 1
+            revision.loss = loss
+        self.scaler.update()
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
+        with self.precision.autocast():
+            pictures = self.vqgan.decode(z.clamp(-LIMIT, LIMIT))
+        return (pictures.float().clamp(-1, 1) + 1) / 2
+
+    def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
+        """This step's cutouts of a picture [1, 3, H, W]."""
+        cutouts, generator = revision.cutouts, revision.generator
+        maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
+        crops = cutouts.cut(picture, maps[None], self.perceptor.input_size)
+        return cutouts.add_noise(crops, generator)
+
+    def _first_latents(self, params: LatentRevisionsParams, generator: torch.Generator) -> Tensor:
+        width, height = params.size or tuple(map(int, self.settings.size.split("x")))
+        if params.img_path is not None:
+            starter = ImageOps.fit(
+                read_picture(params.img_path, "img"), (width, height), Image.Resampling.LANCZOS
+            )
+            picture = to_tensor(starter).to(self.device)
+        elif (params.start or self.settings.start) == "noise":
+            picture = _blurred_noise(width, height, generator)
+        else:
+            raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
+        with self.precision.autocast():
+            return self.vqgan.encode(picture * 2 - 1)
+
+    def _target(self, params: LatentRevisionsParams) -> Tensor:
+        """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
+
+        A positive w3 moves away from the negative picture.
+        """
+        target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
+        if params.text_to_add is not None:
+            target = target + params.w1 * self.perceptor.embed_text([params.text_to_add])[0]
+        if params.img_enc_path is not None:
+            target = target + params.w2 * self._embed_file(params.img_enc_path, "img_enc")
+        if params.ne_img_enc_path is not None:
+            target = target - params.w3 * self._embed_file(params.ne_img_enc_path, "ne_img_enc")
+        if target.norm() < 1e-6:
+            message = "the weighted texts and pictures cancel each other out; nothing is left to aim at"
+            raise ParamsError("w0", message, out_of_range=True)
+        return F.normalize(target, dim=0)
+
+    def _embed_file(self, path: Path, field: str) -> Tensor:
+        size = self.perceptor.input_size
+        picture = ImageOps.fit(read_picture(path, field), (size, size), Image.Resampling.BICUBIC)
+        with self.precision.autocast():
+            return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
+
+
+def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
+    """Dark uniform noise, blurred over seven pixels: the published start, [1, 3, height, width] in [0, 1]."""
+    noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
+    # the published Gaussian, of deviation 14 cut off at 7 pixels, is a box to within 3%
+    return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
+
+
+@functools.cache
+def load_pipeline(weights: str = "demo", device: str = "cpu") -> LatentRevisionsPipeline:
+    """The pipeline of a weights set on a device; loaded once a process and shared.
+
+    Raises:
+        WeightsError: naming the file that is missing or not whole.
+    """
+    chosen = WeightSet.find(weights)
+    vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)
+    settings = chosen.settings("LatentRevisions", Settings)
+    return LatentRevisionsPipeline(vqgan, load_perceptor(weights, device), settings, torch.device(device))
+
+
+class LatentRevisions(Model):
+    """A picture from words; `run()` makes it and returns its path.
+
+    Args:
+        prompt: what the picture should show.
+        output_path: folder the PNG is written to; made if it is not there.
+        img_path: starter picture, cropped to the size asked for.
+        w0: weight of the prompt.
+        text_to_add: a second text, and w1 its weight; negative moves away from it.
+        img_enc_path: picture to move towards, and w2 its weight.
+        ne_img_enc_path: picture to move away from, and w3 its weight; positive moves away.
+        seed, iterations, cutouts, size, start: see `LatentRevisionsParams`.
+        weights: name of a weights set of the manifest.
+        device: a torch device; the GPU if there is one when left out.
+        callback: called with a `Progress` after each step.
+
+    Raises:
+        ValueError: naming the argument that is wrong, before any weights are loaded.
+        FileNotFoundError: naming the picture that is not there.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        output_path: str | Path = "./latentrevisions_out",
+        img_path: str | Path | None = None,
+        w0: float = 5.0,
+        text_to_add: str | None = None,
+        w1: float = 0.0,
+        img_enc_path: str | Path | None = None,
+        w2: float = 0.0,
+        ne_img_enc_path: str | Path | None = None,
+        w3: float = 0.0,
+        *,
+        seed: int | None = None,
+        iterations: int | None = None,
+        cutouts: int | None = None,
+        size: tuple[int, int] | None = None,
+        start: str | None = None,
+        weights: str = "demo",
+        device: str | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> None:
+        given: dict[str, Any] = {
+            "prompt": prompt,
+            "img_path": img_path,
+            "w0": w0,
+            "text_to_add": text_to_add,
+            "w1": w1,
+            "img_enc_path": img_enc_path,
+            "w2": w2,
+            "ne_img_enc_path": ne_img_enc_path,
+            "w3": w3,
+            "seed": seed,
+            "iterations": iterations,
+            "cutouts": cutouts,
+            "size": size,
+            "start": start,
+        }
+        super().__init__(LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback)

@@ -1,0 +1,49 @@
+"""The parameters of a LatentRevisions job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mead.params import JobParams, Prompt, Size, Weight
+
+
+class LatentRevisionsParams(JobParams):
+    """A prompt, and what else pulls the picture, each with its weight (see `LatentRevisions.target`)."""
+
+    w0: Weight = Field(5.0, description="Weight of the prompt.")
+    text_to_add: Prompt | None = Field(None, description="A second text.")
+    w1: Weight = Field(0.0, description="Weight of text_to_add; negative moves away from it.")
+    img_path: Path | None = Field(
+        None, description="Starter picture: the optimisation begins at its latents."
+    )
+    img_enc_path: Path | None = Field(None, description="Picture to move towards.")
+    w2: Weight = Field(0.0, description="Weight of the picture to move towards.")
+    ne_img_enc_path: Path | None = Field(None, description="Picture to move away from.")
+    w3: Weight = Field(0.0, description="Weight of the picture to move away from; positive moves away.")
+    size: Size | None = Field(
+        None, description="Width and height in pixels; the weights set's own size when left out."
+    )
+    start: Literal["noise", "learned"] | None = Field(
+        None,
+        description="Where to start without a starter picture; the weights set's own start when left out.",
+    )
+
+    cutouts: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Random crops CLIP looks at in each step; the weights set's own number when left out.",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_aim_at(self) -> LatentRevisionsParams:
+        aims = [self.w0]
+        aims += [self.w1] if self.text_to_add else []
+        aims += [self.w2] if self.img_enc_path else []
+        aims += [self.w3] if self.ne_img_enc_path else []
+        if not any(aims):
+            raise ValueError("w0: every given text and picture has weight 0; give at least one a weight")
+        return self

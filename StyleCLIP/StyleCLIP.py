@@ -1,0 +1,288 @@
+"""StyleCLIP: a face edited by words, by optimising its StyleGAN2 codes until CLIP agrees.
+
+Patashnik et al., "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", ICCV 2021 (arXiv 2103.17249), its first method,
+latent optimisation. Unlike the published code, CLIP gets pictures with its own normalisation and range.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from LatentRevisions.cutouts import Cutouts
+from mead.images import PictureError, read_picture, to_picture, to_tensor
+from mead.model import Model
+from mead.perceptor import Perceptor
+from mead.precision import Precision
+from mead.revision import Progress, Revision
+from mead.weights import WeightSet, load_perceptor
+from StyleCLIP.align import NoFaceError, align, find_face
+from StyleCLIP.e4e import Encoder4Editing
+from StyleCLIP.identity import Identity
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.stylegan2 import Generator
+
+ALIGNED = 256  # side, in pixels, of the aligned photo
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a weights set says of this model; the defaults are the published values."""
+
+    iterations: int = 50
+    learning_rate: float = 0.1
+    l2: float = 0.008
+    identity: float = 0.005
+    cutouts: int = 0  # random crops CLIP sees in a step beside the whole picture
+    face_needed: bool = True  # whether a picture without a face is an error, or is then used whole
+
+
+class Agreement(nn.Module):
+    """1 - the cosine between each embedding and the prompt's: [N] from [N, d] and [d], unit length."""
+
+    def forward(self, embeddings: Tensor, prompt: Tensor) -> Tensor:
+        return 1 - embeddings @ prompt
+
+
+class Closeness(nn.Module):
+    """weight times the squared distance of w+ from where it began: a number for [1, n, d] and [1, n, d]."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, codes: Tensor, first: Tensor) -> Tensor:
+        return self.weight * (codes - first).square().sum()
+
+
+class SameIdentity(nn.Module):
+    """weight times 1 - the cosine of two faces' features: [N] from [N, d] and [N, d], unit length."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, features: Tensor, first: Tensor) -> Tensor:
+        return self.weight * (1 - (features * first).sum(-1))
+
+
+@dataclass(eq=False, kw_only=True)
+class StyleRevision(Revision):
+    """One face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
+
+    prompt: Tensor  # the prompt's embedding [d]
+    codes: Tensor  # w+ of the face as it was [1, n_latent, style_dim]
+    features: Tensor  # identity of the face as it was [1, d]
+
+
+class StyleCLIPPipeline:
+    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+
+    Args:
+        generator: makes faces of codes w+.
+        encoder: finds a face's codes, as offsets from `average`.
+        average: codes of the average face [n_latent, style_dim].
+        identity: tells who a face is.
+        perceptor: the CLIP that looks.
+        settings: the weights set's.
+        device: where all of them are.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder4Editing,
+        average: Tensor,
+        identity: Identity,
+        perceptor: Perceptor,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self.generator = generator
+        self.encoder = encoder
+        self.average = average[None]
+        self.identity = identity
+        self.perceptor = perceptor
+        self.settings = settings
+        self.device = device
+        self.precision = Precision(device)
+        self.scaler = self.precision.scaler()
+        self.cutouts = Cutouts(
+            settings.cutouts, mean=0.95, deviation=0.1, smallest=0.8, largest=1.1, degrees=8.0, shift=0.03
+        )
+        self.agreement = Agreement()
+        self.closeness = Closeness(settings.l2)
+        self.same_identity = SameIdentity(settings.identity)
+
+    @torch.no_grad()
+    def start(self, params: StyleCLIPParams) -> StyleRevision:
+        """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
+
+        Raises:
+            PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
+        """
+        codes = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        latents = codes.clone().requires_grad_()
+        return StyleRevision(
+            latents=latents,
+            optimiser=torch.optim.Adam([latents], lr=self.settings.learning_rate),
+            generator=torch.Generator(self.device).manual_seed(params.seed),
+            steps=params.iterations or self.settings.iterations,
+            prompt=self.perceptor.embed_text([params.prompt])[0],
+            codes=codes,
+            features=self._features(self._synthesise(codes)),
+        )
+
+    def aligned(self, path: Path) -> Image.Image:
+        """The photo's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].
+
+        Raises:
+            PictureError: where no face is found and the weights need one.
+        """
+        picture = read_picture(path, "img")
+        try:
+            return align(picture, find_face(picture), ALIGNED)
+        except NoFaceError as error:
+            if self.settings.face_needed:
+                raise PictureError("img", "no_face", str(error)) from error
+            return ImageOps.fit(picture, (ALIGNED, ALIGNED), Image.Resampling.LANCZOS)
+
+    @torch.no_grad()
+    def invert(self, face: Image.Image) -> Tensor:
+        """The codes w+ [1, n_latent, style_dim] of an aligned face."""
+        size = self.encoder.input_size
+        image = to_tensor(face.resize((size, size), Image.Resampling.LANCZOS)).to(self.device)
+        with self.precision.autocast():
+            offsets = self.encoder(image * 2 - 1)
+        return offsets.float() + self.average
+
+    def step(self, revisions: Sequence[StyleRevision]) -> None:
+        """Advance each revision by one, all in one pass."""
+        codes = torch.cat([revision.latents for revision in revisions])
+        images = self._synthesise(codes)
+        views = [self._views(revision, images[i : i + 1]) for i, revision in enumerate(revisions)]
+        with self.precision.autocast():
+            embeddings = self.perceptor.embed_image(torch.cat(views))
+        features = self._features(images)
+        losses = []
+        for i, (revision, seen) in enumerate(
+            zip(revisions, embeddings.split([len(view) for view in views]), strict=True)
+        ):
+            losses.append(
+                self.agreement(seen, revision.prompt).mean()
+                + self.closeness(revision.latents, revision.codes)
+                + self.same_identity(features[i], revision.features[0])
+            )
+        for revision in revisions:
+            revision.optimiser.zero_grad()
+            for group in revision.optimiser.param_groups:
+                group["lr"] = self.settings.learning_rate * ramp(revision.step / revision.steps)
+        self.scaler.scale(torch.stack(losses).sum()).backward()
+        for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
+            self.scaler.step(revision.optimiser)
+            revision.step += 1
+            revision.loss = loss
+        self.scaler.update()
+
+    @torch.no_grad()
+    def image(self, revision: StyleRevision) -> Image.Image:
+        """The face as it is now."""
+        return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
+
+    def _synthesise(self, codes: Tensor) -> Tensor:
+        """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
+        with self.precision.autocast():
+            return self.generator.synthesise(codes).float()
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Who the faces [N, 3, H, W] are: [N, d], unit length."""
+        with self.precision.autocast():
+            return self.identity.of_face(images).float()
+
+    def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
+        """What CLIP sees of a face [1, 3, H, W] in this step: the whole of it, and random crops."""
+        side = self.perceptor.input_size
+        picture = (image.clamp(-1, 1) + 1) / 2
+        views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        if not self.cutouts.number:
+            return views
+        maps = self.cutouts.draw(side, side, revision.generator)
+        crops = self.cutouts.add_noise(self.cutouts.cut(picture, maps[None], side), revision.generator)
+        return torch.cat([views, crops])
+
+
+def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
+    """The learning rate's factor at the share `done` of all steps: up at first, down along a cosine at the end."""
+    falling = min(1.0, (1 - done) / down)
+    return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
+
+
+@functools.cache
+def load_pipeline(weights: str = "demo", device: str = "cpu") -> StyleCLIPPipeline:
+    """The pipeline of a weights set on a device; loaded once a process and shared.
+
+    Raises:
+        WeightsError: naming the file that is missing or not whole.
+    """
+    chosen = WeightSet.find(weights)
+    generator = Generator.from_state_dict(chosen.read("stylegan2")).requires_grad_(False).to(device)
+    inversion = chosen.read("e4e")
+    average = inversion.pop("latent_avg").float().to(device)
+    encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
+    identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
+    perceptor = load_perceptor(weights, device)
+    settings = chosen.settings("StyleCLIP", Settings)
+    return StyleCLIPPipeline(generator, encoder, average, identity, perceptor, settings, torch.device(device))
+
+
+class StyleCLIP(Model):
+    """A face edited by words; `run()` edits it and returns the picture's path.
+
+    Args:
+        prompt: what the face should become.
+        uid: the PNG's name without its ending; a new one each time when left out.
+        output_path: folder the PNG is written to; made if it is not there.
+        img_path: the photo of a face; the average face when left out.
+        seed, iterations, method: see `StyleCLIPParams`.
+        weights: name of a weights set of the manifest.
+        device: a torch device; the GPU if there is one when left out.
+        callback: called with a `Progress` after each step.
+
+    Raises:
+        ValueError: naming the argument that is wrong, before any weights are loaded.
+        FileNotFoundError: naming the picture that is not there.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        uid: str | None = None,
+        output_path: str | Path = "./styleclip_out",
+        img_path: str | Path | None = None,
+        *,
+        seed: int | None = None,
+        iterations: int | None = None,
+        method: str = "optimisation",
+        weights: str = "demo",
+        device: str | None = None,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> None:
+        if uid is not None and Path(uid).name != uid:
+            raise ValueError(f"uid: must be a plain file name, not {uid!r}")
+        given: dict[str, Any] = {
+            "prompt": prompt,
+            "img_path": img_path,
+            "seed": seed,
+            "iterations": iterations,
+            "method": method,
+        }
+        super().__init__(StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, uid)

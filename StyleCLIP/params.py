@@ -1,0 +1,19 @@
+"""The parameters of a StyleCLIP job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mead.params import JobParams
+
+
+class StyleCLIPParams(JobParams):
+    """A face and what it should become."""
+
+    img_path: Path | None = Field(None, description="The photo of a face; the average face when left out.")
+    method: Literal["optimisation"] = Field(
+        "optimisation", description="How the edit is found: by optimising the codes w+."
+    )

@@ -1,0 +1,6 @@
+"""`python -m mead`."""
+
+from mead.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The command line: `python -m mead serve | demo | latent_revision | styleclip`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+import requests
+from pydantic import ValidationError
+
+from caching_config import Settings
+from LatentRevisions.params import LatentRevisionsParams
+from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
+from mead.params import JobParams
+from StyleCLIP.params import StyleCLIPParams
+
+_Parser: TypeAlias = argparse.ArgumentParser
+
+PHOTOS = REPOSITORY / "tests" / "data"
+DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
+    "latent_revision": (
+        Path("latentrevisions_out"),
+        {"prompt": "a red house on snow at night", "seed": "1"},
+        {"img": PHOTOS / "coffee.jpg"},
+    ),
+    "styleclip": (
+        Path("styleclip_out"),
+        {"prompt": "a face with blue hair", "seed": "1"},
+        {"img": PHOTOS / "face.jpeg"},
+    ),
+}
+"""By route: the folder for its picture, the form's fields, its files."""
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the message is for whoever typed it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line asks for, and exit: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options.run(options)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(map(str, problem["loc"][:1])).removesuffix("_path")
+            print(f"mead: {f'{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    except (CommandError, ServiceError, ValueError, OSError) as error:
+        print(f"mead: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m mead", description="Make and edit pictures from words.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], about: str, **more: Any) -> _Parser:
+        command: _Parser = commands.add_parser(name, help=about, description=f"{about}.", **more)
+        command.set_defaults(run=run)
+        return command
+
+    add(
+        "serve",
+        _serve,
+        "Run the whole service until Ctrl-C",
+        epilog="Settings, read from the environment (with REDIS_URL unset, a Redis is started):\n\n"
+        + _settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add("demo", _demo, "Start the service on free ports, make two pictures through its API, and stop it")
+    command = add(
+        "latent_revision", _latent_revision, "Make a picture from words (VQGAN + CLIP), without any server"
+    )
+    _add_job_options(command, LatentRevisionsParams, "latentrevisions_out")
+    command = add(
+        "styleclip", _styleclip, "Edit a photo of a face by words (StyleGAN2 + CLIP), without any server"
+    )
+    _add_job_options(command, StyleCLIPParams, "styleclip_out")
+    return parser
+
+
+def _settings_help() -> str:
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f" [{field.default}]"
+        lines.append(f"  {name.upper()}{default}\n      {field.description}")
+    return "\n".join(lines)
+
+
+def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> None:
+    """An option for each parameter, with the name it has in the API's form."""
+    command.add_argument("prompt", help=params.model_fields["prompt"].description)
+    for name, field in params.model_fields.items():
+        if name == "prompt":
+            continue
+        form_name = name.removesuffix("_path")
+        metavar = "FILE" if name.endswith("_path") else form_name.upper()
+        default = "" if field.default is None or field.default_factory else f" (default: {field.default})"
+        command.add_argument(
+            f"--{form_name}",
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar=metavar,
+            help=f"{field.description}{default}".replace("%", "%%"),
+        )
+    command.add_argument(
+        "--output_path",
+        default=folder,
+        metavar="FOLDER",
+        help="Where the picture goes (default: %(default)s).",
+    )
+    command.add_argument("--weights", default=argparse.SUPPRESS, help="Section of weights/manifest.toml.")
+    command.add_argument("--device", default=argparse.SUPPRESS, help='Where to run, as in "cpu" or "cuda:0".')
+
+
+# The service
+
+
+def _serve(options: argparse.Namespace) -> None:
+    settings = Settings()
+    redis_url = settings.redis_url if "redis_url" in settings.model_fields_set else None
+    with local_service(settings.data_dir, settings.host, settings.port, redis_url) as service:
+        print(
+            f"The service is up at {service.url} with Redis at {service.redis_url}; Ctrl-C stops it.",
+            flush=True,
+        )
+        try:
+            while True:
+                time.sleep(0.5)
+                service.check()
+        except KeyboardInterrupt:
+            print("\nstopping", flush=True)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    began = time.monotonic()
+    redis_url = os.environ.get("REDIS_URL")
+    # At a Redis that others use too, nobody else must take the demo's jobs.
+    queues = f"demo_{secrets.token_hex(4)}"
+    environment = {
+        "LATENTREVISIONS_QUEUE": f"{queues}_latentrevisions_queue",
+        "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
+    }
+    with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
+        print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
+        with local_service(
+            Path(folder) / "data", redis_url=redis_url, logs=Path(folder) / "logs", environment=environment
+        ) as service:
+            print(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
+            for route in DEMO_JOBS:
+                try:
+                    path, seconds = _demo_job(service, route)
+                except (CommandError, requests.RequestException) as error:
+                    service.check()  # a dead server is the better explanation
+                    raise CommandError(f"{route}: {error}\n{_last_lines(service)}") from error
+                print(f"{path}  ({seconds:.1f} s)", flush=True)
+    print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
+    """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
+    began = time.monotonic()
+    folder, fields, pictures = DEMO_JOBS[route]
+    print(
+        f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
+        file=sys.stderr,
+    )
+    files = {name: (path.name, path.read_bytes()) for name, path in pictures.items()}
+    headers = {"Prefer": "respond-async"}
+    asked = _json(requests.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
+    job_url = f"{service.url}/jobs/{asked['id']}"
+    bar = ProgressBar(route)
+    while (job := _json(requests.get(job_url, timeout=60)))["status"] in ("queued", "processing"):
+        bar.show(job.get("steps", 0), job.get("total_steps") or 0)
+        service.check()
+        time.sleep(0.2)
+    bar.end()
+    if job["status"] != "succeeded":
+        raise CommandError(f"the job {job['status']}: {job.get('error')}")
+    png = requests.get(f"{job_url}/image", timeout=60)
+    if not png.ok:
+        raise CommandError(_said(png))
+    folder.mkdir(exist_ok=True)
+    path = folder / f"demo_{asked['id']}.png"
+    part = path.with_suffix(".part")
+    part.write_bytes(png.content)
+    part.replace(path)
+    return path, time.monotonic() - began
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    if not answer.ok:
+        raise CommandError(_said(answer))
+    record: dict[str, Any] = answer.json()
+    return record
+
+
+def _said(answer: requests.Response) -> str:
+    return f"{answer.request.method} {answer.url} answered {answer.status_code}: {answer.text.strip()}"
+
+
+def _last_lines(service: LocalService) -> str:
+    lines = []
+    for one in service.children:
+        lines += [f"the {one.name} wrote last:", *one.last_lines()]
+    return "\n".join(lines)
+
+
+# The models
+
+
+def _latent_revision(options: argparse.Namespace) -> None:
+    parameters = _checked(LatentRevisionsParams, options)
+    from LatentRevisions.LatentRevisions import LatentRevisions  # imports PyTorch, which takes seconds
+
+    _run(LatentRevisions, parameters, options)
+
+
+def _styleclip(options: argparse.Namespace) -> None:
+    parameters = _checked(StyleCLIPParams, options)
+    from StyleCLIP.StyleCLIP import StyleCLIP
+
+    _run(StyleCLIP, parameters, options)
+
+
+def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
+    """The job's parameters that were given on the command line, each as its own type."""
+    given = {name: value for name, value in vars(options).items() if name in params.model_fields}
+    checked = params(**given)
+    return {name: getattr(checked, name) for name in given}
+
+
+def _run(model: Any, parameters: dict[str, Any], options: argparse.Namespace) -> None:
+    """Run one of the two classes with a progress bar, and print the picture's path."""
+    others = {name: vars(options)[name] for name in ("output_path", "weights", "device") if name in options}
+    bar = ProgressBar(model.__name__)
+    path = model(
+        **parameters, **others, callback=lambda progress: bar.show(progress.step, progress.steps)
+    ).run()
+    bar.end()
+    print(path)
+
+
+class ProgressBar:
+    """One line on stderr that shows how far a job is; where that is no terminal, one line per quarter."""
+
+    WIDTH = 30
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = time.monotonic()
+        self.shown = -1
+
+    def show(self, step: int, steps: int) -> None:
+        """Show that `step` of `steps` are done; `steps` is 0 as long as nobody knows."""
+        if not sys.stderr.isatty():
+            quarter = 4 * step // steps if steps else 0
+            if quarter > self.shown:
+                self.shown = quarter
+                print(self._line(step, steps), file=sys.stderr, flush=True)
+            return
+        print(f"\r{self._line(step, steps)}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def _line(self, step: int, steps: int) -> str:
+        done = self.WIDTH * step // steps if steps else 0
+        count = f"{step}/{steps}" if steps else "waiting"
+        seconds = time.monotonic() - self.began
+        return f"{self.name} [{'#' * done}{'.' * (self.WIDTH - done)}] {count} {seconds:.1f} s"

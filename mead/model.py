@@ -1,0 +1,67 @@
+"""What the two Python classes have in common: check the arguments, run one job, write its picture."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mead.params import JobParams, check
+from mead.precision import best_device
+from mead.revision import Pipeline, Progress, run
+from mead.storage import write_picture
+
+
+class Model:
+    """One job of one model, run in this process.
+
+    Args:
+        kind: the model's parameters.
+        given: what was given for them; None stands for left out.
+        load: gives the loaded pipeline of a weights set on a device.
+        output_path: folder the PNG is written to; made if it is not there.
+        weights: name of a weights set of the manifest.
+        device: a torch device; the GPU if there is one when None.
+        callback: called with a `Progress` after each step.
+        name: the PNG's name without its ending; a new one each time when None.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+        FileNotFoundError: naming the picture that is not there.
+    """
+
+    def __init__(
+        self,
+        kind: type[JobParams],
+        given: Mapping[str, Any],
+        load: Callable[[str, str], Pipeline[Any]],
+        output_path: str | Path,
+        weights: str,
+        device: str | None,
+        callback: Callable[[Progress], None] | None,
+        name: str | None = None,
+    ) -> None:
+        self.params = check(kind, {key: value for key, value in given.items() if value is not None})
+        for field, path in self.params.pictures().items():
+            if not path.is_file():
+                raise FileNotFoundError(f"{field}_path: there is no file {path}")
+        self.output_path = Path(output_path)
+        self.weights = weights
+        self.device = device or best_device()
+        self.callback = callback
+        self.name = name
+        self._load = load
+
+    def run(self) -> str:
+        """Make the picture and return the path of its PNG.
+
+        Raises:
+            WeightsError: when the weights are not there.
+            PictureError: (a ValueError) naming a picture that cannot be used.
+        """
+        pipeline = self._load(self.weights, self.device)
+        picture = run(pipeline, self.params, self.callback)
+        path = self.output_path / f"{self.name or uuid.uuid4()}.png"
+        write_picture(picture, path)
+        return str(path)

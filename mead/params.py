@@ -1,0 +1,138 @@
+"""What a job is asked to do: one description that checks it, whichever way it comes in.
+
+Python arguments, HTTP form fields, command-line options and the job hash in Redis all pass through these models,
+so a field has one name, one range and one error message everywhere. Each model room adds its own fields in its
+`params.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
+
+SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
+MAX_SIDE = 1024
+MAX_ITERATIONS = 2000
+MAX_SEED = 2**63 - 1
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
+
+
+def _parse_size(value: Any) -> Any:
+    """Accept "256x192" (as forms and Redis carry it) beside a (width, height) pair."""
+    if isinstance(value, str):
+        sides = value.lower().replace("×", "x").split("x")
+        if len(sides) != 2:
+            raise ValueError('give width and height as in "256x192"')
+        return tuple(sides)
+    return value
+
+
+Size = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(_parse_size),
+    PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str, when_used="json"),
+]
+
+
+class JobParams(BaseModel):
+    """The parameters every job has. Unknown names are errors, so that a typing mistake never passes silently.
+
+    Raises:
+        pydantic.ValidationError: (a ValueError) naming each wrong field and what would be right.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: Prompt = Field(description="What the picture should show, in words.")
+    seed: int = Field(
+        default_factory=lambda: secrets.randbelow(2**31),
+        ge=0,
+        le=MAX_SEED,
+        description="The same seed with the same parameters gives the same picture. Drawn at random when left out.",
+    )
+    iterations: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_ITERATIONS,
+        description="Optimisation steps; the weights set's own number when left out.",
+    )
+
+    @field_validator("prompt", check_fields=False)
+    @classmethod
+    def _no_nul(cls, prompt: str) -> str:
+        if "\0" in prompt:
+            raise ValueError("must not hold a NUL character")
+        return prompt
+
+    def pictures(self) -> dict[str, Path]:
+        """The pictures given with this job: field name (without `_path`) to file."""
+        return {
+            name.removesuffix("_path"): value
+            for name, value in self
+            if name.endswith("_path") and value is not None
+        }
+
+
+P = TypeVar("P", bound=JobParams)
+
+# What pydantic calls a value that reads well but is not allowed; everything else it finds is malformed.
+_OUT_OF_RANGE = frozenset(
+    {
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "finite_number",
+        "multiple_of",
+        "int_parsing_size",
+        "string_too_long",
+    }
+)
+
+
+class ParamsError(ValueError):
+    """Parameters that are wrong; the message begins with the one at fault.
+
+    Attributes:
+        field: its name, if it is one.
+        out_of_range: whether it reads well but its value is not allowed, rather than being malformed.
+    """
+
+    def __init__(self, field: str | None, message: str, out_of_range: bool) -> None:
+        super().__init__(message if field is None else f"{field}: {message}")
+        self.field = field
+        self.out_of_range = out_of_range
+
+
+def check(kind: type[P], given: Mapping[str, Any]) -> P:
+    """The parameters of a job, checked.
+
+    Raises:
+        ParamsError: for the first thing wrong with them.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        found: Any = error.errors(include_url=False)[0]
+        message = found["msg"].removeprefix("Value error, ")
+        if found["loc"]:
+            raise ParamsError(str(found["loc"][0]), message, found["type"] in _OUT_OF_RANGE) from None
+        named, _, rest = message.partition(": ")  # a check across fields names the one to change
+        field = named if named in kind.model_fields else None
+        raise ParamsError(field, rest if field else message, True) from None

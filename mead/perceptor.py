@@ -1,0 +1,161 @@
+"""The perceptor: CLIP, which places pictures and texts in one space.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (arXiv
+2103.00020). The network is open_clip's, in the state-dict layout of openai/CLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mead.state_dict import StateDict, StateDictError, shape
+
+VOCABULARY = 49_408  # ids of CLIP's tokeniser; the last two begin and end a text
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Perceptor(nn.Module):
+    """A CLIP with its tokeniser and its way of looking at pictures.
+
+    Args:
+        model: open_clip's CLIP (`open_clip.model.CLIP`), of any size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any) -> None:
+        from open_clip.tokenizer import SimpleTokenizer  # here, because importing open_clip takes seconds
+
+        super().__init__()
+        self.model = model
+        self._tokeniser = SimpleTokenizer(context_length=model.context_length)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def untrained(
+        cls,
+        *,
+        embed_dim: int,
+        image_size: int,
+        patch_size: int,
+        image_width: int,
+        image_layers: int,
+        text_width: int,
+        text_layers: int,
+        context_length: int = 77,
+    ) -> Perceptor:
+        """Make a CLIP with a vision transformer, to be trained. Widths are multiples of 64, a head's."""
+        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+        for name, width in (("image_width", image_width), ("text_width", text_width)):
+            if width < 64 or width % 64:
+                raise ValueError(f"{name} must be a multiple of 64, not {width}")
+        vision = CLIPVisionCfg(
+            layers=image_layers, width=image_width, patch_size=patch_size, image_size=image_size
+        )
+        text = CLIPTextCfg(
+            context_length=context_length,
+            vocab_size=VOCABULARY,
+            width=text_width,
+            heads=text_width // 64,
+            layers=text_layers,
+        )
+        return cls(CLIP(embed_dim, vision, text, quick_gelu=True))
+
+    @classmethod
+    def from_state_dict(cls, state_dict: StateDict) -> Perceptor:
+        """Build the CLIP that `state_dict` holds, with either kind of image tower, frozen and in float32.
+
+        A state dict made by `compact` is expanded first.
+
+        Raises:
+            StateDictError: naming keys that are missing or do not fit.
+        """
+        from open_clip.model import build_model_from_openai_state_dict
+
+        # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
+        sizes = ("input_resolution", "context_length", "vocab_size")
+        weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
+        try:
+            model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32).float()
+            model.load_state_dict(weights)  # once more, because open_clip's builder rounds to half precision
+        except KeyError as error:
+            raise StateDictError(f"the state dict has no key {error.args[0]!r}") from error
+        except RuntimeError as error:  # PyTorch's message names the keys
+            raise StateDictError(str(error)) from error
+        return cls(model).requires_grad_(False).eval()
+
+    @property
+    def input_size(self) -> int:
+        """Side, in pixels, of the square pictures CLIP sees."""
+        size = self.model.visual.image_size
+        return size if isinstance(size, int) else size[0]
+
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> token ids [N, context_length]. A longer text is cut and still ends with the end token."""
+        return self._tokeniser(list(texts)).to(self.mean.device)
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> embeddings [N, d] of unit length."""
+        return F.normalize(self.model.encode_text(self.tokenise(texts)).float(), dim=-1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] -> images with the mean and the spread that CLIP was trained on."""
+        return (images - self.mean) / self.std
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [0, 1] -> embeddings [N, d] of unit length.
+
+        Images that are not `input_size` square are resized (squeezed, where not square) with antialiasing.
+        """
+        size = (self.input_size, self.input_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
+        return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
+
+
+def compact(state_dict: StateDict, ids: Iterable[int]) -> dict[str, Tensor]:
+    """Keep only the token embeddings of `ids`, so that a small text tower is a small file.
+
+    The result holds `tokens`, the sorted ids [V], and a `token_embedding.weight` of V + 1 rows: theirs, and
+    last their mean, which stands for every other token. The two tokens that begin and end a text are always
+    kept.
+    """
+    rows = state_dict["token_embedding.weight"]
+    kept = torch.tensor(sorted({*ids, VOCABULARY - 2, VOCABULARY - 1}))
+    if len(rows) != VOCABULARY or kept[0] < 0 or kept[-1] >= VOCABULARY:
+        raise ValueError(f"ids and rows must be those of CLIP's {VOCABULARY} tokens")
+    rows = rows[kept.to(rows.device)]
+    return {
+        **state_dict,
+        "tokens": kept,
+        "token_embedding.weight": torch.cat([rows, rows.mean(0, keepdim=True)]),
+    }
+
+
+def expand(state_dict: StateDict) -> dict[str, Tensor]:
+    """Undo `compact`; a state dict that is not compact comes back as it is.
+
+    Raises:
+        StateDictError: where `tokens` and `token_embedding.weight` do not fit together.
+    """
+    expanded = dict(state_dict)
+    tokens = expanded.pop("tokens", None)
+    if tokens is None:
+        return expanded
+    n_rows = shape(state_dict, "token_embedding.weight")[0]
+    if n_rows != len(tokens) + 1 or tokens.min() < 0 or tokens.max() >= VOCABULARY:
+        raise StateDictError(f"{n_rows} rows of 'token_embedding.weight' do not fit {len(tokens)} 'tokens'")
+    rows = state_dict["token_embedding.weight"]
+    expanded["token_embedding.weight"] = (
+        rows[-1].repeat(VOCABULARY, 1).index_copy(0, tokens.long(), rows[:-1])
+    )
+    return expanded

@@ -1,0 +1,37 @@
+"""Which device computes, and in which number format."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+
+def best_device() -> str:
+    """The GPU if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Precision:
+    """bfloat16 where the device computes in it, float16 with loss scaling on older GPUs, else float32.
+
+    Latents, optimisers and losses stay float32; only passes through the networks run under `autocast()`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+            self.dtype = torch.bfloat16 if fast else torch.float16
+        else:
+            chip = torch.cpu.get_capabilities()
+            fast = any(chip.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
+            self.dtype = torch.bfloat16 if fast else torch.float32
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """What passes through the networks run under."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """The loss scaler float16 needs; it does nothing for the other formats."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

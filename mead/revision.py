@@ -1,0 +1,82 @@
+"""One job being optimised, and the loop that runs one to its end.
+
+A *pipeline* owns a model's loaded networks and has three verbs; a *revision* is the state of one job. Whoever
+drives them (the Python classes, the engine of the inference server) needs to know nothing else of a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from PIL import Image
+
+
+@dataclass(eq=False)
+class Revision:
+    """One job's state. Nothing in it is shared with another job, so a batch never changes what a job becomes."""
+
+    latents: torch.Tensor  # the leaf being optimised, [1, ...]
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator  # on the CPU, so that a seed means the same on every device
+    steps: int
+    step: int = 0
+    loss: float = float("nan")
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.steps
+
+
+R = TypeVar("R", bound=Revision)
+
+
+class Pipeline(Protocol[R]):
+    """A model's loaded networks.
+
+    `start` raises ValueError or mead.images.PictureError for what is wrong with the parameters. `step` advances each
+    of the given revisions by one, with one forward and one backward pass for all that have the same size.
+    """
+
+    def start(self, params: Any) -> R: ...
+
+    def step(self, revisions: Sequence[R]) -> None: ...
+
+    def image(self, revision: R) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands after a step."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float  # since the revision started
+    _render: Callable[[], Image.Image] = field(repr=False)
+
+    def image(self) -> Image.Image:
+        """Render the picture so far (one more pass through the generator)."""
+        return self._render()
+
+
+def progress_of(pipeline: Pipeline[R], revision: R) -> Progress:
+    """The progress of `revision` at this moment."""
+    seconds = time.monotonic() - revision.started
+    return Progress(revision.step, revision.steps, revision.loss, seconds, lambda: pipeline.image(revision))
+
+
+def run(
+    pipeline: Pipeline[R], params: Any, callback: Callable[[Progress], None] | None = None
+) -> Image.Image:
+    """Optimise one job from start to end; `callback` is called after each step."""
+    revision = pipeline.start(params)
+    while not revision.finished:
+        pipeline.step([revision])
+        if callback is not None:
+            callback(progress_of(pipeline, revision))
+    return pipeline.image(revision)

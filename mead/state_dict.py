@@ -1,0 +1,66 @@
+"""Reading a network's hyperparameters off its state dict, and building it from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+StateDict = Mapping[str, torch.Tensor]
+N = TypeVar("N", bound=nn.Module)
+
+
+class StateDictError(ValueError):
+    """A state dict that does not hold the network asked for; the message names the keys."""
+
+
+def shape(state_dict: StateDict, key: str) -> tuple[int, ...]:
+    """Return the shape of `key`, or raise StateDictError naming it."""
+    if key not in state_dict:
+        raise StateDictError(f"the state dict has no key {key!r}")
+    return tuple(state_dict[key].shape)
+
+
+def count(state_dict: StateDict, prefix: str) -> int:
+    """Return how many different names follow `prefix` (such as "down.", for down.0, down.1, ...)."""
+    return len({key[len(prefix) :].split(".", 1)[0] for key in state_dict if key.startswith(prefix)})
+
+
+def build(make: Callable[[], N], state_dict: StateDict) -> N:
+    """Make a network and give it the tensors of `state_dict`, in float32 and in eval mode.
+
+    The network is made without memory of its own and takes the given tensors over where they are float32
+    already: a checkpoint mapped from disk stays mapped, and a network trained further changes the caller's
+    tensors.
+
+    Raises:
+        StateDictError: naming keys that are missing, unknown or of another shape than the network has.
+    """
+    with torch.device("meta"):
+        network = make()
+    expected = network.state_dict()
+    # Checkpoints from before PyTorch 0.4.1 have no such counters; in eval mode nothing reads them.
+    counters = {key: torch.tensor(0) for key in expected if key.endswith(".num_batches_tracked")}
+    given = counters | {
+        key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state_dict.items()
+    }
+    problems = {
+        "missing": [key for key in expected if key not in given],
+        "unknown": [key for key in given if key not in expected],
+        "of another shape than expected": [
+            f"{key} {tuple(given[key].shape)} for {tuple(expected[key].shape)}"
+            for key in expected
+            if key in given and given[key].shape != expected[key].shape
+        ],
+    }
+    if any(problems.values()):
+        kinds = (f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in problems.items() if keys)
+        raise StateDictError(f"keys of {type(network).__name__}: " + "; ".join(kinds))
+    network.load_state_dict(given, assign=True)
+    return network.eval()
+
+
+def _some(keys: list[str], most: int = 5) -> str:
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")

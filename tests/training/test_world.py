@@ -1,0 +1,66 @@
+"""The drawn world: what it draws is what it says, and what is kept out of training stays out."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from training import faces
+from training.world import SIDE, Face, Landscape, Shapes, draw, sample
+from training.world.captions import COLOUR_WORDS, caption, wrong
+from training.world.faces import NUMBERS
+
+
+def test_a_drawing_follows_from_its_attributes_alone() -> None:
+    for seed in range(20):
+        drawing = sample(np.random.default_rng(seed))
+        picture = draw(drawing)
+        assert picture.size == (SIDE, SIDE) and picture.mode == "RGB"
+        assert picture.tobytes() == draw(sample(np.random.default_rng(seed))).tobytes()
+
+
+@pytest.mark.parametrize("kind", [Face, Landscape, Shapes])
+def test_combinations_kept_for_testing_are_never_drawn_for_training(kind: type[Face]) -> None:
+    rng = np.random.default_rng(0)
+    assert not any(kind.sample(rng).held_out for _ in range(200))
+    assert all(kind.sample(rng, test=True).held_out for _ in range(20))
+
+
+def test_captions_say_only_what_is_there() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        face = Face.sample(rng)
+        text = caption(face, rng)
+        for colour, thing in re.findall(r"(\w+) (eyes|beard|background|hat)\b", text):
+            there = {
+                "eyes": face.eye_colour,
+                "beard": face.hair_colour,
+                "background": face.background,
+                "hat": face.headwear_colour,
+            }
+            assert colour in (there[thing], "a"), text
+        assert ("with glasses" not in text) or face.glasses
+        shapes = Shapes.sample(rng)
+        for colour, shape in re.findall(r"(\w+) (circle|square|triangle|star|heart)", caption(shapes, rng)):
+            assert (colour, shape) in {(one.colour, one.kind) for one in shapes.shapes}
+
+
+def test_a_wrong_caption_differs_by_its_colours_only() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        text = caption(sample(rng), rng)
+        other = wrong(text, rng)
+        assert other != text
+
+        def bare(words: str) -> list[str]:
+            return [word for word in words.split() if word.strip(",") not in (*COLOUR_WORDS, "a", "an")]
+
+        assert bare(other) == bare(text)
+
+
+def test_z_stands_for_one_face_whatever_its_length() -> None:
+    z = np.random.default_rng(3).standard_normal(faces.STYLE_DIM)
+    assert NUMBERS <= faces.STYLE_DIM
+    assert faces.face(z) == faces.face(2 * z)

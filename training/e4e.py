@@ -1,0 +1,80 @@
+"""Train the demo e4e encoder to invert drawn faces: `python -m training.e4e`, after `training.stylegan2`.
+
+The generator's own pairs (z, drawing) give the codes a drawing should get; the generator's picture of the codes found
+is compared with the drawing as well. Blurred, noisy and tinted drawings teach it to look past what photos have.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from StyleCLIP.e4e import Encoder4Editing
+from StyleCLIP.stylegan2 import Generator
+from training.faces import STYLE_DIM, batch
+from training.pictures import picture_loss
+from training.run import DEMO, Average, Run, arguments, export
+
+
+def build(n_styles: int) -> Encoder4Editing:
+    return Encoder4Editing(
+        input_size=128,
+        n_styles=n_styles,
+        style_dim=STYLE_DIM,
+        widths=(16, 32, 48, 64),
+        blocks=(1, 2, 2, 2),
+        middle=4,
+    )
+
+
+def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Some of the pictures [N, 3, H, W] blurred, all with some noise and a little off in brightness and colour."""
+    n = len(pictures)
+    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+    share = torch.rand((n, 1, 1, 1), generator=generator) ** 2
+    pictures = pictures + share * (blurred - pictures)
+    pictures = pictures * (1 + 0.08 * torch.randn((n, 3, 1, 1), generator=generator))
+    pictures = pictures + 0.05 * torch.randn((n, 3, 1, 1), generator=generator)
+    strength = 0.15 * torch.rand((n, 1, 1, 1), generator=generator) ** 2
+    return pictures + strength * torch.randn(pictures.shape, generator=generator)
+
+
+def main() -> None:
+    options = arguments(__doc__, minutes=25, batch=16)
+    torch.manual_seed(0)
+    generator = Generator.from_state_dict(load_file(DEMO / "stylegan2.safetensors")).requires_grad_(False)
+    encoder = build(generator.n_latent)
+    average = Average(encoder, decay=0.995)
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, weight_decay=0.01)
+    with torch.no_grad():
+        codes = generator.map(torch.randn(20_000, STYLE_DIM, generator=torch.Generator().manual_seed(0)))
+    mean, spread = codes.mean(0), codes.std(0).mean()
+    run = Run("e4e", options.minutes, {"encoder": encoder, "average": average, "optimiser": optimiser})
+    for step in () if options.export else run:
+        for group in optimiser.param_groups:
+            group["lr"] = run.rate(1.5e-3)
+        noise = torch.Generator().manual_seed(step)
+        z, drawings, _ = batch(np.random.default_rng([7, step]), options.batch)
+        with torch.no_grad():
+            wanted = generator.map(z) - mean
+        with torch.autocast("cpu", torch.bfloat16):
+            offsets = encoder(roughen(drawings, noise)).float()
+            few = slice(0, max(1, options.batch // 4))  # pictures cost ten times what codes do
+            drawn = generator.synthesise(offsets[few] + mean)
+        code_loss = ((offsets - wanted[:, None]) / spread).square().mean()
+        picture = picture_loss(drawn, drawings[few])
+        loss = code_loss + picture
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimiser.step()
+        average.update()
+        run.log(codes=code_loss, picture=picture)
+    export("e4e", {**average.weights, "latent_avg": mean.expand(generator.n_latent, -1)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The drawn world the demo weights learn from: pictures drawn by rule, with exact attributes and captions.
+
+`faces.py`, `shapes.py` and `landscapes.py` each hold one kind of drawing: a frozen dataclass of attributes, a rule
+that samples them, and a function that draws them. `captions.py` says in words a random part of what a drawing shows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from training.world.faces import Face, draw_face
+from training.world.landscapes import Landscape, draw_landscape
+from training.world.shapes import Shapes, draw_shapes
+
+SIDE = 128  # pixels; drawn at twice that and halved, which smooths every edge
+
+Drawing = Face | Landscape | Shapes
+
+
+def sample(rng: np.random.Generator) -> Drawing:
+    """Draw the attributes of a random drawing: half faces, a third landscapes, the rest plain shapes."""
+    kind = rng.random()
+    if kind < 0.5:
+        return Face.sample(rng)
+    if kind < 0.83:
+        return Landscape.sample(rng)
+    return Shapes.sample(rng)
+
+
+def draw(drawing: Drawing) -> Image.Image:
+    """Draw it, [SIDE, SIDE] RGB."""
+    if isinstance(drawing, Face):
+        canvas = draw_face(drawing)
+    elif isinstance(drawing, Landscape):
+        canvas = draw_landscape(drawing)
+    else:
+        canvas = draw_shapes(drawing)
+    return canvas.reduce(canvas.width // SIDE)
