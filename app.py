@@ -1,5 +1,4 @@
-"""The API for trying the models out: the same forms as caching_server.py, without Redis and one job at a
-time.
+"""The API for trying the models out: the forms of caching_server.py, without Redis and one job at a time.
 
 `python app.py`, or `flask run`. /styleclip without a picture starts from the average face.
 """

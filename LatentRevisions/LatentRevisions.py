@@ -64,7 +64,7 @@ class Settings:
 
 
 class Towards(nn.Module):
-    """-weight times the cosine between each embedding and the target: [N] from [N, d] and [d], unit length."""
+    """-weight times the cosine of each embedding to the target: [N] from [N, d] and [d], unit length."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
@@ -75,9 +75,10 @@ class Towards(nn.Module):
 
 
 class AwayFromText(nn.Module):
-    """weight times the cosine between each embedding and a text no picture should look like: [N] from [N, d]."""
+    """weight times the cosine of each embedding to a text no picture should look like: [N] from [N, d]."""
 
     TEXT = "incoherent, confusing, cropped, watermarks"
+    text: Tensor
 
     def __init__(self, perceptor: Perceptor, weight: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Random crops of a picture, for CLIP to look at.
 
-As published with Latent Revisions: the picture is padded with zeros by half its side, flipped, turned and shifted (all
-crops of a step alike), and square crops of random side and place are resized to CLIP's input. Here all of it is one
-affine map per crop and one `grid_sample` for all crops of all pictures.
+As published with Latent Revisions: the picture is padded with zeros by half its side, flipped, turned and
+shifted (all crops of a step alike), and square crops of random side and place are resized to CLIP's input.
+Here all of it is one affine map per crop and one `grid_sample` for all crops of all pictures.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch.nn import functional as F
 class Cutouts:
     """How crops are drawn. Lengths are in units of the picture's shorter side.
 
-    `number` crops; sides from a normal distribution of `mean` and `deviation` clipped to [smallest, largest]; turns up
-    to `degrees` either way; shifts up to `shift` of the padded picture; noise of a random strength up to `noise`.
+    `number` crops; sides from a normal distribution of `mean` and `deviation` clipped to [smallest, largest];
+    turns up to `degrees` either way; shifts up to `shift` of the padded picture; noise of a random strength
+    up to `noise`.
     """
 
     number: int
@@ -41,9 +42,7 @@ class Cutouts:
             return torch.rand(shape, generator=generator, device=device) * 2 - 1
 
         shorter = min(width, height)
-        half = (
-            torch.tensor([width, height], device=device) / shorter / 2
-        )  # half the picture, in shorter sides
+        half = torch.tensor([width, height], device=device) / shorter / 2  # of the picture
         padded = half + 0.5
         flip = torch.sign(uniform(1)) if self.flip else torch.ones(1, device=device)
         angle = uniform(1) * (self.degrees * pi / 180)
@@ -59,9 +58,10 @@ class Cutouts:
         return torch.cat([scale, place[:, :, None]], 2) / half[:, None]
 
     def cut(self, pictures: Tensor, maps: Tensor, side: int) -> Tensor:
-        """Cut maps [N, number, 2, 3] out of pictures [N, 3, H, W]: [N * number, 3, side, side], picture by picture.
+        """Cut maps [N, number, 2, 3] out of pictures [N, 3, H, W]: crops [N * number, 3, side, side].
 
-        A picture much larger than a crop is first averaged down, so that no pixel is passed over.
+        They come picture by picture. A picture much larger than a crop is first averaged down, so that no
+        pixel is passed over.
         """
         shrink = min(pictures.shape[2:]) // side
         if shrink > 1:

@@ -57,7 +57,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in 32 groups, or in as many as divide a narrower layer."""
+    """Group normalisation in the published 32 groups unless VQGAN's `norm_groups` says otherwise."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(math.gcd(32, channels), channels, eps=1e-6)
@@ -127,7 +127,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks at one resolution, each followed by attention if the level has it; then resampling."""
+    """The residual blocks at one resolution, each with attention where the level has it; then resampling."""
 
     def __init__(
         self,
@@ -273,6 +273,9 @@ class VQGAN(nn.Module):
         n_embed: number of codes.
         in_channels, out_channels: channels of the encoder's and the decoder's pictures.
         gumbel: quantise by the Gumbel quantiser's logits instead of by distance.
+        norm_groups: groups of each normalisation (the greatest common divisor with its channels). In the
+            published 32 groups, 32 channels would each be normalised alone and lose all absolute colour:
+            networks as narrow as that need fewer.
     """
 
     def __init__(
@@ -287,14 +290,20 @@ class VQGAN(nn.Module):
         in_channels: int = 3,
         out_channels: int = 3,
         gumbel: bool = False,
+        norm_groups: int = 32,
     ) -> None:
         super().__init__()
         widths = [ch * multiple for multiple in ch_mult]
         self.encoder = Encoder(in_channels, ch, widths, num_res_blocks, attn_levels, z_channels)
         self.decoder = Decoder(out_channels, widths, num_res_blocks, attn_levels, z_channels)
-        self.quantize = (GumbelQuantiser if gumbel else VectorQuantiser)(n_embed, embed_dim)
+        self.quantize: VectorQuantiser | GumbelQuantiser = (
+            GumbelQuantiser(n_embed, embed_dim) if gumbel else VectorQuantiser(n_embed, embed_dim)
+        )
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.num_groups = math.gcd(norm_groups, module.num_channels)
 
     @classmethod
     def from_state_dict(cls, state_dict: StateDict) -> VQGAN:
@@ -303,6 +312,7 @@ class VQGAN(nn.Module):
         Raises:
             StateDictError: naming keys that are missing or do not fit.
         """
+        norm_groups = int(state_dict.get("norm_groups", torch.tensor(32)))
         rooms = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
         state_dict = {key: tensor for key, tensor in state_dict.items() if key.startswith(rooms)}
         ch, in_channels = shape(state_dict, "encoder.conv_in.weight")[:2]
@@ -325,6 +335,7 @@ class VQGAN(nn.Module):
                 in_channels=in_channels,
                 out_channels=shape(state_dict, "decoder.conv_out.weight")[0],
                 gumbel=gumbel,
+                norm_groups=norm_groups,
             )
 
         return build(make, state_dict)

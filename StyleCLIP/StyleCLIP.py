@@ -1,7 +1,8 @@
 """StyleCLIP: a face edited by words, by optimising its StyleGAN2 codes until CLIP agrees.
 
-Patashnik et al., "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", ICCV 2021 (arXiv 2103.17249), its first method,
-latent optimisation. Unlike the published code, CLIP gets pictures with its own normalisation and range.
+Patashnik et al., "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", ICCV 2021 (arXiv 2103.17249), its
+first method, latent optimisation. Unlike the published code, CLIP gets pictures with its own normalisation
+and range.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ class StyleCLIPPipeline:
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor at the share `done` of all steps: up at first, down along a cosine at the end."""
+    """The learning rate's factor when `done` of all steps are: up first, down along a cosine at the end."""
     falling = min(1.0, (1 - done) / down)
     return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
@@ -276,7 +277,7 @@ class StyleCLIP(Model):
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
     ) -> None:
-        if uid is not None and Path(uid).name != uid:
+        if uid is not None and (Path(uid).name != uid or uid in {"", ".."} or "\0" in uid):
             raise ValueError(f"uid: must be a plain file name, not {uid!r}")
         given: dict[str, Any] = {
             "prompt": prompt,

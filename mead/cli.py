@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
 from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
-from mead.params import JobParams
+from mead.params import JobParams, ParamsError, check
 from StyleCLIP.params import StyleCLIPParams
 
 _Parser: TypeAlias = argparse.ArgumentParser
@@ -52,10 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.run(options)
-    except ValidationError as error:
+    except ParamsError as error:
+        print(f"mead: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ValidationError as error:  # of the settings
         for problem in error.errors():
-            name = ".".join(map(str, problem["loc"][:1])).removesuffix("_path")
-            print(f"mead: {f'{name}: ' if name else ''}{problem['msg']}", file=sys.stderr)
+            print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
     except (CommandError, ServiceError, ValueError, OSError) as error:
         print(f"mead: {error}", file=sys.stderr)
@@ -244,7 +246,7 @@ def _styleclip(options: argparse.Namespace) -> None:
 def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
     """The job's parameters that were given on the command line, each as its own type."""
     given = {name: value for name, value in vars(options).items() if name in params.model_fields}
-    checked = params(**given)
+    checked = check(params, given)
     return {name: getattr(checked, name) for name in given}
 
 

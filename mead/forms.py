@@ -33,8 +33,7 @@ def read_form(request: Request, params: type[P], job_id: str, storage: Storage, 
 
     Raises:
         ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture; 415 not a
-            picture;
-            422 out of range. Nothing is left in `storage` then.
+            picture; 422 out of range. Nothing is left in `storage` then.
     """
     texts, files = _read_fields(request, params)
     paths = {f"{field}_path": storage.upload_path(job_id, field) for field in files}

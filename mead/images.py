@@ -1,5 +1,4 @@
-"""Reading pictures that anybody may have sent: what comes out is always a plain RGB picture, or a
-PictureError.
+"""Reading pictures that anybody may have sent: what comes out is a plain RGB picture, or a PictureError.
 
 The size is read and judged before a single pixel is decoded, the format is told from the content and never
 from the name, and nothing of the file but its pixels goes any further (no EXIF position, no profile, no

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mead.params import JobParams, check
-from mead.precision import best_device
+from mead.precision import best_device, check_device
 from mead.revision import Pipeline, Progress, run
 from mead.storage import write_picture
 
@@ -49,6 +49,7 @@ class Model:
         self.output_path = Path(output_path)
         self.weights = weights
         self.device = device or best_device()
+        check_device(self.device)
         self.callback = callback
         self.name = name
         self._load = load

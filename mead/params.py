@@ -1,8 +1,8 @@
 """What a job is asked to do: one description that checks it, whichever way it comes in.
 
-Python arguments, HTTP form fields, command-line options and the job hash in Redis all pass through these models,
-so a field has one name, one range and one error message everywhere. Each model room adds its own fields in its
-`params.py`.
+Python arguments, HTTP form fields, command-line options and the job hash in Redis all pass through these
+models, so a field has one name, one range and one error message everywhere. Each model room adds its own
+fields in its `params.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class JobParams(BaseModel):
         default_factory=lambda: secrets.randbelow(2**31),
         ge=0,
         le=MAX_SEED,
-        description="The same seed with the same parameters gives the same picture. Drawn at random when left out.",
+        description="The same seed with the same parameters gives the same picture. "
+        "Drawn at random when left out.",
     )
     iterations: int | None = Field(
         None,

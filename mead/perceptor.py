@@ -6,7 +6,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,41 +40,10 @@ class Perceptor(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def untrained(
-        cls,
-        *,
-        embed_dim: int,
-        image_size: int,
-        patch_size: int,
-        image_width: int,
-        image_layers: int,
-        text_width: int,
-        text_layers: int,
-        context_length: int = 77,
-    ) -> Perceptor:
-        """Make a CLIP with a vision transformer, to be trained. Widths are multiples of 64, a head's."""
-        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-        for name, width in (("image_width", image_width), ("text_width", text_width)):
-            if width < 64 or width % 64:
-                raise ValueError(f"{name} must be a multiple of 64, not {width}")
-        vision = CLIPVisionCfg(
-            layers=image_layers, width=image_width, patch_size=patch_size, image_size=image_size
-        )
-        text = CLIPTextCfg(
-            context_length=context_length,
-            vocab_size=VOCABULARY,
-            width=text_width,
-            heads=text_width // 64,
-            layers=text_layers,
-        )
-        return cls(CLIP(embed_dim, vision, text, quick_gelu=True))
-
-    @classmethod
     def from_state_dict(cls, state_dict: StateDict) -> Perceptor:
         """Build the CLIP that `state_dict` holds, with either kind of image tower, frozen and in float32.
 
-        A state dict made by `compact` is expanded first.
+        A compact state dict (see `expand`) is expanded first.
 
         Raises:
             StateDictError: naming keys that are missing or do not fit.
@@ -122,27 +91,11 @@ class Perceptor(nn.Module):
         return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
 
 
-def compact(state_dict: StateDict, ids: Iterable[int]) -> dict[str, Tensor]:
-    """Keep only the token embeddings of `ids`, so that a small text tower is a small file.
-
-    The result holds `tokens`, the sorted ids [V], and a `token_embedding.weight` of V + 1 rows: theirs, and
-    last their mean, which stands for every other token. The two tokens that begin and end a text are always
-    kept.
-    """
-    rows = state_dict["token_embedding.weight"]
-    kept = torch.tensor(sorted({*ids, VOCABULARY - 2, VOCABULARY - 1}))
-    if len(rows) != VOCABULARY or kept[0] < 0 or kept[-1] >= VOCABULARY:
-        raise ValueError(f"ids and rows must be those of CLIP's {VOCABULARY} tokens")
-    rows = rows[kept.to(rows.device)]
-    return {
-        **state_dict,
-        "tokens": kept,
-        "token_embedding.weight": torch.cat([rows, rows.mean(0, keepdim=True)]),
-    }
-
-
 def expand(state_dict: StateDict) -> dict[str, Tensor]:
-    """Undo `compact`; a state dict that is not compact comes back as it is.
+    """Give a compact state dict its whole table of token embeddings; any other comes back as it is.
+
+    The compact form makes a small file of a small CLIP that knows few words: `tokens` holds their ids [V],
+    and `token_embedding.weight` has V + 1 rows: theirs, and last one that stands for every other token.
 
     Raises:
         StateDictError: where `tokens` and `token_embedding.weight` do not fit together.

@@ -12,6 +12,18 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(name: str) -> None:
+    """Make sure that PyTorch can compute on the device.
+
+    Raises:
+        ValueError: if not, saying why.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
 class Precision:
     """bfloat16 where the device computes in it, float16 with loss scaling on older GPUs, else float32.
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 @dataclass(eq=False)
 class Revision:
-    """One job's state. Nothing in it is shared with another job, so a batch never changes what a job becomes."""
+    """One job's state. Nothing in it is shared with another job: a batch never changes what a job becomes."""
 
     latents: torch.Tensor  # the leaf being optimised, [1, ...]
     optimiser: torch.optim.Optimizer
@@ -38,8 +38,9 @@ R = TypeVar("R", bound=Revision)
 class Pipeline(Protocol[R]):
     """A model's loaded networks.
 
-    `start` raises ValueError or mead.images.PictureError for what is wrong with the parameters. `step` advances each
-    of the given revisions by one, with one forward and one backward pass for all that have the same size.
+    `start` raises ValueError or mead.images.PictureError for what is wrong with the parameters. `step`
+    advances each of the given revisions by one, with one forward and one backward pass for all that have the
+    same size.
     """
 
     def start(self, params: Any) -> R: ...

@@ -89,7 +89,7 @@ class WeightSet:
         section = sets[name]
         files = {
             network: WeightFile(manifest.parent / entry.pop("path"), **entry)
-            for network, entry in section["files"].items()
+            for network, entry in section.get("files", {}).items()
         }
         return cls(name, files, section.get("models", {}))
 

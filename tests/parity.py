@@ -51,6 +51,7 @@ def fill(shapes: dict[str, tuple[int, ...]], matrix: str) -> dict[str, Tensor]:
 
 def _fill(key: str, shape: tuple[int, ...], matrix: str) -> Tensor:
     normal = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, dtype=np.float32)
+    value: np.ndarray
     if len(shape) == 0:
         value = np.zeros(shape)
     elif len(shape) == 1 and key.endswith("running_var"):

@@ -1,9 +1,9 @@
 """Train the demo CLIP on captioned drawings: `python -m training.clip`.
 
-Pictures reach it as cutouts, as they do in LatentRevisions. Each caption has a hard negative with its colours swapped.
-Training is adversarial ("free": the same batch is looked at several times and the gradient that trains the network
-also moves the picture), since only a robust CLIP gives gradients that draw what it reads (Santurkar et al. 2019,
-arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843).
+Pictures reach it as cutouts, as they do in LatentRevisions. Each caption has a hard negative with its colours
+swapped. Training is adversarial ("free": the same batch is looked at several times and the gradient that
+trains the network also moves the picture), since only a robust CLIP gives gradients that draw what it reads
+(Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VIEWS = Cutouts(1, mean=1.15, deviation=0.2, smallest=0.8, largest=1.7, degrees=
 
 
 class TokenEmbedding(nn.Module):
-    """Embeddings of the listed token ids [V], and one more for all others: a small table to train and to ship."""
+    """Embeddings of the listed token ids [V], and one for all others: a small table to train and to ship."""
 
     def __init__(self, tokens: Tensor, width: int) -> None:
         super().__init__()
@@ -59,8 +59,9 @@ def build() -> tuple[Perceptor, Tensor]:
 
 
 def look(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """One cutout of each picture [N, 3, 128, 128] in [0, 1], with colours varied a little: [N, 3, SIDE, SIDE]."""
-    maps = torch.stack([VIEWS.draw(*pictures.shape[2:], generator) for _ in pictures])
+    """One cutout [SIDE, SIDE] of each picture [N, 3, 128, 128] in [0, 1], with colours varied a little."""
+    height, width = pictures.shape[2:]
+    maps = torch.stack([VIEWS.draw(width, height, generator) for _ in pictures])
     crops = VIEWS.add_noise(VIEWS.cut(pictures, maps, SIDE), generator)
     gain = 1 + 0.1 * torch.randn((len(crops), 3, 1, 1), generator=generator)
     shift = 0.04 * torch.randn((len(crops), 3, 1, 1), generator=generator)
@@ -68,18 +69,22 @@ def look(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def contrast(images: Tensor, texts: Tensor, hard: Tensor, scale: Tensor, captions: Sequence[str]) -> Tensor:
-    """CLIP's loss with hard negatives, where a caption that stands twice in the batch is no negative of itself.
+    """CLIP's loss with hard negatives; a caption that stands twice in the batch is no negative of itself.
 
     images, texts and hard (the negatives' texts) are [N, d], unit length.
     """
-    same = torch.tensor([[a == b for b in captions] for a in captions]) & ~torch.eye(
-        len(captions), dtype=torch.bool
-    )
-    logits = (scale * images @ texts.mT).masked_fill(same, -1e4)
+    equal = torch.tensor([[a == b for b in captions] for a in captions])
+    twice = equal & ~torch.eye(len(captions), dtype=torch.bool)
+    logits = (scale * images @ texts.mT).masked_fill(twice, -1e4)
     negatives = scale * images @ hard.mT
     target = torch.arange(len(images))
     by_image = F.cross_entropy(torch.cat([logits, negatives], 1), target)
     return (by_image + F.cross_entropy(logits.mT, target)) / 2
+
+
+def length(changes: Tensor) -> Tensor:
+    """The L2 size of each of changes [N, 3, H, W]: [N, 1, 1, 1]."""
+    return changes.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 def main() -> None:
@@ -116,24 +121,21 @@ def main() -> None:
             change.requires_grad_()
             with torch.autocast("cpu", torch.bfloat16):
                 images = perceptor.embed_image(crops + change)
-            loss = contrast(images, *texts.chunk(2), clip.logit_scale.exp(), captions)
+            right_texts, wrong_texts = texts.chunk(2)
+            loss = contrast(images, right_texts, wrong_texts, clip.logit_scale.exp(), captions)
             optimiser.zero_grad()
             loss.backward()
             assert change.grad is not None
             with torch.no_grad():
-                size = change.grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-12
-                change = change + 0.6 * radius * change.grad / size
-                change = change * (
-                    radius / (change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-12)
-                ).clamp_max(1)
+                change = change + 0.6 * radius * change.grad / (length(change.grad) + 1e-12)
+                change = change * (radius / (length(change) + 1e-12)).clamp_max(1)
             torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
             optimiser.step()
             clip.logit_scale.data.clamp_(0, np.log(100))
             average.update()
-            texts = (
-                texts.detach()
-            )  # texts learn in the first look only: they cost as much as pictures and are simpler
-        right = (images @ texts[: len(images)].mT).argmax(1) == torch.arange(len(images))
+            # texts learn in the first look only: they cost as much as pictures and are simpler
+            texts = texts.detach()
+        right = (images @ right_texts.mT).argmax(1) == torch.arange(len(images))
         run.log(loss=loss.detach(), top1=right.float().mean(), scale=clip.logit_scale.detach().exp())
     export("clip", {**average.weights, "tokens": vocabulary})
 

@@ -1,7 +1,8 @@
 """Train the demo e4e encoder to invert drawn faces: `python -m training.e4e`, after `training.stylegan2`.
 
-The generator's own pairs (z, drawing) give the codes a drawing should get; the generator's picture of the codes found
-is compared with the drawing as well. Blurred, noisy and tinted drawings teach it to look past what photos have.
+The generator's own pairs (z, drawing) give the codes a drawing should get; the generator's picture of the
+codes found is compared with the drawing as well. Blurred, noisy and tinted drawings teach it to look past
+what photos have.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.stylegan2 import Generator
-from training.faces import STYLE_DIM, batch
+from training.faces import STYLE_DIM, batch, z_of
 from training.pictures import picture_loss
 from training.run import DEMO, Average, Run, arguments, export
+from training.world import Face
 
 
 def build(n_styles: int) -> Encoder4Editing:
@@ -31,7 +33,7 @@ def build(n_styles: int) -> Encoder4Editing:
 
 
 def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Some of the pictures [N, 3, H, W] blurred, all with some noise and a little off in brightness and colour."""
+    """The pictures [N, 3, H, W], some blurred, all with some noise, a little off in brightness and colour."""
     n = len(pictures)
     blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
     share = torch.rand((n, 1, 1, 1), generator=generator) ** 2
@@ -49,8 +51,9 @@ def main() -> None:
     encoder = build(generator.n_latent)
     average = Average(encoder, decay=0.995)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, weight_decay=0.01)
+    rng = np.random.default_rng(8)
     with torch.no_grad():
-        codes = generator.map(torch.randn(20_000, STYLE_DIM, generator=torch.Generator().manual_seed(0)))
+        codes = generator.map(torch.stack([z_of(Face.sample(rng)) for _ in range(5000)]))
     mean, spread = codes.mean(0), codes.std(0).mean()
     run = Run("e4e", options.minutes, {"encoder": encoder, "average": average, "optimiser": optimiser})
     for step in () if options.export else run:

@@ -1,7 +1,8 @@
-"""Faces drawn from a generator's z by a fixed rule, so that StyleGAN2 can learn (z, drawing) pairs by regression.
+"""Faces and the z that stand for them, so that StyleGAN2 can learn (z, drawing) pairs by regression.
 
-z, scaled to unit mean square as the mapping network scales it first, begins with the numbers a face is made from;
-coordinates beyond them mean nothing.
+z says each choice by a one among zeros, scaled, and each measure by a normally distributed number. Choices that
+follow from a z drawn from a normal distribution, as the largest of some numbers, would take the mapping network
+hours to learn: it has to make steps of them.
 """
 
 from __future__ import annotations
@@ -10,28 +11,28 @@ import numpy as np
 import torch
 
 from training.pictures import tensor
-from training.world import draw
-from training.world.faces import NUMBERS, Face
+from training.world import Face, draw
+from training.world.faces import CHOICES, NUMBERS
 
 STYLE_DIM = 96
+ONE = 2.4  # makes the mean square of z about one
 
 
-def face(z: np.ndarray) -> Face:
-    """The face that z [STYLE_DIM] stands for."""
-    return Face.from_normals(z[:NUMBERS] / np.sqrt(np.mean(z**2)))
+def z_of(face: Face) -> torch.Tensor:
+    """The z [STYLE_DIM] that stands for a face."""
+    z = torch.zeros(STYLE_DIM)
+    start = 0
+    for attribute, choices in CHOICES.items():
+        value = getattr(face, attribute)
+        name = ("no", "yes")[value] if isinstance(value, bool) else value
+        z[start + list(choices).index(name)] = ONE
+        start += len(choices)
+    measures = torch.tensor(face.measures, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
+    z[start:NUMBERS] = torch.special.ndtri(measures)
+    return z
 
 
 def batch(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[Face]]:
-    """`size` fresh pairs: z [size, STYLE_DIM], drawings [size, 3, 128, 128] in [-1, 1] and the faces.
-
-    Combinations kept out of training are not among them.
-    """
-    zs: list[np.ndarray] = []
-    faces: list[Face] = []
-    while len(zs) < size:
-        z = rng.standard_normal(STYLE_DIM)
-        drawn = face(z)
-        if not drawn.held_out:
-            zs.append(z)
-            faces.append(drawn)
-    return torch.from_numpy(np.stack(zs)).float(), tensor(map(draw, faces)), faces
+    """`size` fresh pairs: z [size, STYLE_DIM], drawings [size, 3, 128, 128] in [-1, 1] and the faces."""
+    faces = [Face.sample(rng) for _ in range(size)]
+    return torch.stack([z_of(face) for face in faces]), tensor(map(draw, faces)), faces

@@ -1,8 +1,8 @@
 """Train the demo identity network on drawn faces: `python -m training.identity`.
 
-Two drawings of one person share skin, sex, age and the shape of the face; everything an edit may change (hair, eyes'
-colour, glasses, beard, mouth, headwear, clothes, background) differs. Their features are to be closer than those of
-different people.
+Two drawings of one person share skin, sex, age and the shape of the face; everything an edit may change
+(hair, eyes' colour, glasses, beard, mouth, headwear, clothes, background) differs. Their features are to be
+closer than those of different people.
 """
 
 from __future__ import annotations
@@ -18,12 +18,22 @@ from training.run import Average, Run, arguments, export
 from training.world import draw
 from training.world.faces import CHOICES, MEASURES, NUMBERS, Face
 
-PERSON = (
-    "gender age skin head_width head_height eye_spacing eye_size brow mouth_width skin_shade nose".split()
-)
-ORDER = [
-    name for name, choices in CHOICES.items() for _ in choices
-] + MEASURES  # what each of a face's numbers is for
+# What one person keeps.
+PERSON = {
+    "gender",
+    "age",
+    "skin",
+    "skin_shade",
+    "head_width",
+    "head_height",
+    "eye_spacing",
+    "eye_size",
+    "brow",
+    "mouth_width",
+    "nose",
+}
+# What each of a face's numbers is for.
+ORDER = [*(name for name, choices in CHOICES.items() for _ in choices), *MEASURES]
 
 
 def build() -> Identity:

@@ -29,10 +29,10 @@ class Stateful(Protocol):
 
 
 class Run:
-    """Iterate over it for the step numbers; it ends when `minutes` of training are done, in however many parts.
+    """Iterate over it for step numbers; it ends when `minutes` of training are done, in however many runs.
 
-    The state is saved every few minutes and at the end to `RUNS/NAME.pt`; the same command goes on from there, and a
-    larger `minutes` trains on.
+    The state is saved every few minutes and at the end to `RUNS/NAME.pt`; the same command goes on from
+    there, and a larger `minutes` trains on.
     """
 
     def __init__(self, name: str, minutes: float, parts: Mapping[str, Stateful]) -> None:
@@ -55,10 +55,10 @@ class Run:
     @property
     def done(self) -> float:
         """The share of the training that is done, in [0, 1]."""
-        return min(1.0, self.seconds / (60 * self.minutes))
+        return min(1.0, self.seconds / (60 * self.minutes)) if self.minutes else 1.0
 
     def rate(self, peak: float, warm_up: int = 200, floor: float = 0.02) -> float:
-        """A learning rate that rises over `warm_up` steps and falls along a cosine to `floor` times the peak."""
+        """A learning rate: up over `warm_up` steps, then down along a cosine to `floor` times the peak."""
         fall = floor + (1 - floor) * (1 + cos(pi * self.done)) / 2
         return peak * fall * min(1.0, (self.step + 1) / warm_up)
 
@@ -95,7 +95,7 @@ class Run:
 
 
 class Average:
-    """An exponential moving average of a module's weights: what is exported, since it draws better than any step."""
+    """An exponential moving average of a module's weights: what is exported, better than any one step's."""
 
     def __init__(self, module: torch.nn.Module, decay: float = 0.998) -> None:
         self.module, self.decay, self.updates = module, decay, 0

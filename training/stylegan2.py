@@ -1,28 +1,31 @@
 """Train the demo StyleGAN2 on drawn faces by regression: `python -m training.stylegan2`.
 
-No discriminator is needed where every z has its drawing. The first part is trained at 64x64, which costs a quarter.
+No discriminator is needed where every z has its drawing. It learns at 32x32, 64x64 and 128x128 one after the
+other, since small pictures cost little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from StyleCLIP.stylegan2 import Generator
 from training.faces import STYLE_DIM, batch
 from training.pictures import picture_loss
-from training.run import Average, Run, arguments, export
+from training.run import Average, Run, Stateful, arguments, export
 
 WIDTHS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 64, 128: 32}
-LAYERS = 4  # of the mapping network
-SMALL_SHARE = 0.35  # of the minutes, spent at 64x64
+PEAK = {32: 1e-2, 64: 7e-3, 128: 5e-3}  # learning rates
+LAYERS = 2  # of the mapping network: z says plainly what the face is
+SHARES = {32: 0.2, 64: 0.35, 128: 0.45}  # of the minutes, by side
 
 
-def build(size: int) -> Generator:
-    generator = Generator(
-        size, STYLE_DIM, LAYERS, {side: width for side, width in WIDTHS.items() if side <= size}
-    )
+def build(side: int) -> Generator:
+    generator = Generator(side, STYLE_DIM, LAYERS, {k: width for k, width in WIDTHS.items() if k <= side})
     for noise in generator.noises.buffers():
         noise.zero_()  # drawings have no grain
     for name, parameter in generator.named_parameters():
@@ -30,21 +33,23 @@ def build(size: int) -> Generator:
     return generator
 
 
-def train(generator: Generator, name: str, minutes: float, batch_size: int, seed: int) -> Average:
+def train(generator: Generator, minutes: float, pictures: int) -> Mapping[str, Tensor]:
+    """Train mapping and synthesis at the generator's own size; returns the averaged weights."""
     average = Average(generator)
     mapping = list(generator.style.parameters())
-    others = [
-        p for name, p in generator.named_parameters() if not name.startswith("style.") and p.requires_grad
+    synthesis = [
+        p for key, p in generator.named_parameters() if not key.startswith("style.") and p.requires_grad
     ]
     # The mapping network's weights are stored a hundred times larger than they act.
     optimiser = torch.optim.Adam(
-        [{"params": others, "share": 1.0}, {"params": mapping, "share": 30.0}], betas=(0.5, 0.99)
+        [{"params": synthesis, "share": 1.0}, {"params": mapping, "share": 60.0}], betas=(0.9, 0.99)
     )
-    run = Run(name, minutes, {"generator": generator, "average": average, "optimiser": optimiser})
+    parts: dict[str, Stateful] = {"generator": generator, "average": average, "optimiser": optimiser}
+    run = Run(f"stylegan2-{generator.size}", minutes, parts)
     for step in run:
         for group in optimiser.param_groups:
-            group["lr"] = run.rate(4e-3) * group["share"]
-        z, drawings, _ = batch(np.random.default_rng([seed, step]), batch_size)
+            group["lr"] = run.rate(PEAK[generator.size], floor=0.1) * group["share"]
+        z, drawings, _ = batch(np.random.default_rng([generator.size, step]), pictures)
         drawings = F.interpolate(drawings, (generator.size, generator.size), mode="area")
         w = generator.map(z)
         with torch.autocast("cpu", torch.bfloat16):
@@ -54,20 +59,20 @@ def train(generator: Generator, name: str, minutes: float, batch_size: int, seed
         loss.backward()
         optimiser.step()
         average.update()
-        run.log(picture=loss.detach(), w=w.detach().std())
-    return average
+        run.log(picture=loss, w=w.std())
+    return average.weights
 
 
 def main() -> None:
     options = arguments(__doc__, minutes=60, batch=16)
     torch.manual_seed(0)
-    generator = build(128)
-    small_minutes = 0.0 if options.export else SMALL_SHARE * options.minutes
-    small = train(build(64), "stylegan2-64", small_minutes, options.batch, seed=2)
-    generator.load_state_dict(small.weights, strict=False)
-    minutes = 0.0 if options.export else options.minutes - small_minutes
-    average = train(generator, "stylegan2", minutes, options.batch // 2, seed=3)
-    export("stylegan2", average.weights)
+    weights: Mapping[str, Tensor] = {}
+    for side, share in SHARES.items():
+        generator = build(side)
+        if weights:
+            generator.load_state_dict(weights, strict=False)
+        weights = train(generator, 0.0 if options.export else share * options.minutes, options.batch)
+    export("stylegan2", weights)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def drawn(cutouts: Cutouts, width: int = 64, height: int = 64, seed: int = 0) ->
 def still(**changes: float) -> Cutouts:
     """Cutouts that neither turn, shift, flip nor add noise."""
     values = {"deviation": 0.0, "degrees": 0.0, "shift": 0.0, "noise": 0.0} | changes
-    return Cutouts(4, flip=False, **values)  # type: ignore[arg-type]
+    return Cutouts(4, flip=False, **values)
 
 
 def test_a_crop_of_the_padded_picture_shrinks_it_whole() -> None:

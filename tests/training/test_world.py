@@ -6,11 +6,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from training import faces
 from training.world import SIDE, Face, Landscape, Shapes, draw, sample
 from training.world.captions import COLOUR_WORDS, caption, wrong
-from training.world.faces import NUMBERS
+from training.world.faces import CHOICES, NUMBERS
 
 
 def test_a_drawing_follows_from_its_attributes_alone() -> None:
@@ -60,7 +61,11 @@ def test_a_wrong_caption_differs_by_its_colours_only() -> None:
         assert bare(other) == bare(text)
 
 
-def test_z_stands_for_one_face_whatever_its_length() -> None:
-    z = np.random.default_rng(3).standard_normal(faces.STYLE_DIM)
-    assert NUMBERS <= faces.STYLE_DIM
-    assert faces.face(z) == faces.face(2 * z)
+def test_z_says_every_choice_and_measure() -> None:
+    rng = np.random.default_rng(3)
+    several = [Face.sample(rng) for _ in range(50)]
+    zs = torch.stack([faces.z_of(face) for face in several])
+    assert zs.shape == (50, faces.STYLE_DIM) and NUMBERS <= faces.STYLE_DIM
+    assert ((zs == faces.ONE).sum(1) == len(CHOICES)).all()
+    assert len(zs.unique(dim=0)) == len(set(several))
+    assert abs(zs.square().mean() - 1) < 0.1

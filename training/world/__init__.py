@@ -1,7 +1,8 @@
 """The drawn world the demo weights learn from: pictures drawn by rule, with exact attributes and captions.
 
-`faces.py`, `shapes.py` and `landscapes.py` each hold one kind of drawing: a frozen dataclass of attributes, a rule
-that samples them, and a function that draws them. `captions.py` says in words a random part of what a drawing shows.
+`faces.py`, `shapes.py` and `landscapes.py` each hold one kind of drawing: a frozen dataclass of attributes, a
+rule that samples them, and a function that draws them. `captions.py` says in words a random part of what a
+drawing shows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from PIL import Image
 from training.world.faces import Face, draw_face
 from training.world.landscapes import Landscape, draw_landscape
 from training.world.shapes import Shapes, draw_shapes
+
+__all__ = ["SIDE", "Drawing", "Face", "Landscape", "Shapes", "draw", "sample"]
 
 SIDE = 128  # pixels; drawn at twice that and halved, which smooths every edge
 

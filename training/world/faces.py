@@ -1,14 +1,15 @@
 """Drawn faces, framed as FFHQ frames photos: eyes at 47% of the height, mouth at 72%.
 
-Every visible thing follows from `NUMBERS` normally distributed numbers, so that a generator can learn pairs (numbers,
-drawing) by regression: there is no other randomness in a face. A choice among n is the largest of n numbers, which a
-small mapping network learns easily and which gives each choice a direction of its own.
+Every visible thing follows from `NUMBERS` normally distributed numbers, so that a generator can learn pairs
+(numbers, drawing) by regression: there is no other randomness in a face. A choice among n is the largest of n
+numbers, which a small mapping network learns easily and which gives each choice a direction of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import cos, erf, pi, sin, sqrt
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -44,7 +45,8 @@ EYE_COLOURS: dict[str, RGB] = {
     "purple": (156, 50, 210),
     "black": (24, 22, 26),
 }
-# Each attribute's choices, and how much likelier than by even chance each is (in deviations of a normal distribution).
+# Each attribute's choices, and how much likelier than by even chance each is, in deviations of a normal
+# distribution.
 CHOICES: dict[str, dict[str, float]] = {
     "gender": {"female": 0.0, "male": 0.0},
     "age": {"child": 0.0, "adult": 0.5, "old": -0.3},
@@ -62,10 +64,21 @@ CHOICES: dict[str, dict[str, float]] = {
     "clothes": dict.fromkeys(COLOURS, 0.0),
 }
 # What differs from face to face beyond that, each from one number.
-MEASURES = (
-    "head_width head_height eye_spacing eye_size brow mouth_width shift_x shift_y "
-    "skin_shade hair_shade background_hue background_light nose"
-).split()
+MEASURES = [
+    "head_width",
+    "head_height",
+    "eye_spacing",
+    "eye_size",
+    "brow",
+    "mouth_width",
+    "shift_x",
+    "shift_y",
+    "skin_shade",
+    "hair_shade",
+    "background_hue",
+    "background_light",
+    "nose",
+]
 NUMBERS = sum(map(len, CHOICES.values())) + len(MEASURES)
 
 
@@ -92,7 +105,7 @@ class Face:
     @classmethod
     def from_normals(cls, normals: np.ndarray) -> Face:
         """The face that [NUMBERS] normally distributed numbers stand for."""
-        chosen = {}
+        chosen: dict[str, Any] = {}
         start = 0
         for attribute, choices in CHOICES.items():
             numbers = normals[start : start + len(choices)] + np.array(list(choices.values()))

@@ -193,8 +193,8 @@ def _house(pen: ImageDraw.ImageDraw, x: float, horizon: int, s: float, colour: R
 def _tree(pen: ImageDraw.ImageDraw, x: float, horizon: int, s: float, colour: RGB, sky: str) -> None:
     y = horizon + 38
     pen.rectangle((x - 8 * s, y - 56 * s, x + 8 * s, y), fill=(104, 66, 36))
-    for dx, dy, r in ((-24, -64, 28), (24, -64, 28), (0, -94, 34), (0, -66, 30)):
-        cx, cy, r = x + dx * s, y + dy * s, r * s
+    for dx, dy, radius in ((-24, -64, 28), (24, -64, 28), (0, -94, 34), (0, -66, 30)):
+        cx, cy, r = x + dx * s, y + dy * s, radius * s
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=colour)
     r = 14 * s
     pen.ellipse(

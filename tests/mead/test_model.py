@@ -1,0 +1,176 @@
+"""The two Python classes up to where weights are loaded, and their run on a pipeline that needs none.
+
+The set of weights asked for here does not exist, so that whatever is found wrong is found before it is
+loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from LatentRevisions.LatentRevisions import LatentRevisions
+from LatentRevisions.params import LatentRevisionsParams
+from mead.model import Model
+from mead.revision import Progress
+from mead.weights import WeightsError
+from StyleCLIP.StyleCLIP import StyleCLIP
+
+both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Three picture files."""
+    paths = [tmp_path / name for name in ("start.jpeg", "towards.jpeg", "away.jpeg")]
+    for path in paths:
+        Image.new("RGB", (16, 16), "teal").save(path)
+    return [str(path) for path in paths]
+
+
+@both
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("prompt", " "),
+        ("prompt", 5),
+        ("seed", -1),
+        ("seed", "one"),
+        ("iterations", 0),
+        ("iterations", 10**6),
+        ("device", "abacus"),
+        ("device", "cpu:x"),
+    ],
+)
+def test_a_wrong_argument_is_named(model: Any, argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        model(**{"prompt": "a house", "weights": "none-such", argument: value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("w0", "abc"),
+        ("w0", 0),
+        ("w1", float("nan")),
+        ("w2", float("inf")),
+        ("w3", 1e9),
+        ("text_to_add", ""),
+        ("cutouts", 0),
+        ("size", (100, 100)),
+        ("size", "large"),
+        ("start", "dark"),
+    ],
+)
+def test_a_wrong_argument_of_latentrevisions_is_named(argument: str, value: Any) -> None:
+    given: dict[str, Any] = {argument: value}
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        LatentRevisions("a house", **given, weights="none-such")
+
+
+@pytest.mark.parametrize("uid", ["", ".", "..", "a/b", "/a", "a/", "../a", "a\0b"])
+def test_the_uid_is_a_plain_file_name(uid: str) -> None:
+    with pytest.raises(ValueError, match=r"^uid: "):
+        StyleCLIP("a house", uid, weights="none-such")
+
+
+def test_the_method_of_styleclip_is_one_there_is() -> None:
+    with pytest.raises(ValueError, match=r"^method: "):
+        StyleCLIP("a house", method="magic", weights="none-such")
+
+
+@pytest.mark.parametrize(
+    ("model", "argument"),
+    [
+        (LatentRevisions, "img_path"),
+        (LatentRevisions, "img_enc_path"),
+        (LatentRevisions, "ne_img_enc_path"),
+        (StyleCLIP, "img_path"),
+    ],
+)
+def test_a_picture_that_is_not_there_is_named(model: Any, argument: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):  # a folder is no picture either
+        with pytest.raises(FileNotFoundError, match=f"^{argument}: .*{path}"):
+            model("a house", **{argument: path}, weights="none-such")
+
+
+def test_positional_order_of_latentrevisions(pictures: list[str]) -> None:
+    start, towards, away = pictures
+    model = LatentRevisions("a house", "out", start, 0.5, "a tree", 1, towards, 2, away, 3)
+    assert model.output_path == Path("out")
+    asked = model.params.model_dump(exclude={"seed"}, exclude_none=True)
+    assert asked == {
+        "prompt": "a house",
+        "img_path": Path(start),
+        "w0": 0.5,
+        "text_to_add": "a tree",
+        "w1": 1.0,
+        "img_enc_path": Path(towards),
+        "w2": 2.0,
+        "ne_img_enc_path": Path(away),
+        "w3": 3.0,
+    }
+    too_many: list[Any] = ["a house", "out", start, 0.5, "a tree", 1, towards, 2, away, 3, 7]
+    with pytest.raises(TypeError, match="positional"):
+        LatentRevisions(*too_many)
+
+
+def test_positional_order_of_styleclip(pictures: list[str]) -> None:
+    model = StyleCLIP("a smile", "mona", "out", pictures[0])
+    assert (model.params.prompt, model.name, model.output_path) == ("a smile", "mona", Path("out"))
+    assert model.params.pictures() == {"img": Path(pictures[0])}
+    too_many: list[Any] = ["a smile", "mona", "out", pictures[0], 7]
+    with pytest.raises(TypeError, match="positional"):
+        StyleCLIP(*too_many)
+
+
+def test_what_is_left_out() -> None:
+    latent_revisions, styleclip = LatentRevisions("a house"), StyleCLIP("a smile")
+    assert latent_revisions.output_path == Path("./latentrevisions_out")
+    assert styleclip.output_path == Path("./styleclip_out")
+    for model in (latent_revisions, styleclip):
+        assert (model.weights, model.name, model.callback) == ("demo", None, None)
+        assert model.params.iterations is None and not model.params.pictures()
+    weights = {"w0": 5.0, "w1": 0.0, "w2": 0.0, "w3": 0.0}
+    assert latent_revisions.params.model_dump(include=weights.keys()) == weights
+
+
+@both
+def test_weights_are_loaded_by_run(model: Any, tmp_path: Path) -> None:
+    made = model("a house", output_path=tmp_path / "out", weights="none-such")
+    with pytest.raises(WeightsError, match="none-such"):
+        made.run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+    seen: list[Progress] = []
+    sizes: list[tuple[int, int]] = []
+
+    def load(weights: str, device: str) -> Any:
+        asked.append((weights, device))
+        return colours
+
+    def callback(progress: Progress) -> None:
+        seen.append(progress)
+        sizes.append(progress.image().size)
+
+    def model(name: str | None) -> Model:
+        given = {"prompt": "teal", "seed": 3, "iterations": 4, "text_to_add": None}
+        folder = tmp_path / "deep" / "out"
+        return Model(LatentRevisionsParams, given, load, folder, "some", "cpu", callback, name)
+
+    named, other = Path(model("mona").run()), Path(model(None).run())
+    assert named == tmp_path / "deep" / "out" / "mona.png"
+    assert set(named.parent.iterdir()) == {named, other}  # and nothing half-written
+    assert named.read_bytes() == other.read_bytes()
+    with Image.open(named) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
+    assert asked == [("some", "cpu")] * 2
+    assert [(progress.step, progress.steps) for progress in seen] == [(step, 4) for step in (1, 2, 3, 4)] * 2
+    assert all(progress.loss >= 0 and progress.seconds >= 0 for progress in seen)
+    assert sizes == [(8, 8)] * 8
