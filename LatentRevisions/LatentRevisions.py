@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.images import read_picture, to_picture, to_tensor
 from mead.model import Model
@@ -103,13 +104,22 @@ class LatentRevisionsPipeline:
     Args:
         vqgan: the generator whose latents are optimised.
         perceptor: the CLIP that looks.
+        learned_start: draws first latents for a target, where the weights set has such a network.
         settings: the weights set's.
-        device: where both are.
+        device: where all of them are.
     """
 
-    def __init__(self, vqgan: VQGAN, perceptor: Perceptor, settings: Settings, device: torch.device) -> None:
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        perceptor: Perceptor,
+        learned_start: LearnedStart | None,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
+        self.learned_start = learned_start
         self.settings = settings
         self.device = device
         self.precision = Precision(device)
@@ -128,13 +138,14 @@ class LatentRevisionsPipeline:
         """
         settings = self.settings
         generator = torch.Generator(self.device).manual_seed(params.seed)
-        z = self._first_latents(params, generator).float().requires_grad_()
+        target = self._target(params)
+        z = self._first_latents(params, target, generator).float().requires_grad_()
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW([z], lr=settings.learning_rate, weight_decay=settings.weight_decay),
             generator=generator,
             steps=params.iterations or settings.iterations,
-            target=self._target(params),
+            target=target,
             cutouts=settings.cutouts_drawn(params.cutouts),
         )
 
@@ -180,17 +191,25 @@ class LatentRevisionsPipeline:
         crops = cutouts.cut(picture, maps[None], self.perceptor.input_size)
         return cutouts.add_noise(crops, generator)
 
-    def _first_latents(self, params: LatentRevisionsParams, generator: torch.Generator) -> Tensor:
+    def _first_latents(
+        self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
+    ) -> Tensor:
         width, height = params.size or tuple(map(int, self.settings.size.split("x")))
         if params.img_path is not None:
-            starter = ImageOps.fit(
-                read_picture(params.img_path, "img"), (width, height), Image.Resampling.LANCZOS
-            )
-            picture = to_tensor(starter).to(self.device)
-        elif (params.start or self.settings.start) == "noise":
-            picture = _blurred_noise(width, height, generator)
-        else:
+            starter = read_picture(params.img_path, "img")
+            starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
+            return self._encode(to_tensor(starter).to(self.device))
+        if (params.start or self.settings.start) == "noise":
+            return self._encode(_blurred_noise(width, height, generator))
+        if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
+        shape = (1, self.vqgan.embed_dim, height // self.vqgan.factor, width // self.vqgan.factor)
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        with self.precision.autocast():
+            return self.learned_start.draw(target[None], noise)
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
 
@@ -234,8 +253,12 @@ def load_pipeline(weights: str = "demo", device: str = "cpu") -> LatentRevisions
     """
     chosen = WeightSet.find(weights)
     vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)
+    perceptor = load_perceptor(weights, device)
+    learned_start = None
+    if "start" in chosen.files:
+        learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
     settings = chosen.settings("LatentRevisions", Settings)
-    return LatentRevisionsPipeline(vqgan, load_perceptor(weights, device), settings, torch.device(device))
+    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, settings, torch.device(device))
 
 
 class LatentRevisions(Model):

@@ -341,6 +341,11 @@ class VQGAN(nn.Module):
         return build(make, state_dict)
 
     @property
+    def embed_dim(self) -> int:
+        """Channels of z."""
+        return self.quant_conv.out_channels
+
+    @property
     def factor(self) -> int:
         """How many pixels, along a side, one place of z stands for."""
         return 2 ** (len(self.encoder.down) - 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 import requests
@@ -270,3 +271,9 @@ def door() -> Iterator[Callable[[str, Path], str]]:
     yield start
     for process in started:
         process.stop()
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two pictures of one size, in dB."""
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    return float(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 1e-9)))

@@ -1,8 +1,8 @@
 """Faces and the z that stand for them, so that StyleGAN2 can learn (z, drawing) pairs by regression.
 
-z says each choice by a one among zeros, scaled, and each measure by a normally distributed number. Choices that
-follow from a z drawn from a normal distribution, as the largest of some numbers, would take the mapping network
-hours to learn: it has to make steps of them.
+z says each choice by a one among zeros, scaled, and each measure by a normally distributed number. Choices
+that follow from a z drawn from a normal distribution, as the largest of some numbers, would take the mapping
+network hours to learn: it has to make steps of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+"""LatentRevisions on the demo weights: what is computed, that seeds and batches keep their word, that words
+show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+
+from LatentRevisions.LatentRevisions import (
+    LatentRevision,
+    LatentRevisions,
+    LatentRevisionsPipeline,
+    load_pipeline,
+)
+from LatentRevisions.params import LatentRevisionsParams
+from mead.images import read_picture, to_tensor
+from mead.params import ParamsError
+from mead.revision import Progress
+from tests.conftest import DATA, psnr
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> LatentRevisionsPipeline:
+    return load_pipeline("demo", "cpu")
+
+
+def params(prompt: str = "a house at night", **given: Any) -> LatentRevisionsParams:
+    return LatentRevisionsParams(prompt=prompt, **given)
+
+
+def finish(pipeline: LatentRevisionsPipeline, revisions: Sequence[LatentRevision]) -> list[Image.Image]:
+    while waiting := [revision for revision in revisions if not revision.finished]:
+        pipeline.step(waiting)
+    return [pipeline.image(revision) for revision in revisions]
+
+
+def test_every_argument_at_once_makes_a_png(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    path = LatentRevisions(
+        prompt="A beautiful person",
+        w0=5,
+        img_path=DATA / "face.jpeg",
+        img_enc_path=DATA / "chelsea.jpg",
+        ne_img_enc_path=DATA / "coffee.jpg",
+        text_to_add="queen looking at us",
+        w1=2,
+        w2=5,
+        w3=1,
+        output_path=tmp_path / "out",
+        iterations=3,
+        callback=seen.append,
+    ).run()
+    assert Path(path).parent == tmp_path / "out"
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size == (128, 128) and picture.mode == "RGB"
+    assert [(progress.step, progress.steps) for progress in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(np.isfinite(progress.loss) and progress.seconds > 0 for progress in seen)
+    assert seen[-1].image().size == (128, 128)
+
+
+@pytest.mark.parametrize("start", ["noise", "learned"])
+def test_the_same_seed_gives_the_same_file(tmp_path: Path, start: str) -> None:
+    def made(seed: int) -> bytes:
+        model = LatentRevisions("a red boat", tmp_path, seed=seed, iterations=3, size=(64, 64), start=start)
+        return Path(model.run()).read_bytes()
+
+    assert made(7) == made(7)
+    assert made(7) != made(8)
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPipeline) -> None:
+    wanted = [
+        params("a red circle on a blue background", seed=1, iterations=12),
+        params("a boat at sunset", seed=2, iterations=9, img_path=DATA / "coffee.jpg"),
+        params("a woman with glasses", seed=3, iterations=12, cutouts=5),
+        params("a green tree", seed=4, iterations=7, start="noise"),
+    ]
+    alone = [finish(pipeline, [pipeline.start(one)])[0] for one in wanted]
+    together = finish(pipeline, [pipeline.start(one) for one in wanted])
+    for a, b in zip(alone, together, strict=True):
+        assert psnr(a, b) >= 40
+
+
+def test_a_job_may_join_at_any_step_and_in_any_size(pipeline: LatentRevisionsPipeline) -> None:
+    late = params("a yellow star", seed=5, iterations=4, size="64x96")
+    (alone,) = finish(pipeline, [pipeline.start(late)])
+    first = pipeline.start(params(seed=6, iterations=6))
+    pipeline.step([first])
+    pipeline.step([first])
+    joined = finish(pipeline, [first, pipeline.start(late)])
+    assert [picture.size for picture in joined] == [(128, 128), (64, 96)]
+    assert psnr(alone, joined[1]) >= 40
+
+
+def test_the_target_weighs_texts_and_pictures(pipeline: LatentRevisionsPipeline) -> None:
+    clip = pipeline.perceptor
+
+    def seen(name: str) -> torch.Tensor:
+        size = (clip.input_size, clip.input_size)
+        picture = ImageOps.fit(read_picture(DATA / name, "img"), size, Image.Resampling.BICUBIC)
+        with pipeline.precision.autocast():
+            return clip.embed_image(to_tensor(picture))[0]
+
+    said = clip.embed_text(["a queen", "a red hat"])
+    given = params(
+        "a queen",
+        w0=0.5,
+        text_to_add="a red hat",
+        w1=-0.25,
+        img_enc_path=DATA / "face.jpeg",
+        w2=1.5,
+        ne_img_enc_path=DATA / "coffee.jpg",
+        w3=0.75,
+        iterations=1,
+    )
+    expected = 0.5 * said[0] - 0.25 * said[1] + 1.5 * seen("face.jpeg") - 0.75 * seen("coffee.jpg")
+    torch.testing.assert_close(pipeline.start(given).target, F.normalize(expected, dim=0))
+
+
+def test_targets_that_cancel_each_other_out_are_an_error(pipeline: LatentRevisionsPipeline) -> None:
+    with pytest.raises(ParamsError, match=r"^w0: .*cancel"):
+        pipeline.start(params("a queen", w0=1, text_to_add="a queen", w1=-1))
+
+
+def test_the_loss_is_the_published_one(pipeline: LatentRevisionsPipeline) -> None:
+    revision = pipeline.start(params(seed=1, iterations=1))
+    generator = torch.Generator()
+    generator.set_state(revision.generator.get_state())
+    with torch.no_grad(), pipeline.precision.autocast():
+        picture = (pipeline.vqgan.decode(revision.latents.clamp(-6, 6)).float().clamp(-1, 1) + 1) / 2
+        maps = revision.cutouts.draw(128, 128, generator)
+        crops = revision.cutouts.cut(picture, maps[None], pipeline.perceptor.input_size)
+        seen = pipeline.perceptor.embed_image(revision.cutouts.add_noise(crops, generator))
+    away = pipeline.perceptor.embed_text(["incoherent, confusing, cropped, watermarks"])[0]
+    expected = (-10 * seen @ revision.target + pipeline.settings.away * seen @ away).mean()
+    pipeline.step([revision])
+    assert revision.loss == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_a_starter_picture_is_where_it_starts(pipeline: LatentRevisionsPipeline) -> None:
+    starter = ImageOps.fit(read_picture(DATA / "coffee.jpg", "img"), (128, 128))
+    begun = pipeline.image(pipeline.start(params(img_path=DATA / "coffee.jpg")))
+    other = pipeline.image(pipeline.start(params(img_path=DATA / "chelsea.jpg")))
+    assert psnr(begun, starter) > psnr(other, starter) + 3
+
+
+def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevisionsPipeline) -> None:
+    settings = replace(pipeline.settings, start="noise")
+    bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, settings, pipeline.device)
+    with pytest.raises(ParamsError, match=r"^start: "):
+        bare.start(params(start="learned"))
+    assert bare.start(params()).latents.shape == (1, pipeline.vqgan.embed_dim, 8, 8)
+
+
+@pytest.mark.parametrize("start", ["noise", "learned"])
+def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline, start: str) -> None:
+    """Red words give more red than blue words, and night is darker than day."""
+    prompts = [
+        "a red square on a red background",
+        "a blue square on a blue background",
+        "a landscape at night",
+        "a landscape by day",
+    ]
+    revisions = [pipeline.start(params(one, seed=1, iterations=25, start=start)) for one in prompts]
+    red, blue, night, day = (np.asarray(picture, float) for picture in finish(pipeline, revisions))
+    assert red[..., 0].mean() - red[..., 2].mean() > 40
+    assert blue[..., 2].mean() - blue[..., 0].mean() > 40
+    assert day[:64].mean() - night[:64].mean() > 40  # the sky
+
+
+def test_a_second_object_costs_nothing(pipeline: LatentRevisionsPipeline) -> None:
+    assert load_pipeline("demo", "cpu") is pipeline

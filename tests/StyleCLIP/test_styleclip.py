@@ -1,0 +1,154 @@
+"""StyleCLIP on the demo weights: that it is the uploaded face that is edited, that seeds and batches keep
+their word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mead.images import PictureError
+from mead.revision import Progress
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
+from tests.conftest import DATA, psnr
+from training.world import Face, draw
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StyleCLIPPipeline:
+    return load_pipeline("demo", "cpu")
+
+
+@pytest.fixture
+def girl(tmp_path: Path) -> Path:
+    """A drawn girl with brown hair and brown eyes."""
+    rng = np.random.default_rng(0)
+    looks = {"gender": "female", "hair_colour": "brown", "hair_style": "long", "eye_colour": "brown"}
+    plain = {
+        "glasses": False,
+        "headwear": "none",
+        "expression": "smile",
+        "background": "white",
+        "age": "adult",
+    }
+    face = replace(Face.sample(rng), **looks, **plain, skin="light")
+    path = tmp_path / "girl.png"
+    draw(face).save(path)
+    return path
+
+
+def finish(pipeline: StyleCLIPPipeline, revisions: Sequence[StyleRevision]) -> list[Image.Image]:
+    while waiting := [revision for revision in revisions if not revision.finished]:
+        pipeline.step(waiting)
+    return [pipeline.image(revision) for revision in revisions]
+
+
+def params(prompt: str = "A girl with purple eyes", **given: Any) -> StyleCLIPParams:
+    return StyleCLIPParams(prompt=prompt, **given)
+
+
+def test_a_photo_becomes_a_png(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    path = StyleCLIP(
+        prompt="A girl with purple eyes",
+        uid="edited",
+        output_path=tmp_path / "out",
+        img_path=DATA / "face.jpeg",
+        iterations=3,
+        callback=seen.append,
+    ).run()
+    assert path == str(tmp_path / "out" / "edited.png")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size == (128, 128)
+    assert [progress.step for progress in seen] == [1, 2, 3]
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
+    def made(uid: str) -> bytes:
+        model = StyleCLIP("a smiling man", uid, tmp_path, DATA / "face.jpeg", seed=3, iterations=3)
+        return Path(model.run()).read_bytes()
+
+    assert made("a") == made("b")
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    wanted = [
+        params("a woman with blue hair", seed=1, iterations=8, img_path=girl),
+        params("a man with glasses", seed=2, iterations=5, img_path=DATA / "face.jpeg"),
+        params("a queen", seed=3, iterations=8),
+        params("a sad boy", seed=4, iterations=6, img_path=girl),
+    ]
+    alone = [finish(pipeline, [pipeline.start(one)])[0] for one in wanted]
+    together = finish(pipeline, [pipeline.start(one) for one in wanted])
+    for a, b in zip(alone, together, strict=True):
+        assert psnr(a, b) >= 40
+
+
+def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    inverted = pipeline.image(pipeline.start(params(img_path=girl)))
+    average = pipeline.image(pipeline.start(params()))
+    with Image.open(girl) as original:
+        assert psnr(inverted, original) > psnr(average, original) + 3
+
+
+def test_an_edit_changes_what_it_names_and_little_else(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    before = pipeline.image(pipeline.start(params(img_path=girl)))
+    (after,) = finish(pipeline, [pipeline.start(params("a woman with blue hair", seed=1, img_path=girl))])
+    top = (slice(14, 40), slice(40, 88))  # the hair above the forehead
+    corner = (slice(0, 20), slice(0, 14))  # the background
+    old, new = np.asarray(before, float), np.asarray(after, float)
+
+    def blueness(picture: np.ndarray) -> float:
+        return float((picture[top][..., 2] - picture[top][..., 0]).mean())
+
+    assert blueness(new) > blueness(old) + 40
+    assert np.abs(new[corner] - old[corner]).mean() < 40
+
+
+def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
+    assert pipeline.aligned(DATA / "coffee.jpg").size == (256, 256)  # the demo set takes it whole
+    strict = StyleCLIPPipeline(
+        pipeline.generator,
+        pipeline.encoder,
+        pipeline.average[0],
+        pipeline.identity,
+        pipeline.perceptor,
+        replace(pipeline.settings, face_needed=True),
+        pipeline.device,
+    )
+    with pytest.raises(PictureError, match=r"^img: ") as caught:
+        strict.start(params(img_path=DATA / "coffee.jpg"))
+    assert caught.value.kind == "no_face"
+
+
+def test_the_loss_is_zero_but_for_clip_where_it_begins(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    revision = pipeline.start(params(img_path=girl, iterations=2))
+    codes = revision.latents.detach()
+    assert float(pipeline.closeness(codes, revision.codes)) == 0
+    assert float(pipeline.same_identity(revision.features, revision.features)) == pytest.approx(0, abs=1e-5)
+    moved = codes + 1.0
+    assert float(pipeline.closeness(moved, revision.codes)) == pytest.approx(
+        pipeline.settings.l2 * codes.numel(), rel=1e-4
+    )
+    same = pipeline.agreement(revision.prompt[None], revision.prompt)
+    assert float(same) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_learning_rate_rises_and_falls_as_published() -> None:
+    assert ramp(0.0) == 0
+    assert ramp(0.025) == pytest.approx(0.5)
+    assert ramp(0.05) == ramp(0.5) == ramp(0.75) == pytest.approx(1)
+    assert ramp(0.875) == pytest.approx(0.5)
+    assert ramp(1.0) == pytest.approx(0)
+
+
+def test_nothing_is_left_to_chance_without_a_picture(pipeline: StyleCLIPPipeline) -> None:
+    revision = pipeline.start(params())
+    assert torch.equal(revision.codes, pipeline.average)
