@@ -11,6 +11,7 @@ from mead.params import JobParams, check
 from mead.precision import best_device, check_device
 from mead.revision import Pipeline, Progress, run
 from mead.storage import write_picture
+from mead.weights import WeightSet
 
 
 class Model:
@@ -46,6 +47,7 @@ class Model:
         for field, path in self.params.pictures().items():
             if not path.is_file():
                 raise FileNotFoundError(f"{field}_path: there is no file {path}")
+        WeightSet.find(weights)  # reads the manifest, no weights
         self.output_path = Path(output_path)
         self.weights = weights
         self.device = device or best_device()

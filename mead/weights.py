@@ -32,6 +32,10 @@ class WeightsError(RuntimeError):
     """Weights that are not there or not whole; the message names the file and says what to do."""
 
 
+class UnknownSetError(WeightsError, ValueError):
+    """The manifest has no such set."""
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """One file of a set, as the manifest describes it."""
@@ -79,11 +83,11 @@ class WeightSet:
         """Read the section `name` of the manifest.
 
         Raises:
-            WeightsError: when there is no such section.
+            UnknownSetError: when there is no such section.
         """
         sets = tomllib.loads(manifest.read_text("utf-8"))
         if name not in sets:
-            raise WeightsError(
+            raise UnknownSetError(
                 f"weights: there is no set {name!r} in {manifest}; there are {', '.join(sets)}"
             )
         section = sets[name]

@@ -21,7 +21,7 @@ from training.pictures import batch
 from training.run import DEMO, RUNS, Average, Run, arguments, export
 from training.world.captions import caption
 
-PAIRS = 24_000
+PAIRS = 14_400
 CAPTIONS = 6  # of each drawing
 CHUNK = 32
 
@@ -52,7 +52,10 @@ def _chunks(vqgan: VQGAN, perceptor: Perceptor) -> Iterator[tuple[Tensor, Tensor
             z = vqgan.encode(pictures)
             said = perceptor.embed_text(texts).unflatten(0, (CHUNK, CAPTIONS))
             seen = perceptor.embed_image(pictures / 2 + 0.5)
-        yield z.half(), torch.cat([said, seen[:, None]], 1).half()
+        yield (
+            z.half().contiguous(memory_format=torch.contiguous_format),
+            torch.cat([said, seen[:, None]], 1).half(),
+        )
         if chunk % 50 == 49:
             print(f"pairs {CHUNK * (chunk + 1)} of {PAIRS}", flush=True)
 

@@ -125,3 +125,14 @@ def test_gradients_reach_z_and_codes() -> None:
     quantised, _ = vqgan.quantise(z)
     quantised.square().mean().backward()
     assert z.grad is None and vqgan.quantize.embedding.weight.grad.abs().sum() > 0
+
+
+def test_norm_groups_come_from_the_weights_and_are_32_where_they_say_nothing() -> None:
+    torch.manual_seed(0)
+    few = VQGAN(32, (1, 2), 1, (), z_channels=8, embed_dim=8, n_embed=16, norm_groups=2)
+    weights = few.state_dict()
+    image = torch.randn(1, 3, 16, 16)
+    assert same_picture(few.eval(), VQGAN.from_state_dict({**weights, "norm_groups": torch.tensor(2)}), image)
+    published = VQGAN.from_state_dict(weights)
+    assert {module.num_groups for module in published.modules() if isinstance(module, Norm)} == {32}
+    assert not same_picture(few, published, image)

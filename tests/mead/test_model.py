@@ -139,9 +139,18 @@ def test_what_is_left_out() -> None:
 
 
 @both
-def test_weights_are_loaded_by_run(model: Any, tmp_path: Path) -> None:
-    made = model("a house", output_path=tmp_path / "out", weights="none-such")
-    with pytest.raises(WeightsError, match="none-such"):
+def test_an_unknown_set_of_weights_is_named(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"^weights: there is no set 'none-such'"):
+        model("a house", weights="none-such")
+
+
+def test_weights_are_loaded_by_run(tmp_path: Path) -> None:
+    def load(weights: str, device: str) -> Any:
+        raise WeightsError("the file is not whole")
+
+    parameters = (LatentRevisionsParams, {"prompt": "a house"}, load, tmp_path / "out", "demo", "cpu", None)
+    made = Model(*parameters)
+    with pytest.raises(WeightsError, match="not whole"):
         made.run()
     assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,112 @@
+"""Make the pictures that README and docs/models.md show: `python -m training.showcase`, into docs/."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
+from LatentRevisions.params import LatentRevisionsParams
+from mead.revision import run
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline
+from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
+from training.run import ROOT
+from training.world import Face, draw
+
+SIDE = 128
+CAPTION = 34  # pixels below a picture
+PHOTO = ROOT / "tests" / "data" / "face.jpeg"
+PROMPTS = (
+    "a red circle on a blue background",
+    "a yellow star on a purple background",
+    "a house in the snow at night",
+    "a boat on the sea at sunset",
+    "a green tree on grass by day",
+    "mountains under a starry sky",
+    "A beautiful person",
+    "a woman with long blonde hair",
+    "a man with glasses and a beard",
+    "a girl with green hair",
+    "a queen with purple eyes",
+    "a blue car on the beach",
+)
+EDITS = ("A girl with purple eyes", "a woman with blue hair", "a person with glasses", "a queen")
+
+Picture = tuple[Image.Image, str]
+
+
+def main() -> None:
+    docs = ROOT / "docs"
+    docs.mkdir(exist_ok=True)
+    prompts = [(from_words(prompt, seed), prompt) for seed, prompt in enumerate(PROMPTS)]
+    noise = [(from_words(prompt, seed, "noise"), prompt) for seed, prompt in enumerate(PROMPTS[:6])]
+    with tempfile.TemporaryDirectory() as folder:
+        girl = Path(folder) / "girl.png"
+        draw(drawn_girl()).save(girl)
+        edits = [edited(PHOTO, "photo"), edited(girl, "drawing")]
+    sheet([prompts[:6], prompts[6:], *edits]).save(docs / "results.png", optimize=True)
+    sheet([noise]).save(docs / "noise-start.png", optimize=True)
+
+
+def from_words(prompt: str, seed: int, start: str | None = None) -> Image.Image:
+    params = LatentRevisionsParams(prompt=prompt, seed=seed, start=start)
+    return run(load_latent_revisions(), params)
+
+
+def edited(path: Path, kind: str) -> list[Picture]:
+    """A face, its inversion and edits of it."""
+    pipeline: StyleCLIPPipeline = load_style_clip()
+    inverted = pipeline.image(pipeline.start(StyleCLIPParams(prompt="-", img_path=path)))
+    row = [(pipeline.aligned(path), kind), (inverted, "as its codes draw it")]
+    for prompt in EDITS:
+        row.append((run(pipeline, StyleCLIPParams(prompt=prompt, seed=1, img_path=path)), prompt))
+    return row
+
+
+def drawn_girl() -> Face:
+    face = Face.sample(np.random.default_rng(1))
+    return replace(
+        face,
+        gender="female",
+        age="child",
+        skin="light",
+        hair_style="long",
+        hair_colour="brown",
+        eye_colour="brown",
+        glasses=False,
+        expression="smile",
+        headwear="none",
+        background="yellow",
+    )
+
+
+def sheet(rows: Sequence[Sequence[Picture]]) -> Image.Image:
+    """Rows of pictures, each with its caption below."""
+    font = ImageFont.load_default(11)
+    page = Image.new("RGB", (max(map(len, rows)) * (SIDE + 8), len(rows) * (SIDE + CAPTION)), "white")
+    pen = ImageDraw.Draw(page)
+    for y, row in enumerate(rows):
+        for x, (picture, caption) in enumerate(row):
+            place = (x * (SIDE + 8), y * (SIDE + CAPTION))
+            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
+            pen.multiline_text((place[0], place[1] + SIDE + 3), wrapped(caption), "black", font)
+    return page
+
+
+def wrapped(caption: str, width: int = 24) -> str:
+    lines = [""]
+    for word in caption.split():
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
