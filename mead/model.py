@@ -47,11 +47,11 @@ class Model:
         for field, path in self.params.pictures().items():
             if not path.is_file():
                 raise FileNotFoundError(f"{field}_path: there is no file {path}")
-        WeightSet.find(weights)  # reads the manifest, no weights
         self.output_path = Path(output_path)
         self.weights = weights
         self.device = device or best_device()
         check_device(self.device)
+        WeightSet.find(weights)  # reads the manifest, no weights
         self.callback = callback
         self.name = name
         self._load = load

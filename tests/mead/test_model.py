@@ -171,7 +171,7 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     def model(name: str | None) -> Model:
         given = {"prompt": "teal", "seed": 3, "iterations": 4, "text_to_add": None}
         folder = tmp_path / "deep" / "out"
-        return Model(LatentRevisionsParams, given, load, folder, "some", "cpu", callback, name)
+        return Model(LatentRevisionsParams, given, load, folder, "demo", "cpu", callback, name)
 
     named, other = Path(model("mona").run()), Path(model(None).run())
     assert named == tmp_path / "deep" / "out" / "mona.png"
@@ -179,7 +179,7 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     assert named.read_bytes() == other.read_bytes()
     with Image.open(named) as picture:
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
-    assert asked == [("some", "cpu")] * 2
+    assert asked == [("demo", "cpu")] * 2
     assert [(progress.step, progress.steps) for progress in seen] == [(step, 4) for step in (1, 2, 3, 4)] * 2
     assert all(progress.loss >= 0 and progress.seconds >= 0 for progress in seen)
     assert sizes == [(8, 8)] * 8
