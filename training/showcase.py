@@ -36,7 +36,7 @@ PROMPTS = (
     "a queen with purple eyes",
     "a blue car on the beach",
 )
-EDITS = ("A girl with purple eyes", "a woman with blue hair", "a person with glasses", "a queen")
+EDITS = ("A girl with purple eyes", "a woman with blue hair", "a queen", "a person with green hair")
 
 Picture = tuple[Image.Image, str]
 
