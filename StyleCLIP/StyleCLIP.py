@@ -170,6 +170,8 @@ class StyleCLIPPipeline:
         """Advance each revision by one, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
         images = self._synthesise(codes)
+        # One layout in memory whatever the batch, since another one is multiplied, and so rounded, in another order.
+        images.register_hook(torch.Tensor.contiguous)
         views = [self._views(revision, images[i : i + 1]) for i, revision in enumerate(revisions)]
         with self.precision.autocast():
             embeddings = self.perceptor.embed_image(torch.cat(views))
