@@ -162,13 +162,13 @@ class LatentRevisionsPipeline:
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
-        crops = [self._crop(revision, pictures[i : i + 1]) for i, revision in enumerate(revisions)]
-        with self.precision.autocast():
-            embeddings = self.perceptor.embed_image(torch.cat(crops))
-        losses = [
-            (self.towards(seen, revision.target) + self.away(seen)).mean()
-            for revision, seen in zip(revisions, embeddings.split([len(crop) for crop in crops]), strict=True)
-        ]
+        losses = []
+        for i, revision in enumerate(revisions):
+            # CLIP looks at each job's cutouts apart: its matrix products round differently in a batch of
+            # another size, and what begins as a rounding error ends as another picture.
+            with self.precision.autocast():
+                seen = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
+            losses.append((self.towards(seen, revision.target) + self.away(seen)).mean())
         for revision in revisions:
             revision.optimiser.zero_grad()
         self.scaler.scale(torch.stack(losses).sum()).backward()

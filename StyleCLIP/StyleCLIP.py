@@ -170,20 +170,17 @@ class StyleCLIPPipeline:
         """Advance each revision by one, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
         images = self._synthesise(codes)
-        # One layout in memory whatever the batch, since another one is multiplied, and so rounded, in another order.
-        images.register_hook(torch.Tensor.contiguous)
-        views = [self._views(revision, images[i : i + 1]) for i, revision in enumerate(revisions)]
-        with self.precision.autocast():
-            embeddings = self.perceptor.embed_image(torch.cat(views))
-        features = self._features(images)
         losses = []
-        for i, (revision, seen) in enumerate(
-            zip(revisions, embeddings.split([len(view) for view in views]), strict=True)
-        ):
+        for i, revision in enumerate(revisions):
+            image = images[i : i + 1]
+            # Each job's face is looked at apart: matrix products round differently in a batch of another size,
+            # and what begins as a rounding error ends as another picture.
+            with self.precision.autocast():
+                seen = self.perceptor.embed_image(self._views(revision, image))
             losses.append(
                 self.agreement(seen, revision.prompt).mean()
                 + self.closeness(revision.latents, revision.codes)
-                + self.same_identity(features[i], revision.features[0])
+                + self.same_identity(self._features(image), revision.features)[0]
             )
         for revision in revisions:
             revision.optimiser.zero_grad()
@@ -204,7 +201,8 @@ class StyleCLIPPipeline:
     def _synthesise(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
         with self.precision.autocast():
-            return self.generator.synthesise(codes).float()
+            # in one layout in memory whatever the batch, since another one is summed in another order
+            return self.generator.synthesise(codes).contiguous()
 
     def _features(self, images: Tensor) -> Tensor:
         """Who the faces [N, 3, H, W] are: [N, d], unit length."""
