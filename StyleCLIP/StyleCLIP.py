@@ -173,8 +173,8 @@ class StyleCLIPPipeline:
         losses = []
         for i, revision in enumerate(revisions):
             image = images[i : i + 1]
-            # Each job's face is looked at apart: matrix products round differently in a batch of another size,
-            # and what begins as a rounding error ends as another picture.
+            # Each job's face is looked at apart: matrix products round differently in a batch of another
+            # size, and what begins as a rounding error ends as another picture.
             with self.precision.autocast():
                 seen = self.perceptor.embed_image(self._views(revision, image))
             losses.append(

@@ -41,8 +41,8 @@ class PixelNorm(nn.Module):
 def _each_row(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, in] times weight [out, in] -> [N, out], each row summed on its own.
 
-    A matrix product rounds a row differently in batches of different size. These rows steer the whole picture,
-    and a job's picture must not depend on its batch.
+    A matrix product rounds a row differently in batches of different size. These rows steer the whole
+    picture, and a job's picture must not depend on its batch.
     """
     return (x[:, None] * weight).sum(-1)
 
