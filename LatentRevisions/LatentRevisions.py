@@ -39,6 +39,7 @@ class Settings:
     size: str = "512x512"
     start: str = "noise"
     learning_rate: float = 0.5
+    learned_start_rate: float = 0.5  # the learning rate from a learned start, which has less far to go
     weight_decay: float = 0.1
     cutouts: int = 32
     cutout_mean: float = 1.2
@@ -139,10 +140,12 @@ class LatentRevisionsPipeline:
         settings = self.settings
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
+        learned = params.img_path is None and (params.start or settings.start) == "learned"
+        rate = settings.learned_start_rate if learned else settings.learning_rate
         z = self._first_latents(params, target, generator).float().requires_grad_()
         return LatentRevision(
             latents=z,
-            optimiser=torch.optim.AdamW([z], lr=settings.learning_rate, weight_decay=settings.weight_decay),
+            optimiser=torch.optim.AdamW([z], lr=rate, weight_decay=settings.weight_decay),
             generator=generator,
             steps=params.iterations or settings.iterations,
             target=target,
@@ -182,7 +185,8 @@ class LatentRevisionsPipeline:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
         with self.precision.autocast():
             pictures = self.vqgan.decode(z.clamp(-LIMIT, LIMIT))
-        return (pictures.float().clamp(-1, 1) + 1) / 2
+        # in one layout in memory whatever the batch, since another one is summed in another order
+        return (pictures.float().contiguous().clamp(-1, 1) + 1) / 2
 
     def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
         """This step's cutouts of a picture [1, 3, H, W]."""

@@ -28,8 +28,13 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        n, channels, height, width = x.shape
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, channels, height * width, groups, eps)
+        channels, height, width = x.shape[1:]
+        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch
+        parts = [
+            torch.native_group_norm(one, weight, bias, 1, channels, height * width, groups, eps)
+            for one in x.split(1)
+        ]
+        y, mean, rstd = map(torch.cat, zip(*parts, strict=True))
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 

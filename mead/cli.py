@@ -29,12 +29,12 @@ PHOTOS = REPOSITORY / "tests" / "data"
 DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
     "latent_revision": (
         Path("latentrevisions_out"),
-        {"prompt": "a red house on snow at night", "seed": "1"},
-        {"img": PHOTOS / "coffee.jpg"},
+        {"prompt": "a girl with green hair", "w2": "1", "seed": "9"},
+        {"img_enc": PHOTOS / "face.jpeg"},
     ),
     "styleclip": (
         Path("styleclip_out"),
-        {"prompt": "a face with blue hair", "seed": "1"},
+        {"prompt": "a woman with blue hair", "seed": "1"},
         {"img": PHOTOS / "face.jpeg"},
     ),
 }
