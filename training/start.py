@@ -53,7 +53,7 @@ def _chunks(vqgan: VQGAN, perceptor: Perceptor) -> Iterator[tuple[Tensor, Tensor
             said = perceptor.embed_text(texts).unflatten(0, (CHUNK, CAPTIONS))
             seen = perceptor.embed_image(pictures / 2 + 0.5)
         yield (
-            z.half().contiguous(memory_format=torch.contiguous_format),
+            z.half().contiguous(),
             torch.cat([said, seen[:, None]], 1).half(),
         )
         if chunk % 50 == 49:
