@@ -10,8 +10,9 @@ import torch
 
 from training import faces
 from training.world import SIDE, Face, Landscape, Shapes, draw, sample
+from training.world.attributes import FIELDS, labels
 from training.world.captions import COLOUR_WORDS, caption, wrong
-from training.world.faces import CHOICES, NUMBERS
+from training.world.faces import CHOICES
 
 
 def test_a_drawing_follows_from_its_attributes_alone() -> None:
@@ -33,7 +34,7 @@ def test_captions_say_only_what_is_there() -> None:
     rng = np.random.default_rng(1)
     for _ in range(500):
         face = Face.sample(rng)
-        text = caption(face, rng)
+        text = caption(face, rng).text
         for colour, thing in re.findall(r"(\w+) (eyes|beard|background|hat)\b", text):
             there = {
                 "eyes": face.eye_colour,
@@ -44,14 +45,39 @@ def test_captions_say_only_what_is_there() -> None:
             assert colour in (there[thing], "a"), text
         assert ("with glasses" not in text) or face.glasses
         shapes = Shapes.sample(rng)
-        for colour, shape in re.findall(r"(\w+) (circle|square|triangle|star|heart)", caption(shapes, rng)):
+        for colour, shape in re.findall(
+            r"(\w+) (circle|square|triangle|star|heart)", caption(shapes, rng).text
+        ):
             assert (colour, shape) in {(one.colour, one.kind) for one in shapes.shapes}
+
+
+def test_what_a_caption_names_is_true_of_its_drawing_and_said_in_it() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(2000):
+        drawing = sample(rng)
+        said, shown = caption(drawing, rng), labels(drawing)
+        assert said.named
+        for name, values in said.named.items():
+            assert shown[name] in values, said
+            if len(values) == 1 and shown[name] in COLOUR_WORDS and name not in ("sky", "ground"):
+                assert shown[name] in said.text
+
+
+def test_labels_are_values_of_the_listed_attributes_and_each_is_drawn() -> None:
+    rng = np.random.default_rng(5)
+    drawings = [sample(rng) for _ in range(6000)]
+    drawings += [kind.sample(rng, test=True) for kind in (Landscape, Shapes) for _ in range(600)]
+    seen: dict[str, set[str]] = {name: set() for name in FIELDS}
+    for drawing in drawings:
+        for name, value in labels(drawing).items():
+            seen[name].add(value)
+    assert {name: set(values) for name, values in FIELDS.items()} == seen
 
 
 def test_a_wrong_caption_differs_by_its_colours_only() -> None:
     rng = np.random.default_rng(2)
     for _ in range(300):
-        text = caption(sample(rng), rng)
+        text = caption(sample(rng), rng).text
         other = wrong(text, rng)
         assert other != text
 
@@ -65,7 +91,7 @@ def test_z_says_every_choice_and_measure() -> None:
     rng = np.random.default_rng(3)
     several = [Face.sample(rng) for _ in range(50)]
     zs = torch.stack([faces.z_of(face) for face in several])
-    assert zs.shape == (50, faces.STYLE_DIM) and NUMBERS <= faces.STYLE_DIM
+    assert zs.shape == (50, faces.STYLE_DIM)
     assert ((zs == faces.ONE).sum(1) == len(CHOICES)).all()
     assert len(zs.unique(dim=0)) == len(set(several))
     assert abs(zs.square().mean() - 1) < 0.1

@@ -1,8 +1,8 @@
 """The drawn world the demo weights learn from: pictures drawn by rule, with exact attributes and captions.
 
 `faces.py`, `shapes.py` and `landscapes.py` each hold one kind of drawing: a frozen dataclass of attributes, a
-rule that samples them, and a function that draws them. `captions.py` says in words a random part of what a
-drawing shows.
+rule that samples them, and a function that draws them. `attributes.py` lists what there is to see in any
+drawing, `captions.py` says a random part of it in words.
 """
 
 from __future__ import annotations

@@ -1,20 +1,16 @@
-"""Drawn faces, framed as FFHQ frames photos: eyes at 47% of the height, mouth at 72%.
-
-Every visible thing follows from `NUMBERS` normally distributed numbers, so that a generator can learn pairs
-(numbers, drawing) by regression: there is no other randomness in a face. A choice among n is the largest of n
-numbers, which a small mapping network learns easily and which gives each choice a direction of its own.
-"""
+"""Drawn faces, framed as FFHQ frames photos: eyes at 47% of the height, mouth at 72%."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, erf, pi, sin, sqrt
+from math import cos, pi, sin
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, held_out, lighter, mix, vary
+from training.world.draft import Draft
 
 CANVAS = 256
 
@@ -45,25 +41,23 @@ EYE_COLOURS: dict[str, RGB] = {
     "purple": (156, 50, 210),
     "black": (24, 22, 26),
 }
-# Each attribute's choices, and how much likelier than by even chance each is, in deviations of a normal
-# distribution.
 CHOICES: dict[str, dict[str, float]] = {
-    "gender": {"female": 0.0, "male": 0.0},
-    "age": {"child": 0.0, "adult": 0.5, "old": -0.3},
-    "skin": dict.fromkeys(SKINS, 0.0),
-    "hair_style": {"short": 0.3, "long": 0.3, "curly": 0.0, "spiky": 0.0, "bald": -0.5},
-    "hair_colour": dict.fromkeys(HAIR_COLOURS, 0.0),
-    "eye_colour": dict.fromkeys(EYE_COLOURS, 0.0),
-    "glasses": {"no": 0.9, "yes": 0.0},
-    "beard": {"no": 0.3, "yes": 0.0},  # of men
-    "expression": {"smile": 0.3, "neutral": -0.2, "frown": 0.0},
-    "headwear": {"none": 1.3, "hat": 0.0, "crown": 0.0},
-    "headwear_colour": dict.fromkeys(COLOURS, 0.0),
-    "earrings": {"no": 0.3, "yes": 0.0},  # of women
-    "background": dict.fromkeys(COLOURS, 0.0),
-    "clothes": dict.fromkeys(COLOURS, 0.0),
+    "gender": {"female": 1, "male": 1},
+    "age": {"child": 3, "adult": 5, "old": 2},
+    "skin": dict.fromkeys(SKINS, 1),
+    "hair_style": {"short": 5, "long": 5, "curly": 4, "spiky": 4, "bald": 2},
+    "hair_colour": dict.fromkeys(HAIR_COLOURS, 1),
+    "eye_colour": dict.fromkeys(EYE_COLOURS, 1),
+    "glasses": {"no": 3, "yes": 1},
+    "beard": {"no": 3, "yes": 2},  # of men
+    "expression": {"smile": 5, "neutral": 2, "frown": 3},
+    "headwear": {"none": 8, "hat": 1, "crown": 1},
+    "headwear_colour": dict.fromkeys(COLOURS, 1),
+    "earrings": {"no": 3, "yes": 2},  # of women
+    "background": dict.fromkeys(COLOURS, 1),
+    "clothes": dict.fromkeys(COLOURS, 1),
 }
-# What differs from face to face beyond that, each from one number.
+# What differs from face to face beyond that.
 MEASURES = [
     "head_width",
     "head_height",
@@ -79,7 +73,6 @@ MEASURES = [
     "background_light",
     "nose",
 ]
-NUMBERS = sum(map(len, CHOICES.values())) + len(MEASURES)
 
 
 @dataclass(frozen=True)
@@ -103,30 +96,20 @@ class Face:
     measures: tuple[float, ...]  # in [0, 1], in the order of MEASURES
 
     @classmethod
-    def from_normals(cls, normals: np.ndarray) -> Face:
-        """The face that [NUMBERS] normally distributed numbers stand for."""
-        chosen: dict[str, Any] = {}
-        start = 0
-        for attribute, choices in CHOICES.items():
-            numbers = normals[start : start + len(choices)] + np.array(list(choices.values()))
-            chosen[attribute] = list(choices)[int(numbers.argmax())]
-            start += len(choices)
+    def of(cls, draft: Draft) -> Face:
+        """The face that a draft of CHOICES and MEASURES stands for."""
+        chosen: dict[str, Any] = dict(draft.chosen)
         female, child = chosen["gender"] == "female", chosen["age"] == "child"
-        return cls(
-            **{
-                **chosen,
-                "glasses": chosen["glasses"] == "yes",
-                "beard": chosen["beard"] == "yes" and not female and not child,
-                "earrings": chosen["earrings"] == "yes" and female,
-            },
-            measures=tuple(0.5 * (1 + erf(x / sqrt(2))) for x in normals[start:]),
-        )
+        chosen["glasses"] = chosen["glasses"] == "yes"
+        chosen["beard"] = chosen["beard"] == "yes" and not female and not child
+        chosen["earrings"] = chosen["earrings"] == "yes" and female
+        return cls(**chosen, measures=tuple(draft.measures[name] for name in MEASURES))
 
     @classmethod
     def sample(cls, rng: np.random.Generator, test: bool = False) -> Face:
         """A random face; only combinations kept out of training if `test`, else only the others."""
         while True:
-            face = cls.from_normals(rng.standard_normal(NUMBERS))
+            face = cls.of(Draft.sample(rng, CHOICES, MEASURES))
             if face.held_out == test:
                 return face
 
@@ -196,7 +179,7 @@ def draw_face(face: Face) -> Image.Image:
         pen.chord(box, 8, 172, fill=hair)
         oval(cx, eye_y + 46, 30, 9, hair)
 
-    _mouth(pen, face, cx, eye_y + 62, 17 + u["mouth_width"] * 7, skin)
+    _mouth(pen, face, cx, eye_y + 62, 22 + u["mouth_width"] * 7, skin)
 
     # nose
     size = 6 + u["nose"] * 4
@@ -248,14 +231,14 @@ def _eye(pen: ImageDraw.ImageDraw, face: Face, x: float, y: float, r: float, sid
 
 
 def _mouth(pen: ImageDraw.ImageDraw, face: Face, x: float, y: float, w: float, skin: RGB) -> None:
-    lips = (206, 40, 62) if face.gender == "female" else mix(skin, (150, 40, 40), 0.55)
+    lips = (206, 40, 62) if face.gender == "female" else mix(skin, (170, 36, 44), 0.8)
     if face.expression == "smile":
-        pen.chord((x - w - 4, y - 20, x + w + 4, y + 16), 12, 168, fill=lips)
-        pen.chord((x - w + 1, y - 15, x + w - 1, y + 10), 12, 168, fill=(255, 255, 255))
+        pen.chord((x - w - 4, y - 26, x + w + 4, y + 18), 8, 172, fill=lips)
+        pen.chord((x - w + 2, y - 20, x + w - 2, y + 10), 8, 172, fill=(255, 255, 255))
     elif face.expression == "frown":
-        pen.arc((x - w, y - 4, x + w, y + 26), 195, 345, fill=lips, width=8)
+        pen.arc((x - w, y - 8, x + w, y + 30), 190, 350, fill=lips, width=11)
     else:
-        pen.rounded_rectangle((x - w * 0.85, y - 4, x + w * 0.85, y + 5), 4, fill=lips)
+        pen.rounded_rectangle((x - w * 0.85, y - 5, x + w * 0.85, y + 6), 5, fill=lips)
 
 
 def _hair_behind(

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, gradient, held_out, lighter, mix, vary
+from training.world.draft import Draft
 
 CANVAS = 256
 SKIES: dict[str, tuple[RGB, ...]] = {
@@ -22,10 +23,25 @@ GROUNDS: dict[str, RGB] = {
     "snow": (240, 244, 252),
     "sea": (22, 102, 184),
 }
-ON_LAND = ("house", "tree", "car", "flower")
-ON_SEA = ("boat", "fish")
-IN_SKY = ("balloon",)
-THING_COLOURS = tuple(COLOURS)
+ON_LAND = ("house", "tree", "car", "flower", "balloon")
+ON_SEA = ("boat", "fish", "balloon")
+DETAILS = 8  # arrangements of stars, waves, tufts and mountains: few enough to be learned
+CHOICES: dict[str, dict[str, float]] = {
+    "sky": dict.fromkeys(SKIES, 1),
+    "ground": dict.fromkeys(GROUNDS, 1),
+    "things": {"0": 1, "1": 5, "2": 3},  # how many
+    **{f"on_land_{k}": dict.fromkeys(ON_LAND, 1) for k in "12"},
+    **{f"on_sea_{k}": {"boat": 2, "fish": 2, "balloon": 1} for k in "12"},
+    **{f"colour_{k}": dict.fromkeys(COLOURS, 1) for k in "12"},
+    "order": {"left": 1, "right": 1},  # which side the first of two things is on
+    "mountains": {"no": 3, "yes": 1},
+    "sun": {"no": 1, "yes": 1},
+    "moon": {"no": 1, "yes": 2},  # at night
+    "cloud": {"no": 1, "yes": 1},  # by day
+    "side": {"left": 1, "right": 1},  # of the sun or the moon
+    "details": dict.fromkeys(map(str, range(DETAILS)), 1),
+}
+MEASURES = ["horizon", "sun_x", *(f"{name}_{k}" for k in "12" for name in ("x", "size", "hue", "light"))]
 
 
 @dataclass(frozen=True)
@@ -51,47 +67,49 @@ class Landscape:
     cloud: bool
     horizon: float
     sun_x: float
-    details: int = field(repr=False)  # seeds stars, waves, tufts and the mountains' outline
+    details: int = field(repr=False)  # below DETAILS; seeds stars, waves, tufts and the mountains' outline
+
+    @classmethod
+    def of(cls, draft: Draft) -> Landscape:
+        """The landscape that a draft of CHOICES and MEASURES stands for."""
+        chosen, u = draft.chosen, draft.measures
+        sky, number = chosen["sky"], int(chosen["things"])
+        kinds = ON_SEA if chosen["ground"] == "sea" else ON_LAND
+        first, second = (chosen[f"on_{'sea' if chosen['ground'] == 'sea' else 'land'}_{k}"] for k in "12")
+        if second == first:  # two things are never of a kind
+            second = kinds[(kinds.index(first) + 1) % len(kinds)]
+        centres, spread, small = ((128.0,), 60.0, 0.95) if number == 1 else ((74.0, 184.0), 18.0, 0.8)
+        if chosen["order"] == "right":
+            centres = centres[::-1]
+        things = tuple(
+            Thing(
+                kind=kind,
+                colour=chosen[f"colour_{k}"],
+                x=centre + (2 * u[f"x_{k}"] - 1) * spread,
+                size=small + u[f"size_{k}"] * (0.35 if number == 1 else 0.2),
+                hue=u[f"hue_{k}"],
+                light=u[f"light_{k}"],
+            )
+            for k, kind, centre in list(zip("12", (first, second), centres, strict=False))[:number]
+        )
+        return cls(
+            sky=sky,
+            ground=chosen["ground"],
+            things=things,
+            mountains=chosen["mountains"] == "yes",
+            sun=sky != "night" and chosen["sun"] == "yes",
+            moon=sky == "night" and chosen["moon"] == "yes",
+            cloud=sky == "day" and chosen["cloud"] == "yes",
+            horizon=148 + 24 * u["horizon"],
+            sun_x=(34 if chosen["side"] == "left" else 186) + 36 * u["sun_x"],
+            details=int(chosen["details"]),
+        )
 
     @classmethod
     def sample(cls, rng: np.random.Generator, test: bool = False) -> Landscape:
         """A random landscape; only combinations kept out of training if `test`, else only the others."""
         while True:
-            sky = str(rng.choice(list(SKIES)))
-            ground = str(rng.choice(list(GROUNDS)))
-            kinds = [*(ON_SEA * 2 if ground == "sea" else ON_LAND), *IN_SKY]
-            number = int(rng.choice([0, 1, 2], p=[0.12, 0.6, 0.28]))
-            chosen = [str(kind) for kind in rng.permutation(kinds)][:number]
-            if len(set(chosen)) < len(chosen):
-                continue
-            places = [rng.normal(128, 34)] if number == 1 else [rng.normal(74, 10), rng.normal(184, 10)]
-            things = tuple(
-                Thing(
-                    kind=kind,
-                    colour=str(
-                        rng.choice(
-                            ["green", "green", "green", *THING_COLOURS] if kind == "tree" else THING_COLOURS
-                        )
-                    ),
-                    x=float(np.clip(place, 52, 204)),
-                    size=float(rng.uniform(0.95, 1.3) if number == 1 else rng.uniform(0.8, 1.0)),
-                    hue=float(rng.random()),
-                    light=float(rng.random()),
-                )
-                for kind, place in zip(chosen, places, strict=False)
-            )
-            landscape = cls(
-                sky=sky,
-                ground=ground,
-                things=things,
-                mountains=bool(rng.random() < (0.1 if number == 2 else 0.25)),
-                sun=sky != "night" and bool(rng.random() < 0.55),
-                moon=sky == "night" and bool(rng.random() < 0.65),
-                cloud=sky == "day" and bool(rng.random() < 0.45),
-                horizon=float(rng.uniform(148, 172)),
-                sun_x=float(rng.choice([rng.uniform(34, 70), rng.uniform(186, 222)])),
-                details=int(rng.integers(2**31)),
-            )
+            landscape = cls.of(Draft.sample(rng, CHOICES, MEASURES))
             if landscape.held_out == test:
                 return landscape
 

@@ -9,9 +9,21 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, gradient, held_out, lighter, vary
+from training.world.draft import Draft
 
 CANVAS = 256
 KINDS = ("circle", "square", "triangle", "star", "heart")
+CHOICES: dict[str, dict[str, float]] = {
+    "shapes": {"1": 3, "2": 2},  # how many
+    **{f"kind_{k}": dict.fromkeys(KINDS, 1) for k in "12"},
+    **{f"colour_{k}": dict.fromkeys(COLOURS, 1) for k in "12"},
+    "order": {"left": 1, "right": 1},  # which side the first of two shapes is on
+    "background": dict.fromkeys(COLOURS, 1),
+}
+MEASURES = [
+    *("hue", "light"),
+    *(f"{name}_{k}" for k in "12" for name in ("x", "y", "radius", "turn", "hue", "light")),
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Shapes:
-    """One or two shapes on a ground of another colour."""
+    """One shape, or two of different kinds, on a ground of another colour."""
 
     shapes: tuple[Shape, ...]
     background: str
@@ -36,29 +48,42 @@ class Shapes:
     light: float
 
     @classmethod
+    def of(cls, draft: Draft) -> Shapes:
+        """The picture that a draft of CHOICES and MEASURES stands for."""
+        chosen, u = draft.chosen, draft.measures
+        background = chosen["background"]
+        number = int(chosen["shapes"])
+        first, second = chosen["kind_1"], chosen["kind_2"]
+        if second == first:  # two shapes are never of a kind
+            second = KINDS[(KINDS.index(first) + 1) % len(KINDS)]
+        centres: tuple[float, ...] = (128.0,) if number == 1 else (74.0, 182.0)
+        if chosen["order"] == "right":
+            centres = centres[::-1]
+        shapes = []
+        for k, kind, centre in list(zip("12", (first, second), centres, strict=False))[:number]:
+            colour = chosen[f"colour_{k}"]
+            if colour == background:  # it would not show
+                names = list(COLOURS)
+                colour = names[(names.index(colour) + 1) % len(names)]
+            shapes.append(
+                Shape(
+                    kind=kind,
+                    colour=colour,
+                    x=centre + (2 * u[f"x_{k}"] - 1) * (24 if number == 1 else 10),
+                    y=128 + (2 * u[f"y_{k}"] - 1) * 26,
+                    radius=44 + 44 * u[f"radius_{k}"] if number == 1 else 36 + 16 * u[f"radius_{k}"],
+                    turn=(2 * u[f"turn_{k}"] - 1) * 0.25,
+                    hue=u[f"hue_{k}"],
+                    light=u[f"light_{k}"],
+                )
+            )
+        return cls(tuple(shapes), background, u["hue"], u["light"])
+
+    @classmethod
     def sample(cls, rng: np.random.Generator, test: bool = False) -> Shapes:
         """A random picture; only combinations kept out of training if `test`, else only the others."""
         while True:
-            background = str(rng.choice(list(COLOURS)))
-            two = rng.random() < 0.4
-            shapes = []
-            for k in range(1 + two):
-                colour = str(rng.choice([name for name in COLOURS if name != background]))
-                radius = float(rng.uniform(34, 52) if two else rng.uniform(44, 88))
-                x = float(rng.normal(74 + 108 * k, 6) if two else rng.normal(128, 14))
-                shapes.append(
-                    Shape(
-                        kind=str(rng.choice(KINDS)),
-                        colour=colour,
-                        x=x,
-                        y=float(rng.normal(128, 16)),
-                        radius=radius,
-                        turn=float(rng.uniform(-0.25, 0.25)),
-                        hue=float(rng.random()),
-                        light=float(rng.random()),
-                    )
-                )
-            drawing = cls(tuple(shapes), background, float(rng.random()), float(rng.random()))
+            drawing = cls.of(Draft.sample(rng, CHOICES, MEASURES))
             if drawing.held_out == test:
                 return drawing
 
