@@ -1,0 +1,94 @@
+"""The evaluation: it asks for what is true, judges by it, and a short run of it makes tables and sheets."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training import evaluate
+from training.evaluation import cases
+from training.evaluation.sheets import SIDE, Tile, pages, sheet, wrapped
+from training.world import Face
+from training.world.attributes import FIELDS, labels
+
+TINY = [
+    *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
+    *("--iterations", "1", "--threads", "1"),
+]
+
+
+def test_prompts_name_one_to_four_attributes_that_are_true_of_their_drawing() -> None:
+    asked = list(cases.prompts(32))
+    assert [len(case.named) for case in asked] == [1, 2, 3, 4] * 8
+    for case in asked:
+        shown = labels(case.drawing)
+        assert all(shown[field] in values for field, values in case.named.items()), case
+    assert [case.unseen for case in asked] == [case.drawing.held_out for case in asked]
+    assert sum(case.unseen for case in asked) >= 10
+    assert [case.prompt for case in asked] == [case.prompt for case in cases.prompts(32)]
+
+
+def test_weights_are_tried_on_words_that_say_different_things() -> None:
+    for one in cases.weighings(6):
+        assert one.first.named and one.second.named
+        assert not set(one.first.named) & set(one.second.named)
+        assert set(one.part.named) < set(one.both.named)
+        assert type(one.other) is type(one.first.drawing)
+
+
+def test_an_edit_changes_the_attribute_it_names_and_no_measure() -> None:
+    seen = set()
+    for edit in cases.edits(80):
+        before, after = labels(edit.face), labels(edit.after)
+        assert before[edit.field] != after[edit.field]
+        assert edit.field not in edit.kept and all(before[field] == after[field] for field in edit.kept)
+        changed = {f.name for f in fields(Face) if getattr(edit.face, f.name) != getattr(edit.after, f.name)}
+        assert changed <= {"headwear", "headwear_colour", edit.field}
+        assert len(edit.kept) >= 10
+        seen.add(edit.field)
+    assert len(seen) == 11
+    assert {"gender", "eye_colour", "background"} <= set(cases.face_fields()) < set(FIELDS)
+    assert not {"sky", "car", "star"} & set(cases.face_fields())
+
+
+def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main([*TINY, "--out", str(tmp_path)])
+    tables = "".join((tmp_path / f"{part}.md").read_text() for part in evaluate.PARTS)
+    for row in (
+        "their VQGAN reconstructions",
+        "learned start alone",
+        "learned start + optimisation",
+        "noise start + optimisation",
+        "text_to_add, w1 = 5.0",
+        "ne_img_enc, w3 = 2.5",
+        "changed",
+        "kept by inversion alone",
+        "the drawn girl, ",
+        "the photo's inversion",
+    ):
+        assert f"| {row}" in tables, row
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in tables.splitlines() if line.startswith("|"))
+    sheets = {path.stem.rsplit("-", 1)[0] for path in tmp_path.glob("*.png")}
+    assert {"autoencoder", "prompts-learned-start-optimisation", "weights", "edits", "faces"} <= sheets
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
+    evaluate.main([*TINY, "--out", str(tmp_path), "--only", "prompts"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == made
+
+
+def test_sheets_show_every_tile_with_its_words() -> None:
+    tiles = [
+        Tile(Image.new("RGB", (128, 128), colour), "a word", "wrong") for colour in ("red", "blue", "lime")
+    ]
+    first, second = pages(tiles, columns=2, rows=1)
+    assert first.getpixel((5, 5)) == (255, 0, 0) and first.getpixel((SIDE + 20, 5)) == (0, 0, 255)
+    assert second.getpixel((5, 5)) == (0, 255, 0)
+    below = sheet([tiles[:1]]).crop((0, SIDE, SIDE, first.height))
+    assert min(pixel[0] for _, pixel in below.getcolors(100_000)) < 60  # black letters
+    assert wrapped("") == [] and wrapped("one two") == ["one two"]
+    assert all(len(line) <= 25 for line in wrapped("a girl with purple eyes and a hat " * 5))

@@ -1,0 +1,79 @@
+"""Pictures from prompts: named attributes right, and prompts with all right, by each way to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from PIL import Image
+
+from training.evaluation import cases
+from training.evaluation.autoencoder import reconstructions
+from training.evaluation.bench import Bench, image_of, right, share
+from training.evaluation.sheets import Tile, pages
+from training.pictures import tensor
+from training.reader import Readings
+from training.world import draw
+from training.world.attributes import FIELDS
+
+
+def prompts(bench: Bench) -> None:
+    """Beside the ways to start stand the reader's ceilings on true drawings and on their reconstructions."""
+    asked = list(cases.prompts(bench.options.prompts))
+    drawings = [draw(case.drawing) for case in asked]
+    rebuilt, _ = reconstructions(bench.latent_revisions, tensor(drawings))
+    ways: dict[str, list[Image.Image]] = {
+        "true drawings": drawings,
+        "their VQGAN reconstructions": list(map(image_of, rebuilt)),
+    }
+    learned = [bench.job(case.prompt, seed, start="learned") for seed, case in enumerate(asked)]
+    ways["learned start alone"] = bench.words.starts(learned)
+    if not bench.options.starts_only:
+        ways["learned start + optimisation"] = bench.words.pictures(learned)
+        noise = [bench.job(case.prompt, seed, start="noise") for seed, case in enumerate(asked)]
+        ways["noise start + optimisation"] = bench.words.pictures(noise)
+    readings = {way: bench.read(pictures) for way, pictures in ways.items()}
+    hits = {
+        way: [right(reading, case.named) for reading, case in zip(found, asked, strict=True)]
+        for way, found in readings.items()
+    }
+    everything = range(len(asked))
+    unseen = [k for k in everything if asked[k].unseen]
+
+    def named(way: str, rows: Iterable[int]) -> str:
+        return share(hit for k in rows for hit in hits[way][k])
+
+    def all_right(way: str, rows: Iterable[int]) -> str:
+        return share(all(hits[way][k]) for k in rows)
+
+    seen = [k for k in everything if k not in unseen]
+    bench.table(
+        f"{len(asked)} prompts",
+        ("", "named right", "all right", "named, seen combinations", "named, unseen combinations"),
+        [
+            [way, named(way, everything), all_right(way, everything), named(way, seen), named(way, unseen)]
+            for way in ways
+        ],
+    )
+    groups = {f"{n} named": [k for k in everything if len(asked[k].named) == n] for n in range(1, 5)}
+    for k, case in enumerate(asked):
+        groups.setdefault(type(case.drawing).__name__, []).append(k)
+    rows = [[name, *(all_right(way, group) for way in ways)] for name, group in groups.items()]
+    bench.table("Prompts with all right", ("", *ways), rows)
+    rows = []
+    for field in FIELDS:
+        naming = [k for k in everything if field in asked[k].named]
+        if naming:
+            found = [share(readings[way][k][field] in asked[k].named[field] for k in naming) for way in ways]
+            rows.append([field, *found])
+    bench.table("Each named attribute", ("", *ways), rows)
+    for way, pictures in ways.items():
+        tiles = map(judged, pictures, asked, readings[way])
+        bench.sheets(f"prompts-{way.replace(' + ', '-').replace(' ', '-')}", pages(list(tiles)))
+
+
+def judged(picture: Image.Image, case: cases.Case, reading: Readings) -> Tile:
+    """A tile that says which of the named attributes are missed, and what is read instead."""
+    missed = [field for field, hit in zip(case.named, right(reading, case.named), strict=True) if not hit]
+    if not missed:
+        return Tile(picture, case.prompt, "all right", "seagreen")
+    return Tile(picture, case.prompt, "; ".join(f"{field}: {reading[field]}" for field in missed))
