@@ -39,6 +39,7 @@ class Settings:
     size: str = "512x512"
     start: str = "noise"
     learning_rate: float = 0.5
+    starts: int = 4  # learned starts drawn, of which the best is taken
     learned_start_rate: float = 0.5  # the learning rate from a learned start, which has less far to go
     weight_decay: float = 0.1
     cutouts: int = 32
@@ -207,10 +208,21 @@ class LatentRevisionsPipeline:
             return self._encode(_blurred_noise(width, height, generator))
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
-        shape = (1, self.vqgan.embed_dim, height // self.vqgan.factor, width // self.vqgan.factor)
-        noise = torch.randn(shape, generator=generator, device=self.device)
+        grid = (height // self.vqgan.factor, width // self.vqgan.factor)
+        return self._learned_latents(self.learned_start, target, grid, generator)
+
+    def _learned_latents(
+        self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
+    ) -> Tensor:
+        """The one of several learned starts that CLIP finds nearest to the target: [1, embed_dim, *grid]."""
+
+        def nearness(z: Tensor) -> float:
+            return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
+
         with self.precision.autocast():
-            return self.learned_start.draw(target[None], noise)
+            # one by one: in a batch each would be rounded in another way
+            drafts = network.drafts(self.settings.starts, generator).split(1)
+            return max((network(target[None], draft, grid) for draft in drafts), key=nearness)
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""

@@ -47,3 +47,7 @@ class LatentRevisionsParams(JobParams):
         if not any(aims):
             raise ValueError("w0: every given text and picture has weight 0; give at least one a weight")
         return self
+
+    def texts(self) -> dict[str, str]:
+        """The texts CLIP reads for this job: field name to text."""
+        return super().texts() | ({"text_to_add": self.text_to_add} if self.text_to_add else {})

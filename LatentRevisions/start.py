@@ -1,13 +1,13 @@
 """A learned start: a network that draws VQGAN latents for any CLIP embedding, where the optimisation begins.
 
-A small diffusion transformer (Peebles and Xie, ICCV 2023, arXiv 2212.09748, with one modulation for all its
-blocks as in PixArt, arXiv 2310.00426) trained by flow matching (Lipman et al., ICLR 2023, arXiv 2210.02747),
-with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
-"""
+As feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it goes from an embedding to latents in one
+pass. What the embedding leaves open is settled by a *draft*: an outcome of each of a list of choices and some
+measures, XX"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,23 +16,38 @@ from torch import Tensor, nn
 from mead.state_dict import StateDict, build, count, shape
 
 HEAD = 32  # channels of an attention head
-FREQUENCIES = 32  # sines and cosines that tell the time
+PATCH = 2  # latents along the side of one place of the transformer
+LAYERS = 4  # of the vector
+SKETCH = 32  # channels of the sketch
+ONE = 2.0  # stands in a draft for a choice's outcome, among zeros for the others
+
+
+class Condition(nn.Module):
+    """A residual layer for the vector that says what to draw, [N, width] to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer_in = nn.Linear(width, 2 * width)
+        self.layer_out = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer_out(F.gelu(self.layer_in(F.layer_norm(x, x.shape[-1:]))))
 
 
 class Block(nn.Module):
     """Self-attention over the grid and a layer for each place, both modulated."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, condition: int) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.zeros(6, width))  # this block's own part of the modulation
+        self.modulation = nn.Linear(condition, 6 * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.mlp_in = nn.Linear(width, 3 * width)
         self.mlp_out = nn.Linear(3 * width, width)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x [N, places, width], modulation [N, 6, width] -> [N, places, width]."""
-        parts = (modulation + self.shift)[:, :, None].unbind(1)
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x [N, places, width], condition [N, condition] -> [N, places, width]."""
+        parts = self.modulation(condition)[:, None].chunk(6, -1)
         n, places, width = x.shape
         h = F.layer_norm(x, (width,)) * (1 + parts[0]) + parts[1]
         q, k, v = self.qkv(h).view(n, places, 3, width // HEAD, HEAD).permute(2, 0, 3, 1, 4)
@@ -45,26 +60,47 @@ class Block(nn.Module):
 
 
 class LearnedStart(nn.Module):
-    """Tells, for noisy latents, the way to clean ones that fit an embedding.
+    """Draws the latents of a picture that shows what an embedding says, and for the rest what a draft says.
 
     Args:
         channels: channels of the latents.
         embed_dim: length of the embeddings.
         width: channels inside, a multiple of 32.
+        condition: length of the vector that embedding and draft become.
         blocks: how many.
         grid: height and width of the latents it is trained on; other sizes stretch its sense of place.
+        outcomes: how many outcomes each of the draft's choices has.
+        measures: how many normally distributed numbers a draft has after its choices.
     """
 
-    def __init__(self, channels: int, embed_dim: int, width: int, blocks: int, grid: tuple[int, int]) -> None:
+    outcomes: Tensor
+    odds: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        embed_dim: int,
+        width: int,
+        condition: int,
+        blocks: int,
+        grid: tuple[int, int],
+        outcomes: Sequence[int],
+        measures: int,
+    ) -> None:
         super().__init__()
-        self.latents_in = nn.Linear(channels, width)
-        self.places = nn.Parameter(0.1 * torch.randn(1, width, *grid))
-        self.embedding_in = nn.Linear(embed_dim, width)
-        self.time_in = nn.Linear(2 * FREQUENCIES, width)
-        self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
-        self.latents_out = nn.Linear(width, channels)
-        nn.init.zeros_(self.latents_out.weight)
+        self.channels = channels
+        self.measures = measures
+        self.register_buffer("outcomes", torch.tensor(outcomes, dtype=torch.int64))
+        self.register_buffer("odds", torch.ones(sum(outcomes)))
+        self.said_in = nn.Linear(embed_dim, condition)
+        self.draft_in = nn.Linear(sum(outcomes) + measures, condition)
+        self.condition = nn.ModuleList(Condition(condition) for _ in range(LAYERS))
+        height, breadth = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
+        self.sketch = nn.Linear(condition, SKETCH * height * breadth)
+        self.sketch_in = nn.Linear(SKETCH, width)
+        self.places = nn.Parameter(torch.randn(1, width, height, breadth))
+        self.blocks = nn.ModuleList(Block(width, condition) for _ in range(blocks))
+        self.latents_out = nn.Linear(width, channels * PATCH**2)
 
     @classmethod
     def from_state_dict(cls, state_dict: StateDict) -> LearnedStart:
@@ -73,45 +109,47 @@ class LearnedStart(nn.Module):
         Raises:
             StateDictError: naming keys that are missing or do not fit.
         """
-        width, channels = shape(state_dict, "latents_in.weight")
-        embed_dim = shape(state_dict, "embedding_in.weight")[1]
-        height, breadth = shape(state_dict, "places")[2:]
+        condition, embed_dim = shape(state_dict, "said_in.weight")
+        channels = shape(state_dict, "latents_out.bias")[0] // PATCH**2
+        _, width, height, breadth = shape(state_dict, "places")
+        shape(state_dict, "outcomes")
+        outcomes = state_dict["outcomes"].tolist()
+        measures = shape(state_dict, "draft_in.weight")[1] - sum(outcomes)
         blocks = count(state_dict, "blocks.")
-        return build(lambda: cls(channels, embed_dim, width, blocks, (height, breadth)), state_dict)
+        grid = (PATCH * height, PATCH * breadth)
+        return build(
+            lambda: cls(channels, embed_dim, width, condition, blocks, grid, outcomes, measures), state_dict
+        )
 
-    def forward(self, x: Tensor, time: Tensor, embedding: Tensor) -> Tensor:
-        """The velocity from noise to latents.
+    def forward(self, embedding: Tensor, draft: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Latents [N, channels, *grid].
 
         Args:
-            x: latents mixed with noise, [N, channels, h, w].
-            time: the share of latents in them, in [0, 1], [N].
-            embedding: what they are to show, [N, embed_dim], unit length; zeros for anything.
-
-        Returns:
-            Latents minus noise, [N, channels, h, w].
+            embedding: what they are to show, [N, embed_dim], unit length.
+            draft: [N, outcomes + measures], as `drafts` makes them.
+            grid: height and width.
         """
-        height, width = x.shape[2:]
-        places = F.interpolate(self.places, (height, width), mode="bilinear", align_corners=False)
-        frequencies = torch.exp(torch.arange(FREQUENCIES, device=x.device) * (math.log(1000) / FREQUENCIES))
-        angles = time[:, None] * frequencies
-        condition = self.time_in(torch.cat([angles.sin(), angles.cos()], 1))
-        condition = condition + self.embedding_in(embedding * math.sqrt(embedding.shape[1]))
-        modulation = self.modulation(F.silu(condition)).unflatten(1, (6, -1))
-        h = self.latents_in(x.flatten(2).mT) + places.flatten(2).mT
+        height, width = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
+        condition = self.said_in(embedding * math.sqrt(embedding.shape[1])) + self.draft_in(draft)
+        for layer in self.condition:
+            condition = layer(condition)
+        condition = F.silu(condition)
+        sketch = self.sketch(condition).unflatten(1, (SKETCH, *self.places.shape[2:]))
+        sketch, places = (
+            F.interpolate(each.float(), (height, width), mode="bilinear", align_corners=False)
+            for each in (sketch, self.places)
+        )
+        h = self.sketch_in(sketch.flatten(2).mT) + places.flatten(2).mT
         for block in self.blocks:
-            h = block(h, modulation)
-        velocity = self.latents_out(F.layer_norm(h, h.shape[-1:]))
-        return velocity.mT.unflatten(2, (height, width))
+            h = block(h, condition)
+        latents = self.latents_out(F.layer_norm(h, h.shape[-1:])).mT.unflatten(2, (height, width))
+        return F.pixel_shuffle(latents, PATCH)[:, :, : grid[0], : grid[1]]
 
-    def draw(self, embedding: Tensor, noise: Tensor, guidance: float = 3.0, steps: int = 16) -> Tensor:
-        """Draw latents [N, channels, h, w] for embeddings [N, embed_dim].
-
-        `noise` is unit normal, of the latents' shape; a `guidance` of 1 is none.
-        """
-        x = noise
-        anything = torch.zeros_like(embedding)
-        for step in range(steps):
-            time = torch.full((2 * len(x),), step / steps, device=x.device)
-            fitting, any_ = self(torch.cat([x, x]), time, torch.cat([embedding, anything])).float().chunk(2)
-            x = x + (any_ + guidance * (fitting - any_)) / steps
-        return x
+    def drafts(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` drafts by chance, on the generator's device: [count, outcomes + measures]."""
+        chosen = []
+        for odds in self.odds.float().split(self.outcomes.tolist()):
+            outcome = torch.multinomial(odds, count, replacement=True, generator=generator)
+            chosen.append(ONE * F.one_hot(outcome, len(odds)).float())
+        measures = torch.randn((count, self.measures), generator=generator, device=generator.device)
+        return torch.cat([*chosen, measures], 1)

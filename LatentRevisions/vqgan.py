@@ -351,6 +351,12 @@ class VQGAN(nn.Module):
         return self.quant_conv.out_channels
 
     @property
+    def n_embed(self) -> int:
+        """Number of codes."""
+        codes = self.quantize.embed if isinstance(self.quantize, GumbelQuantiser) else self.quantize.embedding
+        return codes.num_embeddings
+
+    @property
     def factor(self) -> int:
         """How many pixels, along a side, one place of z stands for."""
         return 2 ** (len(self.encoder.down) - 1)

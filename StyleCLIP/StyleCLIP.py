@@ -25,7 +25,7 @@ from mead.model import Model
 from mead.perceptor import Perceptor
 from mead.precision import Precision
 from mead.revision import Progress, Revision
-from mead.weights import WeightSet, load_perceptor
+from mead.weights import WeightsError, WeightSet, load_perceptor
 from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
@@ -232,12 +232,17 @@ def load_pipeline(weights: str = "demo", device: str = "cpu") -> StyleCLIPPipeli
     """The pipeline of a weights set on a device; loaded once a process and shared.
 
     Raises:
-        WeightsError: naming the file that is missing or not whole.
+        WeightsError: naming the file that is missing or not whole, or networks that do not fit together.
     """
     chosen = WeightSet.find(weights)
     generator = Generator.from_state_dict(chosen.read("stylegan2")).requires_grad_(False).to(device)
     inversion = chosen.read("e4e")
     average = inversion.pop("latent_avg").float().to(device)
+    if average.shape != (generator.n_latent, generator.style_dim):
+        raise WeightsError(
+            f"weights: in the set {weights!r}, e4e finds codes of shape {tuple(average.shape)} and stylegan2 "
+            f"takes {(generator.n_latent, generator.style_dim)}; give the set an e4e made for its stylegan2"
+        )
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)

@@ -68,6 +68,8 @@ class Encoder4Editing(nn.Module):
         if coarse < 1 or middle < 0 or coarse + middle > n_styles:
             raise ValueError(f"coarse {coarse} and middle {middle} do not divide {n_styles} styles")
         self.input_size = input_size
+        self.n_styles = n_styles
+        self.style_dim = style_dim
         self.coarse = coarse
         self.middle = middle
         self.input_layer, self.body = trunk(widths, blocks)

@@ -124,6 +124,7 @@ class Identity(nn.Module):
         if input_size % 2 ** len(widths):
             raise ValueError(f"input_size must be a multiple of {2 ** len(widths)}, not {input_size}")
         self.input_size = input_size
+        self.embed_dim = embed_dim
         input_layer, body = trunk(widths, blocks)
         side = input_size // 2 ** len(widths)
         self.input_layer = input_layer

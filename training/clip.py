@@ -1,9 +1,11 @@
 """Train the demo CLIP on captioned drawings: `python -m training.clip`.
 
 Pictures reach it as cutouts, as they do in LatentRevisions. Each caption has a hard negative with its colours
-swapped. Training is adversarial ("free": the same batch is looked at several times and the gradient that
-trains the network also moves the picture), since only a robust CLIP gives gradients that draw what it reads
-(Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843).
+swapped. One linear reader tells all attributes from the embedding of a picture and from that of its caption
+alike, so that both say the same thing in the same directions, things bound to their colours; it is not kept.
+The last part of the training is adversarial ("free": the same batch is looked at several times and the
+gradient that trains the network also moves the picture), since only a robust CLIP gives gradients that draw
+what it reads (Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843).
 """
 
 from __future__ import annotations
@@ -18,14 +20,37 @@ from torch.nn import functional as F
 from LatentRevisions.cutouts import Cutouts
 from mead.perceptor import VOCABULARY, Perceptor
 from training.pictures import batch
-from training.run import Average, Run, arguments, export
-from training.world import sample
+from training.run import Average, Run, arguments, export, take_over
+from training.world import Drawing, sample
+from training.world.attributes import FIELDS, labels
 from training.world.captions import caption, wrong
 
 SIDE = 64
+CLEAN_SHARE = 0.7  # of the training, without attacks: first it has to learn what there is to see
 REPLAYS = 3
-EPSILON = 4.0  # largest L2 size of an adversarial change, on pixels in [0, 1]
+EPSILON = 3.0  # largest L2 size of an adversarial change, on pixels in [0, 1]
+ATTRIBUTES = 0.4  # weight of reading them, summed over all, beside the contrast
 VIEWS = Cutouts(1, mean=1.15, deviation=0.2, smallest=0.8, largest=1.7, degrees=15, shift=0.05, noise=0.1)
+
+
+class Attributes(nn.Module):
+    """What embeddings [N, d] say of every attribute, and how far that is from the truth."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(embed_dim, sum(map(len, FIELDS.values())))
+        self.scale = embed_dim**0.5
+
+    def forward(self, embeddings: Tensor, truth: Tensor) -> Tensor:
+        """The cross entropy, summed over attributes and averaged over rows; truth [N, attributes]."""
+        parts = self.linear(self.scale * embeddings).split([len(values) for values in FIELDS.values()], 1)
+        return torch.stack([F.cross_entropy(p, t) for p, t in zip(parts, truth.mT, strict=True)]).sum()
+
+    @staticmethod
+    def truth(drawings: Sequence[Drawing]) -> Tensor:
+        """The index of each attribute's value, [N, attributes]."""
+        shown = [labels(drawing) for drawing in drawings]
+        return torch.tensor([[FIELDS[name].index(value) for name, value in one.items()] for one in shown])
 
 
 class TokenEmbedding(nn.Module):
@@ -53,7 +78,7 @@ def build() -> tuple[Perceptor, Tensor]:
     )
     perceptor = Perceptor(model.to(memory_format=torch.channels_last))
     rng = np.random.default_rng(5)
-    tokens = perceptor.tokenise([caption(sample(rng), rng) for _ in range(20_000)]).unique()
+    tokens = perceptor.tokenise([caption(sample(rng), rng).text for _ in range(20_000)]).unique()
     model.token_embedding = TokenEmbedding(tokens, 128)
     return perceptor, tokens
 
@@ -92,14 +117,19 @@ def main() -> None:
     torch.manual_seed(0)
     perceptor, vocabulary = build()
     clip = perceptor.model
+    if options.onward:
+        take_over("clip", clip)
+    attributes = Attributes(clip.text_projection.shape[1])
     average = Average(clip, decay=0.995)
-    decayed = [p for p in clip.parameters() if p.ndim >= 2]
-    others = [p for p in clip.parameters() if p.ndim < 2]
+    parameters = [*clip.parameters(), *attributes.parameters()]
+    decayed = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    run = Run("clip", options.minutes, {"clip": clip, "average": average, "optimiser": optimiser})
+    parts = {"clip": clip, "attributes": attributes, "average": average, "optimiser": optimiser}
+    run = Run("clip", options.minutes, parts)
 
     for step in () if options.export else run:
         for group in optimiser.param_groups:
@@ -107,36 +137,41 @@ def main() -> None:
         rng = np.random.default_rng([4, step])
         generator = torch.Generator().manual_seed(step)
         pictures, drawings = batch(rng, options.batch)
-        captions = [caption(drawing, rng) for drawing in drawings]
+        captions = [caption(drawing, rng).text for drawing in drawings]
+        truth = attributes.truth(drawings)
         tokens = perceptor.tokenise([*captions, *(wrong(text, rng) for text in captions)])
         # a word now and then becomes another, so that words the world lacks come to mean nothing
         unknown = (torch.rand(tokens.shape, generator=generator) < 0.02) & (tokens > 0) & (tokens < 49406)
         tokens = torch.where(unknown, torch.randint(1000, 40000, tokens.shape, generator=generator), tokens)
         crops = look(pictures / 2 + 0.5, generator)
-        radius = EPSILON * run.done**0.5 * torch.rand((len(crops), 1, 1, 1), generator=generator)
+        strength = max(0.0, run.done - CLEAN_SHARE) / (1 - CLEAN_SHARE)
+        radius = EPSILON * strength * torch.rand((len(crops), 1, 1, 1), generator=generator)
         change = torch.zeros_like(crops)
         with torch.autocast("cpu", torch.bfloat16):
             texts = F.normalize(clip.encode_text(tokens).float(), dim=-1)
-        for _ in range(REPLAYS):
+        for _ in range(REPLAYS if run.done > CLEAN_SHARE else 1):
             change.requires_grad_()
             with torch.autocast("cpu", torch.bfloat16):
                 images = perceptor.embed_image(crops + change)
             right_texts, wrong_texts = texts.chunk(2)
+            seen, said = attributes(images, truth), attributes(right_texts, truth)
             loss = contrast(images, right_texts, wrong_texts, clip.logit_scale.exp(), captions)
+            loss = loss + ATTRIBUTES * (seen + said)
             optimiser.zero_grad()
             loss.backward()
             assert change.grad is not None
             with torch.no_grad():
                 change = change + 0.6 * radius * change.grad / (length(change.grad) + 1e-12)
                 change = change * (radius / (length(change) + 1e-12)).clamp_max(1)
-            torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             clip.logit_scale.data.clamp_(0, np.log(100))
             average.update()
             # texts learn in the first look only: they cost as much as pictures and are simpler
             texts = texts.detach()
         right = (images @ right_texts.mT).argmax(1) == torch.arange(len(images))
-        run.log(loss=loss.detach(), top1=right.float().mean(), scale=clip.logit_scale.detach().exp())
+        scale = clip.logit_scale.detach().exp()
+        run.log(loss=loss, top1=right.float().mean(), seen=seen, said=said, scale=scale)
     export("clip", {**average.weights, "tokens": vocabulary})
 
 

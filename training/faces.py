@@ -12,7 +12,7 @@ import torch
 
 from training.pictures import tensor
 from training.world import Face, draw
-from training.world.faces import CHOICES, NUMBERS
+from training.world.faces import CHOICES, MEASURES
 
 STYLE_DIM = 96
 ONE = 2.4  # makes the mean square of z about one
@@ -28,7 +28,7 @@ def z_of(face: Face) -> torch.Tensor:
         z[start + list(choices).index(name)] = ONE
         start += len(choices)
     measures = torch.tensor(face.measures, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
-    z[start:NUMBERS] = torch.special.ndtri(measures)
+    z[start : start + len(MEASURES)] = torch.special.ndtri(measures)
     return z
 
 

@@ -16,7 +16,8 @@ from StyleCLIP.identity import Identity
 from training.pictures import tensor
 from training.run import Average, Run, arguments, export
 from training.world import draw
-from training.world.faces import CHOICES, MEASURES, NUMBERS, Face
+from training.world.draft import Draft
+from training.world.faces import CHOICES, MEASURES, Face
 
 # What one person keeps.
 PERSON = {
@@ -32,8 +33,6 @@ PERSON = {
     "mouth_width",
     "nose",
 }
-# What each of a face's numbers is for.
-ORDER = [*(name for name, choices in CHOICES.items() for _ in choices), *MEASURES]
 
 
 def build() -> Identity:
@@ -42,14 +41,12 @@ def build() -> Identity:
 
 def pairs(rng: np.random.Generator, size: int) -> Tensor:
     """Two drawings each of `size` people, one after the other: [2 * size, 3, 128, 128] in [-1, 1]."""
-    kept = [name in PERSON for name in ORDER]
     faces = []
     for _ in range(size):
-        person = rng.standard_normal(NUMBERS)[kept]
-        for _ in range(2):
-            numbers = rng.standard_normal(NUMBERS)
-            numbers[kept] = person
-            faces.append(Face.from_normals(numbers))
+        one, other = (Draft.sample(rng, CHOICES, MEASURES) for _ in range(2))
+        chosen = {name: one.chosen[name] if name in PERSON else other.chosen[name] for name in CHOICES}
+        measures = {name: one.measures[name] if name in PERSON else other.measures[name] for name in MEASURES}
+        faces += [Face.of(one), Face.of(Draft(chosen, measures))]
     return tensor(map(draw, faces))
 
 

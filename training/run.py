@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("TRAINING_RUNS", ROOT / "training" / "runs"))
@@ -118,6 +118,19 @@ class Average:
         self.weights, self.updates = state["weights"], state["updates"]
 
 
+@torch.no_grad()
+def take_over(name: str, module: torch.nn.Module) -> None:
+    """Begin where the weights that ship end: copy into `module` whatever of them still fits it."""
+    own = module.state_dict()
+    fitting = {
+        key: value
+        for key, value in load_file(DEMO / f"{name}.safetensors").items()
+        if key in own and own[key].shape == value.shape
+    }
+    module.load_state_dict(fitting, strict=False)
+    print(f"{name}: {len(fitting)} of {len(own)} tensors taken over", flush=True)
+
+
 def export(name: str, weights: Mapping[str, torch.Tensor], folder: Path = DEMO) -> Path:
     """Write `weights` as fp16 safetensors to `folder/NAME.safetensors`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +154,7 @@ def arguments(description: str | None, minutes: float, batch: int) -> argparse.N
     )
     parser.add_argument("--batch", type=int, default=batch, help="pictures a step (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default %(default)s)")
+    parser.add_argument("--onward", action="store_true", help="begin with what fits of the weights that ship")
     parser.add_argument(
         "--export", action="store_true", help="only write the weights of the last saved state"
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
@@ -16,11 +15,10 @@ from mead.revision import run
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
+from training.evaluation.sheets import Tile, sheet
 from training.run import ROOT
 from training.world import Face, draw
 
-SIDE = 128
-CAPTION = 34  # pixels below a picture
 PHOTO = ROOT / "tests" / "data" / "face.jpeg"
 PROMPTS = (
     "a red circle on a blue background",
@@ -38,14 +36,12 @@ PROMPTS = (
 )
 EDITS = ("A girl with purple eyes", "a woman with blue hair", "a queen", "a person with green hair")
 
-Picture = tuple[Image.Image, str]
-
 
 def main() -> None:
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
-    prompts = [(from_words(prompt, seed), prompt) for seed, prompt in enumerate(PROMPTS)]
-    noise = [(from_words(prompt, seed, "noise"), prompt) for seed, prompt in enumerate(PROMPTS[:6])]
+    prompts = [Tile(from_words(prompt, seed), prompt) for seed, prompt in enumerate(PROMPTS)]
+    noise = [Tile(from_words(prompt, seed, "noise"), prompt) for seed, prompt in enumerate(PROMPTS[:6])]
     with tempfile.TemporaryDirectory() as folder:
         girl = Path(folder) / "girl.png"
         draw(drawn_girl()).save(girl)
@@ -59,13 +55,13 @@ def from_words(prompt: str, seed: int, start: str | None = None) -> Image.Image:
     return run(load_latent_revisions(), params)
 
 
-def edited(path: Path, kind: str) -> list[Picture]:
+def edited(path: Path, kind: str) -> list[Tile]:
     """A face, its inversion and edits of it."""
     pipeline: StyleCLIPPipeline = load_style_clip()
     inverted = pipeline.image(pipeline.start(StyleCLIPParams(prompt="-", img_path=path)))
-    row = [(pipeline.aligned(path), kind), (inverted, "as its codes draw it")]
+    row = [Tile(pipeline.aligned(path), kind), Tile(inverted, "as its codes draw it")]
     for prompt in EDITS:
-        row.append((run(pipeline, StyleCLIPParams(prompt=prompt, seed=1, img_path=path)), prompt))
+        row.append(Tile(run(pipeline, StyleCLIPParams(prompt=prompt, seed=1, img_path=path)), prompt))
     return row
 
 
@@ -84,28 +80,6 @@ def drawn_girl() -> Face:
         headwear="none",
         background="yellow",
     )
-
-
-def sheet(rows: Sequence[Sequence[Picture]]) -> Image.Image:
-    """Rows of pictures, each with its caption below."""
-    font = ImageFont.load_default(11)
-    page = Image.new("RGB", (max(map(len, rows)) * (SIDE + 8), len(rows) * (SIDE + CAPTION)), "white")
-    pen = ImageDraw.Draw(page)
-    for y, row in enumerate(rows):
-        for x, (picture, caption) in enumerate(row):
-            place = (x * (SIDE + 8), y * (SIDE + CAPTION))
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), place)
-            pen.multiline_text((place[0], place[1] + SIDE + 3), wrapped(caption), "black", font)
-    return page
-
-
-def wrapped(caption: str, width: int = 24) -> str:
-    lines = [""]
-    for word in caption.split():
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from StyleCLIP.stylegan2 import Generator
 from training.faces import STYLE_DIM, batch
 from training.pictures import picture_loss
-from training.run import Average, Run, Stateful, arguments, export
+from training.run import Average, Run, Stateful, arguments, export, take_over
 
 WIDTHS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 64, 128: 32}
 PEAK = {32: 1e-2, 64: 7e-3, 128: 5e-3}  # learning rates
@@ -67,8 +67,10 @@ def main() -> None:
     options = arguments(__doc__, minutes=60, batch=16)
     torch.manual_seed(0)
     weights: Mapping[str, Tensor] = {}
-    for side, share in SHARES.items():
+    for side, share in {max(SHARES): 1.0}.items() if options.onward else SHARES.items():
         generator = build(side)
+        if options.onward:
+            take_over("stylegan2", generator)
         if weights:
             generator.load_state_dict(weights, strict=False)
         weights = train(generator, 0.0 if options.export else share * options.minutes, options.batch)

@@ -157,7 +157,8 @@ def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevis
     bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, settings, pipeline.device)
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(start="learned"))
-    assert bare.start(params()).latents.shape == (1, pipeline.vqgan.embed_dim, 8, 8)
+    side = 128 // pipeline.vqgan.factor
+    assert bare.start(params()).latents.shape == (1, pipeline.vqgan.embed_dim, side, side)
 
 
 def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline) -> None:
