@@ -2,53 +2,119 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import threading
+from dataclasses import dataclass
+from typing import Generic
+
 from flask import Request
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import FileStorage
 
 from caching_config import Settings
-from mead.images import PictureError, fit_within, read_picture
+from mead.images import PictureError, read_picture
+from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
 from mead.storage import Storage, write_picture
 
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
 
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+EVENT_ID = re.compile(r"[0-9]{1,15}", re.ASCII)
+
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, what is wrong and, where one field is at fault, which."""
+    """An answer that is an error.
 
-    def __init__(self, status: int, message: str, field: str | None = None) -> None:
+    Attributes:
+        status: of HTTP.
+        message: what is wrong.
+        field: the field or header at fault, if one is.
+        job_id: the job the error is about, if there is one.
+    """
+
+    def __init__(
+        self, status: int, message: str, field: str | None = None, job_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.field = field
+        self.job_id = job_id
 
 
-def read_form(request: Request, params: type[P], job_id: str, storage: Storage, settings: Settings) -> P:
-    """Check a multipart form and store its pictures for job `job_id`.
+class IdForm(BaseModel):
+    """A form that names a job."""
 
-    A parameter `x` is the form field `x`; a parameter `x_path` is the file field `x`, whose picture is
-    decoded here, shrunk to the largest stored size and written as a clean PNG, so that only pictures known to
-    be good are queued.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    Raises:
-        ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture; 415 not a
-            picture; 422 out of range. Nothing is left in `storage` then.
+    id: str = Field(min_length=1, description="The id of a job.")
+
+
+@dataclass(frozen=True)
+class Form(Generic[P]):
+    """A form that was good.
+
+    Attributes:
+        params: the job's parameters; the pictures they name are stored.
+        fingerprint: the same for the same fields and files, and for no others.
     """
-    texts, files = _read_fields(request, params)
-    paths = {f"{field}_path": storage.upload_path(job_id, field) for field in files}
-    try:
-        checked = check(params, {**texts, **paths})
-        # All are decoded before the first is written: most errors leave no file behind.
-        pictures = {field: _read_upload(file, field, settings) for field, file in files.items()}
-        for field, picture in pictures.items():
-            write_picture(picture, storage.upload_path(job_id, field))
-    except (ParamsError, PictureError) as error:
-        raise input_error(error) from error
-    except OSError:
-        storage.remove_uploads(job_id)
-        raise
-    return checked
+
+    params: P
+    fingerprint: str
+
+
+class Forms:
+    """Reads the forms of jobs, and decodes no more pictures at a time than there are processors."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self.storage = storage
+        self.settings = settings
+        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+    def read(self, request: Request, params: type[P], job_id: str, must: tuple[str, ...] = ()) -> Form[P]:
+        """Check a multipart form and store its pictures for job `job_id`.
+
+        A parameter `x` is the form field `x`; a parameter `x_path` is the file field `x`, whose picture is
+        decoded here, shrunk to the largest stored size and written as a clean file, so that only pictures
+        known to be good are queued.
+
+        Args:
+            must: files that must be there.
+
+        Raises:
+            ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture; 415 not a
+                picture; 422 out of range. Nothing is left in the storage then.
+            OSError: they cannot be stored. Nothing is left then either.
+        """
+        texts, files = _read_fields(request, params)
+        paths = {f"{field}_path": self.storage.upload_path(job_id, field) for field in files}
+        try:
+            checked = check(params, {**texts, **paths})
+            check_limits(checked, self.settings)
+            for field in must:
+                if field not in files:
+                    raise ApiError(400, f"{field}: must be sent, as a file", field)
+            # All are decoded before the first is written: most errors leave no file behind.
+            pictures = {field: self._read_upload(file, field) for field, file in files.items()}
+            for field, picture in pictures.items():
+                write_picture(picture, self.storage.upload_path(job_id, field))
+        except (ParamsError, PictureError) as error:
+            raise input_error(error) from error
+        except OSError:
+            self.storage.remove_uploads(job_id)
+            raise
+        return Form(checked, _fingerprint(request.path, texts, files))
+
+    def _read_upload(self, file: FileStorage, field: str) -> Image.Image:
+        settings = self.settings
+        within = (settings.image_width, settings.image_height)
+        with self._decoding:
+            return read_picture(file.stream, field, settings.max_picture_pixels, within)  # type: ignore[arg-type]
 
 
 def read_id(request: Request) -> str:
@@ -57,11 +123,39 @@ def read_id(request: Request) -> str:
     Raises:
         ApiError: 400.
     """
-    _refuse_unknown(request, {"id"}, set())
+    _refuse_unknown(request, set(IdForm.model_fields), set())
     job_id = request.form.get("id", "")
     if not job_id:
         raise ApiError(400, "id: give the id of a job", "id")
     return job_id
+
+
+def refuse_fields(request: Request) -> None:
+    """Refuse whatever a request carries beside its path, where that is all it may carry.
+
+    Raises:
+        ApiError: 400, naming the first field.
+    """
+    _refuse_unknown(request, set(), set())
+
+
+def read_idempotency_key(request: Request) -> str | None:
+    """The header Idempotency-Key: 1 to 255 visible ASCII characters.
+
+    Raises:
+        ApiError: 400.
+    """
+    return _read_header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "give 1 to 255 visible ASCII characters")
+
+
+def read_last_event_id(request: Request) -> int:
+    """The header Last-Event-ID, as our events have it; -1 if there is none.
+
+    Raises:
+        ApiError: 400.
+    """
+    value = _read_header(request, "Last-Event-ID", EVENT_ID, "give the id of an event, a number")
+    return -1 if value is None else int(value)
 
 
 def input_error(error: ValueError) -> ApiError:
@@ -71,6 +165,22 @@ def input_error(error: ValueError) -> ApiError:
     if isinstance(error, ParamsError):
         return ApiError(422 if error.out_of_range else 400, str(error), error.field)
     return ApiError(422, str(error))
+
+
+def _read_header(request: Request, name: str, good: re.Pattern[str], right: str) -> str | None:
+    value = request.headers.get(name)
+    if value is not None and not good.fullmatch(value):
+        raise ApiError(400, f"{name}: {right}", name)
+    return value
+
+
+def _fingerprint(route: str, texts: dict[str, str], files: dict[str, FileStorage]) -> str:
+    digests = {}
+    for field, file in files.items():
+        file.stream.seek(0)
+        digests[field] = hashlib.sha256(file.stream.read()).hexdigest()
+    whole = json.dumps([route, texts, digests], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _read_fields(request: Request, params: type[JobParams]) -> tuple[dict[str, str], dict[str, FileStorage]]:
@@ -92,22 +202,15 @@ def _refuse_unknown(request: Request, texts: set[str], pictures: set[str]) -> No
         if field in pictures:
             raise ApiError(400, f"{field}: must be sent as a file", field)
         if field not in texts:
-            raise ApiError(
-                400, f"{field}: unknown field; known are {', '.join(sorted(texts | pictures))}", field
-            )
+            known = ", ".join(sorted(texts | pictures)) or "none"
+            raise ApiError(400, f"{field}: unknown field; known are {known}", field)
         if len(values) > 1:
             raise ApiError(400, f"{field}: given {len(values)} times", field)
     for field, files in request.files.lists():
         if field in texts:
             raise ApiError(400, f"{field}: must be sent as text, not as a file", field)
         if field not in pictures:
-            raise ApiError(
-                400, f"{field}: unknown file; known are {', '.join(sorted(pictures)) or 'none'}", field
-            )
+            known = ", ".join(sorted(pictures)) or "none"
+            raise ApiError(400, f"{field}: unknown file; known are {known}", field)
         if len(files) > 1:
             raise ApiError(400, f"{field}: given {len(files)} times", field)
-
-
-def _read_upload(file: FileStorage, field: str, settings: Settings) -> Image.Image:
-    picture = read_picture(file.stream, field, settings.max_picture_pixels)  # type: ignore[arg-type]
-    return fit_within(picture, settings.image_width, settings.image_height)

@@ -3,16 +3,24 @@
 The size is read and judged before a single pixel is decoded, the format is told from the content and never
 from the name, and nothing of the file but its pixels goes any further (no EXIF position, no profile, no
 comment).
+
+A file can be made to cost far more than its length: by what it unpacks to, by being cut into millions of
+pieces, by passing over the same pixels again and again. Pillow bounds the first (text, profiles and tags
+that swell, tiles and canvases larger than the picture); the limits below bound the others.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 if TYPE_CHECKING:  # the process that answers HTTP reads pictures too, and does without PyTorch
     import torch
@@ -20,6 +28,25 @@ if TYPE_CHECKING:  # the process that answers HTTP reads pictures too, and does 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
+MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
+MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
+
+BAND_PIXELS = 1_000_000  # converted at once
+
+_UPRIGHT = {  # by EXIF orientation: how to turn the picture
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUARTER_TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+
+# In a JPEG's coded data FF 00 is a byte, FF D0 to FF D7 restart the coder; others begin a segment.
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 
 
 class PictureError(ValueError):
@@ -39,16 +66,23 @@ class PictureError(ValueError):
         self.kind = kind
 
 
-def read_picture(source: Path | BinaryIO, field: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_picture(
+    source: Path | BinaryIO,
+    field: str,
+    max_pixels: int = MAX_PIXELS,
+    within: tuple[int, int] | None = None,
+) -> Image.Image:
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
     The picture is turned upright by its EXIF orientation; transparency is laid on white; 16-bit, palette,
-    grey and CMYK become RGB.
+    grey and CMYK become RGB. Takes at most some 16 bytes of memory a pixel, beside the file itself.
 
     Args:
         source: a path, or a binary file open for reading.
         field: what to call the picture in errors.
         max_pixels: the most pixels (width times height) it may have.
+        within: width and height that it is shrunk to fit, aspect kept; never enlarged. Its own size when
+            None.
 
     Returns:
         A PIL picture, mode RGB, without metadata.
@@ -61,12 +95,13 @@ def read_picture(source: Path | BinaryIO, field: str, max_pixels: int = MAX_PIXE
         if not source.exists():
             raise FileNotFoundError(f"{field}: there is no file {source}")
         with source.open("rb") as file:
-            return read_picture(file, field, max_pixels)
+            return read_picture(file, field, max_pixels, within)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with _Upload(source.read()) as upload, Image.open(upload, formats=FORMATS) as image:
             _check_size(image, field, max_pixels)
-            image.load()
-            return _plain_rgb(image)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(upload.getvalue())
+            return _plain_rgb(image, within)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -79,11 +114,7 @@ def read_picture(source: Path | BinaryIO, field: str, max_pixels: int = MAX_PIXE
 
 def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
     """`picture`, shrunk if need be to fit `width` x `height`, aspect kept; never enlarged."""
-    scale = min(width / picture.width, height / picture.height)
-    if scale >= 1:
-        return picture
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return picture.resize(_fitted(picture.size, (width, height)), Image.Resampling.LANCZOS)
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -91,6 +122,29 @@ def png_bytes(picture: Image.Image) -> bytes:
     file = BytesIO()
     picture.save(file, "PNG", compress_level=3)
     return file.getvalue()
+
+
+def bmp_bytes(picture: Image.Image) -> bytes:
+    """`picture` as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes."""
+    file = BytesIO()
+    picture.save(file, "BMP")
+    return file.getvalue()
+
+
+class _Upload(BytesIO):
+    """A file in memory that Pillow may read from a limited number of times.
+
+    Pillow reads each chunk, segment and block by itself, so that a file of millions of them would keep it
+    busy for long.
+    """
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_PIECES:
+            raise OSError("it is in far too many pieces")
+        return super().read(size)
 
 
 def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
@@ -101,31 +155,92 @@ def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
         raise PictureError(
             field, "too_large", f"{width} x {height} has a side longer than {MAX_SIDE:,} pixels"
         )
+    if isinstance(image, TiffImageFile):
+        tile = image.tag_v2.get(TILEWIDTH, 1) * image.tag_v2.get(TILELENGTH, 1)
+        if tile > max_pixels:
+            raise PictureError(field, "too_large", f"has tiles of more than {max_pixels:,} pixels")
 
 
-def _plain_rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB copy of a decoded picture of any mode, with nothing attached."""
-    image = ImageOps.exif_transpose(image)
+def _check_scans(jpeg: bytes) -> None:
+    """Raise OSError if a JPEG has too many scans: each of a few bytes may cost a pass over all pixels."""
+    scans, position = 0, 2
+    for _ in range(MAX_PIECES):
+        found = _JPEG_SEGMENT.search(jpeg, position)
+        if found is None or found[1] == _END_OF_IMAGE:
+            return
+        scans += found[1] == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise OSError(f"it has more than {MAX_SCANS} scans")
+        position = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+    raise OSError("it is in far too many pieces")
+
+
+def _plain_rgb(image: Image.Image, within: tuple[int, int] | None) -> Image.Image:
+    """An upright RGB copy of an opened picture of any mode, with nothing attached."""
+    if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size in far less time
+        finest = max(_fitted(image.size, within), _fitted(image.size, within[::-1]))  # it may lie or stand
+        image.draft(None, (2 * finest[0], 2 * finest[1]))
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    if within is not None and turn in _QUARTER_TURNS:
+        within = within[::-1]
+    size = image.size if within is None else _fitted(image.size, within)
+    factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
+    coarse = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    peak = _peak(image)
+    for top, band in _bands(image, factor):
+        coarse.paste(_opaque_rgb(band, peak).reduce(factor), (0, top // factor))
+    whole = (0, 0, image.width / factor, image.height / factor)  # without what `ceil` added
+    plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same aspect that fits `within`, but not larger than `size`."""
+    scale = min(1, within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata makes no picture unusable
+        return 1
+
+
+def _bands(image: Image.Image, multiple: int) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in full-width bands from its top, each with its first row; rows a multiple of `multiple`."""
+    rows = max(1, BAND_PIXELS // image.width // multiple) * multiple
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _opaque_rgb(image: Image.Image, peak: float) -> Image.Image:
+    """A picture of any mode as RGB; grey levels of more than 8 bits as shares of `peak`."""
     if image.mode.startswith(("I", "F")):
-        image = _eight_bit(image)
+        image = Image.fromarray((_levels(image) / peak * 255).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    plain = Image.new("RGB", image.size)
-    plain.paste(image.convert("RGB"))
-    return plain
+    return image.convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey levels of 16 or 32 bits, or floats, brought to 8 bits.
+def _peak(image: Image.Image) -> float:
+    """The grey level that is white, in a picture of 16 or 32 bits or of floats.
 
     "I;16" says its own range; "I" and "F" do not, so it is the smallest usual one that holds the brightest
     pixel.
     """
-    levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    ranges = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
-    peak = next((brightest for brightest in ranges if levels.max() <= brightest), levels.max())
-    return Image.fromarray((levels / peak * 255).round().clip(0, 255).astype(np.uint8))
+    ranges = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode)
+    if ranges is None:
+        return 65535.0
+    brightest = max(float(_levels(band).max()) for _, band in _bands(image, 1))
+    return next((peak for peak in ranges if brightest <= peak), brightest)
+
+
+def _levels(image: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
 def _reason(error: Exception) -> str:

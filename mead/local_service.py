@@ -23,6 +23,8 @@ from pathlib import Path
 import redis
 import requests
 
+from caching_config import without_password
+
 REPOSITORY = Path(__file__).parents[1]
 OLDEST_REDIS = (6, 2)  # the first with BLMOVE
 START_SECONDS = 180  # a cold disk and a busy machine need a minute to import PyTorch
@@ -134,17 +136,22 @@ def child(
             process.wait()
 
 
+def redis_options(port: int, folder: Path) -> list[str | Path]:
+    """What a Redis of our own is started with: for this machine only, its data in `folder`.
+
+    Every change is on the disk before it is answered. With Redis's default, `everysec`, a change that was
+    answered may be lost even when only the process of Redis is killed.
+    """
+    options: list[str | Path] = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
+    return [*options, "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"]
+
+
 @contextmanager
 def local_redis(folder: Path, logs: Path | None = None, port: int = 0) -> Iterator[tuple[Child, str]]:
-    """Run a Redis of our own and yield it with its URL once it answers.
-
-    It listens on this machine only, and appends every change to a file in `folder` before it answers.
-    """
+    """Run a Redis of our own and yield it with its URL once it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    command: list[str | Path] = [find_redis(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-    command += ["--appendonly", "yes", "--save", "", "--loglevel", "warning"]
-    with child("Redis", command, {}, logs) as server:
+    with child("Redis", [find_redis(), *redis_options(port, folder)], {}, logs) as server:
         url = f"redis://127.0.0.1:{port}/0"
         _wait_for(lambda: _redis_answers(url), [server], f"Redis at {url} does not answer")
         yield server, url
@@ -203,7 +210,8 @@ def local_service(
             redis_child, redis_url = stack.enter_context(local_redis(data_dir / "redis", logs))
             children.append(redis_child)
         elif not _redis_answers(redis_url):
-            raise ServiceError(f"Redis at {redis_url} does not answer; start it, or leave REDIS_URL unset")
+            shown = without_password(redis_url)
+            raise ServiceError(f"Redis at {shown} does not answer; start it, or leave REDIS_URL unset")
         settings = {
             **(environment or {}),
             "REDIS_URL": redis_url,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mead.limits import check_texts
 from mead.params import JobParams, check
 from mead.precision import best_device, check_device
 from mead.revision import Pipeline, Progress, run
 from mead.storage import write_picture
-from mead.weights import WeightSet
 
 
 class Model:
@@ -51,7 +51,7 @@ class Model:
         self.weights = weights
         self.device = device or best_device()
         check_device(self.device)
-        WeightSet.find(weights)  # reads the manifest, no weights
+        check_texts(self.params, weights)  # reads the manifest, no weights
         self.callback = callback
         self.name = name
         self._load = load

@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -28,9 +29,15 @@ MAX_SIDE = 1024
 MAX_ITERATIONS = 2000
 MAX_SEED = 2**63 - 1
 
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}),
+]
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
+
+_SIDES = "|".join(str(side) for side in range(SIDE_STEP, MAX_SIDE + 1, SIDE_STEP))
 
 
 def _parse_size(value: Any) -> Any:
@@ -47,6 +54,7 @@ Size = Annotated[
     tuple[Side, Side],
     BeforeValidator(_parse_size),
     PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": f"^({_SIDES})x({_SIDES})$", "examples": ["256x192"]}),
 ]
 
 
@@ -80,6 +88,10 @@ class JobParams(BaseModel):
         if "\0" in prompt:
             raise ValueError("must not hold a NUL character")
         return prompt
+
+    def texts(self) -> dict[str, str]:
+        """The texts CLIP reads for this job: field name to text."""
+        return {"prompt": self.prompt}
 
     def pictures(self) -> dict[str, Path]:
         """The pictures given with this job: field name (without `_path`) to file."""

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.state_dict import StateDict, StateDictError, shape
+from mead.state_dict import StateDict, StateDictError, build, shape
+from mead.tokeniser import END, START, load_tokeniser
 
-VOCABULARY = 49_408  # ids of CLIP's tokeniser; the last two begin and end a text
+VOCABULARY = END + 1  # ids of CLIP's tokeniser: 49,408
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -31,11 +32,9 @@ class Perceptor(nn.Module):
     std: Tensor
 
     def __init__(self, model: Any) -> None:
-        from open_clip.tokenizer import SimpleTokenizer  # here, because importing open_clip takes seconds
-
         super().__init__()
         self.model = model
-        self._tokeniser = SimpleTokenizer(context_length=model.context_length)
+        self._tokeniser = load_tokeniser()
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
@@ -53,14 +52,30 @@ class Perceptor(nn.Module):
         # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
         sizes = ("input_resolution", "context_length", "vocab_size")
         weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
+        shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
         try:
-            model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32).float()
-            model.load_state_dict(weights)  # once more, because open_clip's builder rounds to half precision
+            # open_clip's builder rounds what it is given to half precision: it gets shapes, no values
+            model = build(
+                lambda: build_model_from_openai_state_dict(dict(shapes), cast_dtype=torch.float32), weights
+            )
         except KeyError as error:
             raise StateDictError(f"the state dict has no key {error.args[0]!r}") from error
         except RuntimeError as error:  # PyTorch's message names the keys
             raise StateDictError(str(error)) from error
+        # The one constant that no state dict holds: a place of the text sees none of those behind it.
+        length = model.context_length
+        model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
         return cls(model).requires_grad_(False).eval()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that CLIP reads, with those that begin and end it."""
+        return int(self.model.context_length)
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the embeddings."""
+        return int(self.model.text_projection.shape[1])
 
     @property
     def input_size(self) -> int:
@@ -70,7 +85,12 @@ class Perceptor(nn.Module):
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """Texts -> token ids [N, context_length]. A longer text is cut and still ends with the end token."""
-        return self._tokeniser(list(texts)).to(self.mean.device)
+        room = self.model.context_length - 2
+        ids = torch.zeros(len(texts), self.model.context_length, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [START, *self._tokeniser.encode(text)[:room], END]
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ids.to(self.mean.device)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> embeddings [N, d] of unit length."""

@@ -1,4 +1,8 @@
-"""A worker: the threads of one inference server. One per engine, and one that keeps the heartbeat."""
+"""A worker: the threads of one inference server.
+
+One per engine, one that keeps the heartbeat, one that looks for jobs of dead workers, and one that removes
+files nobody needs any more.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -18,6 +25,11 @@ from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 3.0  # how long a step may take to end before its jobs are handed back all the same
+FAREWELL_SECONDS = 1.0  # how long handing back may take; Redis may be away
+SWEEP_SECONDS = 60.0  # between two looks for files that nobody needs
+UNCLAIMED_SECONDS = 600.0  # how long uploads may lie before their job is queued
+
 
 def new_name() -> str:
     """A name no other worker has or had: its machine, its process and a random part."""
@@ -25,43 +37,63 @@ def new_name() -> str:
 
 
 class Worker:
-    """Runs engines side by side, says that it lives, and removes results that are too old.
+    """Runs engines side by side, says that it lives, and looks after dead workers' jobs and old files.
 
     Args:
         name: the name under which the engines claim.
-        ttl: seconds after its last heartbeat that the worker counts as dead.
+        ttl: seconds after its last heartbeat that a worker counts as dead.
+        attempts: times that workers may die with a job before it fails.
+        unclaimed: seconds that uploads without a job are kept.
     """
 
     def __init__(
-        self, name: str, engines: Sequence[Engine[Any]], jobs: Jobs, storage: Storage, ttl: int
+        self,
+        name: str,
+        engines: Sequence[Engine[Any]],
+        jobs: Jobs,
+        storage: Storage,
+        ttl: int,
+        attempts: int = 3,
+        unclaimed: float = UNCLAIMED_SECONDS,
     ) -> None:
         self.name = name
         self.engines = engines
         self.jobs = jobs
         self.storage = storage
         self.ttl = ttl
+        self.attempts = attempts
+        self.unclaimed = unclaimed
         self.queues = [engine.queue for engine in engines]
+        self.started_at = datetime.now(timezone.utc)
         self._broken: list[BaseException] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set and every job is put back.
+        """Work until `stop` is set, then put every job back, within STOP_SECONDS and FAREWELL_SECONDS.
+
+        A step that takes longer goes on in its thread, but its jobs are handed back and nobody will hear of
+        it: the caller should end the process.
 
         Raises:
             BaseException: whatever broke one of the threads; the others have stopped too, so that a worker
                 with a dead engine never looks alive.
         """
-        duties = [self._beat, *(engine.run for engine in self.engines)]
-        threads = [threading.Thread(target=self._guard, args=[duty, stop]) for duty in duties]
+        self._arrive(stop)
+        duties = [self._beat, self._recover, self._sweep, *(engine.run for engine in self.engines)]
+        threads = [self._thread(duty, stop) for duty in duties]
+        stop.wait()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        try:
-            self.jobs.leave(self.name, self.queues)
-        except redis.RedisError as error:
-            log.warning("cannot take the heartbeat back: %s", error)
+            thread.join(max(0.0, deadline - time.monotonic()))
+        farewell = threading.Thread(target=self._leave, daemon=True)
+        farewell.start()
+        farewell.join(FAREWELL_SECONDS)
         if self._broken:
             raise self._broken[0]
+
+    def _thread(self, duty: Callable[[threading.Event], None], stop: threading.Event) -> threading.Thread:
+        thread = threading.Thread(target=self._guard, args=[duty, stop], daemon=True)
+        thread.start()
+        return thread
 
     def _guard(self, duty: Callable[[threading.Event], None], stop: threading.Event) -> None:
         try:
@@ -70,11 +102,69 @@ class Worker:
             self._broken.append(error)
             stop.set()
 
-    def _beat(self, stop: threading.Event) -> None:
+    def _arrive(self, stop: threading.Event) -> None:
+        """The first heartbeat: before any job is taken, so that none is taken away from a newcomer."""
         while not stop.is_set():
             try:
-                self.jobs.beat(self.name, self.queues, self.ttl)
-                self.storage.remove_old_results(self.jobs.ttl)
+                self._beat_once()
+                return
+            except redis.RedisError as error:
+                log.warning("Redis is away: %s", error, extra={"worker": self.name})
+                stop.wait(1)
+
+    def _leave(self) -> None:
+        try:
+            for queue in self.queues:
+                self.jobs.put_back(queue, self.name)  # those whose step would not end
+            self.jobs.leave(self.name, self.queues)
+        except redis.RedisError as error:
+            log.warning("cannot take the heartbeat back: %s", error, extra={"worker": self.name})
+
+    def _beat(self, stop: threading.Event) -> None:
+        pause = self.ttl / 3
+        while not stop.wait(pause):
+            try:
+                self._beat_once()
+                pause = self.ttl / 3
+            except redis.RedisError as error:
+                log.warning("no heartbeat: %s", error, extra={"worker": self.name})
+                pause = min(1.0, self.ttl / 3)
+
+    def _beat_once(self) -> None:
+        loads = {engine.queue: engine.load() for engine in self.engines}
+        self.jobs.beat(self.name, loads, self.ttl, started_at=self.started_at, memory_bytes=resident_bytes())
+
+    def _recover(self, stop: threading.Event) -> None:
+        """Look for jobs of dead workers. Not soon after Redis was away: the others must get to beat again."""
+        wait_until = 0.0
+        while not stop.wait(self.ttl / 3):
+            try:
+                if time.monotonic() < wait_until or self.jobs.redis_uptime() < self.ttl:
+                    continue
+                for job_id in self.jobs.recover(self.queues, self.attempts):
+                    log.warning("job recovered", extra={"job": job_id, "by": self.name})
+            except redis.RedisError as error:
+                log.warning("cannot look for dead workers: %s", error, extra={"worker": self.name})
+                wait_until = time.monotonic() + self.ttl
+
+    def _sweep(self, stop: threading.Event) -> None:
+        pause = min(SWEEP_SECONDS, self.jobs.ttl / 2)
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                self.jobs.find_workers(self.queues)
+                if removed := self.storage.sweep(self.jobs.ends, self.unclaimed):
+                    log.info("files removed", extra={"files": removed, "worker": self.name})
             except (redis.RedisError, OSError) as error:
-                log.warning("heartbeat: %s", error)
-            stop.wait(self.ttl / 3)
+                log.warning("cannot sweep: %s", error, extra={"worker": self.name})
+            took = time.monotonic() - started
+            stop.wait(max(pause, 20 * took))  # a large store is swept less often
+
+
+def resident_bytes() -> int:
+    """How much memory this process has now; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

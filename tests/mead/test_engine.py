@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,10 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.engine import Engine
+from mead.engine import Engine, reason_of
 from mead.jobs import Jobs
 from mead.revision import run
 from mead.storage import Storage, write_picture
-from mead.worker import Worker
 
 QUEUE = "latentrevisions_queue"
 
@@ -61,7 +61,7 @@ def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     turns(engine, 59)
     job = jobs.get("a")
     assert job.status == "succeeded" and job.steps == 60 and job.loss is not None and job.loss < 0.01
-    assert job.out_path == str(storage.result_path("a"))
+    assert job.out_path is not None and Path(job.out_path).parent == storage.results
     with Image.open(job.out_path) as picture:
         red, green, blue = picture.resize((1, 1)).tobytes()
     assert abs(red - 255) < 20 and abs(green - 128) < 20 and blue < 20
@@ -98,7 +98,7 @@ def test_the_picture_does_not_depend_on_the_company(
     turns(engine, 5)
     for seed, name in enumerate("abcd"):
         alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(storage.result_path(name)) as together:
+        with Image.open(str(jobs.get(name).out_path)) as together:
             assert together.tobytes() == alone.tobytes()
 
 
@@ -127,18 +127,23 @@ def test_a_failing_step_fails_its_job_alone(
     assert jobs.get("b").error_kind == "internal"
     for seed, name in ((0, "a"), (2, "c")):  # the failed step left no mark on the others
         alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(storage.result_path(name)) as together:
+        with Image.open(str(jobs.get(name).out_path)) as together:
             assert together.tobytes() == alone.tobytes()
 
 
 def test_a_result_that_cannot_be_stored_fails_its_job_alone(
     engine: Engine, jobs: Jobs, storage: Storage
 ) -> None:
-    storage.result_path("a").mkdir(parents=True)  # in the way
     put(jobs, "a")
-    put(jobs, "b")
-    turns(engine, 5)
+    put(jobs, "b", iterations=6)
+    turns(engine, 4)
+    storage.results.parent.mkdir()
+    storage.results.write_text("in the way")
+    turns(engine, 1)
+    storage.results.unlink()
+    turns(engine, 1)
     assert jobs.get("a").status == "failed" and jobs.get("b").status == "succeeded"
+    assert jobs.get("a").error == "a picture could not be read or stored: File exists"
 
 
 def test_out_of_memory_shrinks_the_batch(engine: Engine, jobs: Jobs, colours: Any) -> None:
@@ -158,14 +163,118 @@ def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -
     assert jobs.get("a").status == "failed" and "OutOfMemoryError" in str(jobs.get("a").error)
 
 
-def test_a_job_that_is_not_ours_any_more_is_dropped(engine: Engine, jobs: Jobs, client: redis.Redis) -> None:
+def test_a_cancelled_job_is_dropped_at_its_next_step(
+    engine: Engine, jobs: Jobs, storage: Storage, colours: Any
+) -> None:
     put(jobs, "a")
     put(jobs, "b")
+    write_picture(Image.new("RGB", (8, 8)), storage.upload_path("a", "img"))
     turns(engine, 1)
-    client.hset("job:a", "status", "cancelled")
+    assert jobs.cancel("a")
     turns(engine, 4)
     assert jobs.get("a").status == "cancelled" and jobs.get("b").status == "succeeded"
-    assert not engine.running
+    assert not engine.running and colours.batches == [2, 2, 1, 1, 1]
+    assert list(storage.uploads.iterdir()) == []
+    assert [path.name.split(".")[0] for path in storage.results.iterdir()] == ["b"]
+
+
+def test_a_worker_that_comes_back_too_late_leaves_nothing(
+    engine: Engine, jobs: Jobs, storage: Storage, client: redis.Redis, colours: Any
+) -> None:
+    """The worker stopped between making a picture and saying so; another has finished the job meanwhile."""
+    put(jobs, "a")
+    write_picture(Image.new("RGB", (8, 8)), storage.upload_path("a", "img"))
+    turns(engine, 4)
+    (one,) = engine.running.values()
+    colours.step([one.revision])
+    engine._store(one)
+    assert len(list(storage.results.iterdir())) == 1
+    assert jobs.recover([QUEUE], attempts=3) == ["a"]  # it has no heartbeat
+    other = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "another", 4, storage)
+    turns(other, 1)
+    turns(engine, 1)
+    assert not engine.running and storage.upload_path("a", "img").exists()  # the other still needs it
+    turns(other, 4)
+    job = jobs.get("a")
+    assert job.status == "succeeded" and job.worker == "another" and job.attempts == 2
+    assert [str(path) for path in storage.results.iterdir()] == [job.out_path]
+
+
+def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+    put(jobs, "a")
+    put(jobs, "b")
+    jobs.ask_preview("a")
+    turns(engine, 2)
+    with Image.open(storage.preview_path("a")) as preview:
+        assert preview.size == (8, 8)
+    assert [path.name for path in storage.previews.iterdir()] == ["a.png"]
+    turns(engine, 3)
+    assert list(storage.previews.iterdir()) == []
+
+
+def test_reasons_name_no_folders() -> None:
+    error = RuntimeError("cannot map /home/someone/mead/weights/vqgan.safetensors\nat line 3")
+    assert reason_of(error) == "RuntimeError: cannot map vqgan.safetensors"
+    missing = FileNotFoundError(2, "No such file or directory", "/home/someone/x.png")
+    assert reason_of(missing) == "a picture could not be read or stored: No such file or directory"
+
+
+# A job whose worker died runs alone
+
+
+def recovered(jobs: Jobs, *names: str) -> None:
+    """Jobs in the queue whose worker has died once."""
+    for name in names:
+        put(jobs, name)
+        assert jobs.claim(QUEUE, "dead") is not None
+    assert sorted(jobs.recover([QUEUE], attempts=3)) == sorted(names)
+
+
+def test_a_job_whose_worker_died_runs_alone(engine: Engine, jobs: Jobs, colours: Any) -> None:
+    recovered(jobs, "a", "b")
+    put(jobs, "c")
+    put(jobs, "d")
+    turns(engine, 15)
+    assert [jobs.get(name).status for name in "abcd"] == ["succeeded"] * 4
+    assert colours.batches == [1] * 10 + [2] * 5
+
+
+def test_it_waits_for_others_to_end_and_lets_no_more_in(engine: Engine, jobs: Jobs, colours: Any) -> None:
+    jobs.beat("me", [QUEUE], 60)
+    put(jobs, "a")
+    turns(engine, 2)
+    put(jobs, "c")
+    recovered_in_front = jobs.claim(QUEUE, "dead")
+    assert recovered_in_front is not None
+    jobs.recover([QUEUE], attempts=3)
+    put(jobs, "d")
+    turns(engine, 13)
+    assert [jobs.get(name).status for name in "acd"] == ["succeeded"] * 3
+    assert colours.batches == [1] * 15
+
+
+def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, storage: Storage) -> None:
+    """Also the other model's engine lets its jobs end first, and then takes none."""
+    other = Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, company=engine.company)
+
+    def put_other(name: str) -> None:
+        jobs.enqueue(name, "sc", "other", {"prompt": "teal", "seed": 1, "iterations": 5})
+
+    recovered(jobs, "a")
+    put_other("x")
+    turns(other, 1)
+    turns(engine, 1)
+    assert jobs.get("a").status == "queued"
+    put_other("y")
+    turns(other, 4)
+    assert jobs.get("x").status == "succeeded" and jobs.get("y").status == "queued"
+    assert not engine.company.wait("other", 0) and engine.company.wait(QUEUE, 0)
+    turns(engine, 1)
+    turns(other, 1)
+    assert jobs.get("a").steps == 1 and jobs.get("y").status == "queued"
+    turns(engine, 4)
+    turns(other, 5)
+    assert jobs.get("a").status == "succeeded" and jobs.get("y").status == "succeeded"
 
 
 def test_stopping_puts_jobs_back_in_their_order(engine: Engine, jobs: Jobs, client: redis.Redis) -> None:
@@ -202,31 +311,51 @@ def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: St
     assert len(colours.batches) <= 1005  # what had been computed was kept
 
 
+def test_a_result_made_while_redis_was_away_is_kept(
+    mortal_redis: Any, colours: Any, storage: Storage
+) -> None:
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    put(jobs, "a")
+    turns(engine, 4)
+    mortal_redis.stop()
+    for _ in range(3):
+        with pytest.raises(redis.RedisError):
+            engine.turn()
+    mortal_redis.start()
+    (one,) = engine.running.values()
+    one.revision.step = one.revision.steps  # its last step was done, or is now
+    engine.turn()
+    (result,) = storage.results.iterdir()
+    assert jobs.get("a").status == "succeeded" and jobs.get("a").out_path == str(result)
+    assert len(colours.batches) <= 5
+
+
+def test_a_flushed_redis_ends_what_ran(
+    engine: Engine, jobs: Jobs, client: redis.Redis, storage: Storage
+) -> None:
+    put(jobs, "a")
+    turns(engine, 2)
+    client.flushall()
+    turns(engine, 1)
+    assert not engine.running
+    put(jobs, "b")
+    turns(engine, 5)
+    assert jobs.get("b").status == "succeeded"
+
+
 def test_a_claim_whose_answer_was_lost_is_taken_up(engine: Engine, jobs: Jobs) -> None:
     put(jobs, "a")
     jobs.claim(QUEUE, "me")  # Redis has given it away, and the engine does not know
-    engine._missed_redis = True
-    turns(engine, 5)
-    assert jobs.get("a").status == "succeeded"
+    turns(engine, 6)
+    assert jobs.get("a").status == "succeeded" and jobs.get("a").attempts == 1
 
 
-def test_a_worker_beats_and_leaves(engine: Engine, jobs: Jobs, storage: Storage) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=Worker("me", [engine], jobs, storage, ttl=60).run, args=[stop])
-    thread.start()
-    try:
-        put(jobs, "a")
-        assert jobs.wait("a", 30).status == "succeeded"
-        while jobs.workers() != {"me": [QUEUE]}:  # the heart may start after the engine
-            assert thread.is_alive()
-    finally:
-        stop.set()
-        thread.join(30)
-    assert jobs.workers() == {}
-
-
-def test_a_broken_engine_stops_the_worker(engine: Engine, jobs: Jobs, storage: Storage) -> None:
-    engine.running = None  # type: ignore[assignment]  # a bug
-    with pytest.raises(TypeError):
-        Worker("me", [engine], jobs, storage, ttl=60).run(threading.Event())
-    assert jobs.workers() == {}
+def test_load(engine: Engine, jobs: Jobs) -> None:
+    put(jobs, "a")
+    put(jobs, "b")
+    engine.load()
+    turns(engine, 2)
+    load = engine.load()
+    assert load.running == 2 and load.capacity == 4 and load.steps_per_second > 0
+    assert engine.load().steps_per_second == 0

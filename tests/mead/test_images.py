@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
-import zlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,26 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_claiming
+from benchmarks.fuzz_uploads import encoded as file_of
 from mead.images import MAX_SIDE, PictureError, fit_within, png_bytes, read_picture
 
 
 def encoded(picture: Image.Image, form: str, **options: object) -> io.BytesIO:
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    file.seek(0)
-    return file
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has next to no data."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
+    return io.BytesIO(file_of(picture, form, **options))
 
 
 @pytest.fixture
@@ -144,7 +131,7 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "only its first bytes": lambda photo: b"\xff\xd8\xff\xe0",
     "SVG": lambda photo: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
     "PostScript": lambda photo: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-    "PNG without data": lambda photo: png_header(64, 64),
+    "PNG without data": lambda photo: png_claiming(64, 64),
     "ZIP": lambda photo: b"PK\x03\x04" + bytes(200),
 }
 
@@ -167,8 +154,107 @@ def test_truncated_in_every_format(form: str, photo: Image.Image) -> None:
 @pytest.mark.parametrize("size", [(30_000, 30_000), (30_000, 8), (8, MAX_SIDE + 1), (7_072, 7_072)])
 def test_too_large_is_known_from_the_header(size: tuple[int, int]) -> None:
     with pytest.raises(PictureError) as caught:
-        read_picture(io.BytesIO(png_header(*size)), "img")
+        read_picture(io.BytesIO(png_claiming(*size)), "img")
     assert caught.value.kind == "too_large"
+
+
+SCALED: dict[str, Callable[[Image.Image], io.BytesIO]] = {**KINDS, **GREYS}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_shrunk_as_it_is_read(kind: str, face: Path) -> None:
+    """Decoding a JPEG at less than its size, and others band by band, looks as shrinking the whole does."""
+    large = read_picture(face, "img").resize((650, 530))
+    file = SCALED[kind](large)
+    whole = read_picture(file, "img")
+    assert whole.size == large.size
+    file.seek(0)
+    shrunk = read_picture(file, "img", within=(100, 150))
+    assert shrunk.size == (100, 82)
+    assert difference(shrunk, fit_within(whole, 100, 150)) < 1.5
+
+
+def test_what_lies_is_shrunk_as_it_will_stand() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = encoded(Image.new("RGB", (3000, 1000), "teal"), "JPEG", exif=exif)
+    assert read_picture(lying, "img", within=(100, 300)).size == (100, 300)
+
+
+def test_nothing_is_enlarged(photo: Image.Image) -> None:
+    assert read_picture(encoded(photo, "PNG"), "img", within=(500, 500)).size == photo.size
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of corrupt EXIF
+def test_damaged_metadata_makes_no_picture_unusable(photo: Image.Image) -> None:
+    for damage in (b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(40)):
+        file = encoded(photo, "JPEG", exif=b"Exif\0\0" + damage)
+        assert read_picture(file, "img").size == photo.size
+
+
+# What is made to cost far more than its length
+
+TOO_LARGE = {
+    "a tile larger than the picture",
+    "a frame larger than the picture",
+    "a canvas of gigabytes",
+    "a size of gigabytes",
+}
+HARMLESS = {
+    "many EXIF segments",
+    "a strip that unpacks to 100 MB",
+    "overlapping tags",
+    "the largest picture allowed",
+    "the largest palette",
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of overlapping tags
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files(kind: str) -> None:
+    file = io.BytesIO(HOSTILE[kind]())
+    if kind in HARMLESS:
+        assert read_picture(file, "img", within=(64, 64)).mode == "RGB"
+        return
+    with pytest.raises(PictureError, match="img: ") as caught:
+        read_picture(file, "img", within=(64, 64))
+    assert caught.value.kind == ("too_large" if kind in TOO_LARGE else "not_a_picture")
+
+
+def test_as_many_scans_as_anybody_makes(photo: Image.Image) -> None:
+    assert read_picture(io.BytesIO(jpeg_with_scans(50)), "img").size == (64, 64)
+
+
+MEMORY = """
+import io, sys
+from pathlib import Path
+from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_claiming
+from benchmarks.fuzz_uploads import encoded as file_of
+from mead.images import read_picture
+
+def resident(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
+
+file = Path(sys.argv[1])
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+before = resident("VmRSS")
+read_picture(file, "img", within=(1024, 1024))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+def test_memory_for_the_largest_picture_is_bounded(form: str, tmp_path: Path) -> None:
+    side = 3000
+    path = tmp_path / "picture"
+    mode = {"TIFF": "F", "JPEG": "CMYK", "GIF": "L"}.get(form, "RGBA")
+    options = {"TIFF": {"compression": "tiff_lzw"}, "WEBP": {"method": 0}}.get(form, {})
+    Image.new(mode, (side, side)).save(path, form, **options)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    allowed = 16 * side * side / 2**20 + 30  # MB; Pillow itself, and a picture of the final size
+    assert float(ran.stdout) < allowed
 
 
 def test_a_lower_limit(photo: Image.Image) -> None:
@@ -196,7 +282,7 @@ def test_damage_never_escapes_as_another_error(photo: Image.Image) -> None:
 
 
 def test_fit_within(photo: Image.Image) -> None:
-    assert fit_within(photo, 200, 200) is photo
+    assert fit_within(photo, 200, 200).size == photo.size
     assert fit_within(photo, 48, 48).size == (48, 32)
     assert fit_within(photo, 96, 16).size == (24, 16)
     assert fit_within(Image.new("RGB", (3000, 1)), 100, 100).size == (100, 1)

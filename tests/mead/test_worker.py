@@ -1,0 +1,194 @@
+"""The threads of an inference server, on a real Redis and a small real pipeline."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image
+
+from caching_config import Settings, connect
+from LatentRevisions.params import LatentRevisionsParams
+from mead.engine import Engine
+from mead.jobs import Jobs
+from mead.storage import Storage, write_picture
+from mead.worker import Worker, new_name
+
+QUEUE = "latentrevisions_queue"
+LIMIT = 60
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def put(jobs: Jobs, job_id: str, prompt: str = "teal") -> None:
+    jobs.enqueue(job_id, "lr", QUEUE, {"prompt": prompt, "seed": 1, "iterations": 5})
+
+
+@pytest.fixture
+def worker(colours: Any, jobs: Jobs, storage: Storage) -> Worker:
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    return Worker("me", [engine], jobs, storage, ttl=1, attempts=2, unclaimed=0)
+
+
+@contextmanager
+def at_work(worker: Worker) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def test_no_two_workers_have_one_name() -> None:
+    assert new_name() != new_name()
+
+
+def test_it_beats_and_leaves(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    with at_work(worker):
+        put(jobs, "a")
+        assert jobs.wait("a", LIMIT).status == "succeeded"
+        first = jobs.workers()["me"]
+        assert first.queues[QUEUE].capacity == 4 and first.started_at <= first.seen_at
+        assert 2**20 < first.memory_bytes < 2**40
+        eventually(lambda: jobs.workers()["me"].seen_at > first.seen_at)
+    assert jobs.workers() == {} and not client.smembers("workers")
+
+
+def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    with client.monitor() as monitor, at_work(worker):
+        commands = (command["command"] for command in monitor.listen())
+        for command in commands:
+            if command.startswith("SET worker:me "):
+                break
+            assert "LMOVE" not in command
+        assert jobs.wait("a", LIMIT).status == "succeeded"
+
+
+def test_a_broken_engine_stops_the_worker(worker: Worker, jobs: Jobs) -> None:
+    put(jobs, "a")
+    worker.engines[0].params = None  # type: ignore[assignment]
+    worker.engines[0].storage = None  # type: ignore[assignment]  # a bug: even saying so fails
+    with pytest.raises(AttributeError):
+        worker.run(threading.Event())
+    assert jobs.workers() == {}
+
+
+def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    """A worker that died with two jobs, one of which it had died with before, and one whose name is lost."""
+    put(jobs, "twice")
+    jobs.claim(QUEUE, "first")
+    jobs.recover([QUEUE], attempts=2)
+    put(jobs, "once")
+    assert [jobs.claim(QUEUE, "second") is not None for _ in range(2)] == [True, True]
+    put(jobs, "lost")
+    jobs.claim(QUEUE, "nameless")
+    client.srem("workers", "nameless")
+    client.rpush(f"{QUEUE}:processing:nameless", "a job without a record")
+    with at_work(worker):
+        for name in ("once", "lost"):
+            assert jobs.wait(name, LIMIT).status == "succeeded"
+        failed = jobs.wait("twice", LIMIT)
+        assert failed.status == "failed" and failed.error == "its worker died 2 times"
+        assert not client.exists(f"{QUEUE}:processing:nameless")
+    assert not client.smembers("workers")
+
+
+def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
+    jobs.beat("another", [QUEUE], LIMIT)
+    put(jobs, "a")
+    jobs.claim(QUEUE, "another")
+    jobs.beat("dead", [QUEUE], LIMIT)
+    put(jobs, "b")
+    jobs.claim(QUEUE, "dead")
+    with at_work(worker):
+        jobs.redis.delete("worker:dead")
+        assert jobs.wait("b", LIMIT).status == "succeeded"
+    assert jobs.get("a").worker == "another"
+
+
+def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+    jobs.ttl = 1
+    put(jobs, "a")
+    put(jobs, "b", prompt="no such colour")
+    for name in "ab":
+        write_picture(Image.new("RGB", (8, 8)), storage.upload_path(name, "img"))
+    with at_work(worker):
+        assert jobs.wait("a", LIMIT).status == "succeeded"
+        eventually(lambda: not jobs.redis.keys("job:*"))
+        eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
+
+
+def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    mortal_redis.stop()
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    with at_work(Worker("me", [engine], jobs, storage, ttl=1)):
+        mortal_redis.start()
+        put(jobs, "a")
+        assert jobs.wait("a", LIMIT).status == "succeeded"
+
+
+def test_it_leaves_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    worker = Worker("me", [engine], jobs, storage, ttl=1)
+    try:
+        with at_work(worker) as stop:
+            put(jobs, "a")
+            assert jobs.wait("a", LIMIT).status == "succeeded"
+            os.kill(mortal_redis.process.pid, 19)  # SIGSTOP: it answers nothing and refuses nothing
+            asked = time.monotonic()
+            stop.set()
+        assert time.monotonic() - asked < 5
+    finally:
+        os.kill(mortal_redis.process.pid, 18)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow beyond 64 bytes, as when the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_fails_the_job_and_heals(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+    (engine,) = worker.engines
+    put(jobs, "a")
+    put(jobs, "b")
+    jobs.ask_preview("a")
+    with full_disk():
+        for _ in range(5):
+            engine.turn()
+    for name in "ab":
+        job = jobs.get(name)
+        assert job.status == "failed" and job.error_kind == "internal"
+        assert job.error == "a picture could not be read or stored: File too large"
+    put(jobs, "c")
+    for _ in range(5):
+        engine.turn()
+    job = jobs.get("c")
+    assert job.status == "succeeded"
+    assert [str(path) for path in storage.results.iterdir()] == [job.out_path]
+    assert not list(storage.previews.iterdir())
