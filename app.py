@@ -1,66 +1,124 @@
 """The API for trying the models out: the forms of caching_server.py, without Redis and one job at a time.
 
-`python app.py`, or `flask run`. /styleclip without a picture starts from the average face.
+`python app.py`, or `flask run`. /styleclip without a picture starts from the average face. With `Accept:
+text/event-stream` each step is told, and the last event holds the picture.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from flask import Flask, Response, request
 
 from caching_config import Settings
 from LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
-from mead.api import new_app, success
-from mead.forms import input_error, read_form
+from mead import log
+from mead.access import check_listening, is_loopback
+from mead.answers import Change, Picture
+from mead.api import LATENT_REVISION_FORMS, STYLECLIP_FORMS, new_app, success
+from mead.forms import Forms, input_error
 from mead.images import png_bytes
+from mead.openapi import Content, Description, describe
 from mead.params import JobParams
 from mead.precision import best_device
 from mead.revision import Pipeline, run
 from mead.storage import Storage
+from mead.streams import EVENT_STREAM, event, stream, wants_events
 from StyleCLIP import StyleCLIP
 from StyleCLIP.params import StyleCLIPParams
+
+Load = Callable[[str, str], Pipeline[Any]]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The API; each model's weights are loaded when it is first asked for."""
     settings = settings or Settings()
     storage = Storage(settings.data_dir)
+    forms = Forms(storage, settings)
     one_at_a_time = threading.Lock()
     app = new_app(settings)
+    answers: Mapping[int, Sequence[Content]] = {200: (Picture, EVENT_STREAM)}
+    errors = (400, 403, 413, 415, 422, 500, 503)
 
     @app.post("/latent_revision")
+    @describe(
+        Description(answers, errors, LatentRevisionsParams, examples=LATENT_REVISION_FORMS, about="pictures")
+    )
     def latent_revision() -> Response:
+        """Make a picture from words."""
         return answer(LatentRevisionsParams, LatentRevisions.load_pipeline)
 
     @app.post("/styleclip")
+    @describe(Description(answers, errors, StyleCLIPParams, examples=STYLECLIP_FORMS, about="pictures"))
     def styleclip() -> Response:
+        """Edit the photo of a face, or the average face, by words."""
         return answer(StyleCLIPParams, StyleCLIP.load_pipeline)
 
-    def answer(model: type[JobParams], load: Callable[[str, str], Pipeline[Any]]) -> Response:
+    def answer(model: type[JobParams], load: Load) -> Response:
         job_id = secrets.token_hex(16)
-        params = read_form(request, model, job_id, storage, settings)
+        params = forms.read(request, model, job_id).params
+        if wants_events(request):
+            return stream(story(job_id, params, load), settings.client_sleep)
         try:
             with one_at_a_time:
-                pipeline = load(settings.weights, settings.device or best_device())
-                picture = run(pipeline, params)
+                picture = run(pipeline(load), params)
         except ValueError as error:  # what the model says of the parameters
             raise input_error(error) from error
         finally:
             storage.remove_uploads(job_id)
         return success(job_id, png_bytes(picture))
 
+    def story(job_id: str, params: JobParams, load: Load) -> Iterator[str]:
+        """A job as events. A client that hangs up ends it: nobody else could have its picture."""
+        try:
+            while not one_at_a_time.acquire(timeout=settings.sse_heartbeat):
+                yield ": still waiting\n\n"
+            try:
+                yield from events_of(job_id, params, pipeline(load))
+            finally:
+                one_at_a_time.release()
+        finally:
+            storage.remove_uploads(job_id)
+
+    def pipeline(load: Load) -> Pipeline[Any]:
+        return load(settings.weights, settings.device or best_device())
+
     return app
+
+
+def events_of(job_id: str, params: JobParams, pipeline: Pipeline[Any]) -> Iterator[str]:
+    """Run a job: the event `progress` after each step, `end` with the picture or with what was wrong."""
+    try:
+        revision = pipeline.start(params)
+    except ValueError as error:  # what the model says of the parameters
+        wrong = input_error(error)
+        failed = Change(id=job_id, status="failed", steps=0, message=wrong.message, field=wrong.field)
+        yield event("end", failed)
+        return
+    now = Change(id=job_id, status="processing", steps=0, total_steps=revision.steps)
+    while not revision.finished:
+        pipeline.step([revision])
+        now = now.model_copy(update={"steps": revision.step, "loss": revision.loss})
+        yield event("progress", now, revision.step)
+    image = base64.b64encode(png_bytes(pipeline.image(revision))).decode("ascii")
+    yield event("end", now.model_copy(update={"status": "succeeded", "image": image}))
 
 
 if __name__ == "__main__":
     settings = Settings()
-    logging.basicConfig(level=logging.DEBUG if settings.debug else logging.INFO)
+    log.set_up(settings)
+    check_listening(settings)
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    debug = settings.debug and is_loopback(settings.host)  # the debugger runs whatever it is sent
+    logging.getLogger("app").info("listening", extra={"at": f"http://{settings.host}:{settings.port}"})
     create_app(settings).run(
-        settings.host, settings.port, debug=settings.debug, threaded=settings.threaded, use_reloader=False
+        settings.host, settings.port, debug=debug, threaded=settings.threaded, use_reloader=False
     )

@@ -9,26 +9,49 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import redis
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
+
 IMAGE_CHANS = 3
 """Channels of every stored picture: red, green, blue. Not a setting: the networks take nothing else."""
+SHORTEST_KEY = 8
+"""Characters of the shortest API key. `openssl rand -hex 16` makes a good one."""
+
+
+def _split(value: Any) -> Any:
+    """The parts of a comma-separated text, without blanks around them and without empty ones."""
+    if isinstance(value, str):
+        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return value
+
+
+def _check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for key in keys:
+        text = key.get_secret_value()
+        if len(text) < SHORTEST_KEY or not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError(
+                f"a key is {SHORTEST_KEY} or more ASCII letters, digits and signs, without blanks"
+            )
+    return keys
 
 
 class Settings(BaseSettings):
     """The service's settings; a field `some_name` is the environment variable SOME_NAME.
 
     Raises:
-        pydantic.ValidationError: (a ValueError) naming each variable that is wrong.
+        pydantic.ValidationError: (a ValueError) naming each variable that is wrong, never its value, which
+            may be a secret.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Where Redis is, with its password if it has one."
@@ -38,6 +61,9 @@ class Settings(BaseSettings):
     )
     styleclip_queue: str = Field("styleclip_queue", description="Redis list of waiting StyleCLIP jobs.")
     job_ttl: int = Field(24 * 3600, ge=1, description="Seconds a finished job's record and result are kept.")
+    job_attempts: int = Field(
+        3, ge=1, description="Times a job is started before it fails because its workers died."
+    )
     worker_ttl: int = Field(
         15, ge=1, description="Seconds after its last heartbeat that a worker counts as alive."
     )
@@ -45,7 +71,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("var"), description="Folder of uploads and results; both servers must see the same one."
     )
-    weights: str = Field("demo", description="Section of weights/manifest.toml.")
+    weights: str = Field("demo", description='The set of weights: "demo", "full" or one of your own.')
+    weights_dir: Path | None = Field(
+        None,
+        description="Folder of fetched weights and of your own sets; the repository's weights/ when unset.",
+    )
     device: str | None = Field(
         None, description='Where the networks run ("cpu", "cuda:0"); the best there is when unset.'
     )
@@ -58,16 +88,55 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the HTTP servers listen on.")
     port: int = Field(5000, ge=0, le=65535, description="Port the HTTP servers listen on.")
     http_threads: int = Field(
-        256, ge=1, description="Requests caching_server.py serves at once; a waiting POST is one."
+        512, ge=1, description="Requests caching_server.py serves at once; a waiting POST is one."
+    )
+    sse_heartbeat: float = Field(
+        15, gt=0, description="Seconds between comments that keep a quiet stream of events open."
     )
     threaded: bool = Field(
         True, description="app.py: whether requests are taken in threads (jobs run one by one anyway)."
     )
-    debug: bool = Field(False, description="app.py: Flask's debugger; both servers: log at level DEBUG.")
+    debug: bool = Field(
+        False, description="app.py: Flask's debugger, on loopback only; all: log at level DEBUG, with traces."
+    )
+
+    api_keys: Annotated[
+        tuple[SecretStr, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_keys)
+    ] = Field((), description="Keys that open the API, comma-separated; without any, no key is asked for.")
+    allow_anonymous: bool = Field(
+        False, description="Whether to listen beyond loopback although there are no API keys."
+    )
+    trusted_proxies: int = Field(
+        0, ge=0, description="Reverse proxies in front of the service, whose X-Forwarded-* headers count."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Origins whose pages may call the API from a browser, comma-separated; * is any."
+    )
+    log_json: bool = Field(True, description="Whether a log line is JSON; else it is plain text.")
 
     max_upload_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
     max_picture_pixels: int = Field(
         50_000_000, ge=1, description="Largest uploaded picture, width times height."
+    )
+    max_queue_length: int = Field(
+        1000, ge=1, description="Jobs that may wait in one queue; one more is answered 429."
+    )
+    max_jobs_per_client: int = Field(
+        0,
+        ge=0,
+        description="Unfinished jobs one API key may have (one address, without keys); 0 is no limit.",
+    )
+    max_iterations: int = Field(
+        MAX_ITERATIONS, ge=1, le=MAX_ITERATIONS, description="Most optimisation steps a request may ask for."
+    )
+    max_side: int = Field(
+        MAX_SIDE,
+        ge=SIDE_STEP,
+        le=MAX_SIDE,
+        description="Largest width and height of a new picture a request may ask for.",
+    )
+    min_free_disk_bytes: int = Field(
+        256 * 2**20, ge=0, description="Free disk space below which no new job is taken and /readyz says so."
     )
     image_width: int = Field(1024, ge=16, description="Uploads are stored at most this wide, aspect kept.")
     image_height: int = Field(1024, ge=16, description="Uploads are stored at most this high, aspect kept.")
@@ -98,7 +167,17 @@ def connect(settings: Settings) -> redis.Redis:
         socket_connect_timeout=5,
         socket_timeout=30,  # far above the longest blocking command
         socket_keepalive=True,
+        max_connections=4096,  # a thread each while it speaks; redis-py's own limit is 100
     )
+
+
+def without_password(url: str) -> str:
+    """A Redis's URL that may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
 
 
 @cache

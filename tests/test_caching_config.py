@@ -76,3 +76,33 @@ def test_the_door_does_not_load_torch() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().api_keys == () and Settings().cors_origins == ()
+    monkeypatch.setenv("API_KEYS", " first-key-1, second-key-2 ,")
+    monkeypatch.setenv("CORS_ORIGINS", "https://a.example,https://b.example:8443")
+    settings = Settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == ["first-key-1", "second-key-2"]
+    assert settings.cors_origins == ("https://a.example", "https://b.example:8443")
+    assert "first-key-1" not in repr(settings)
+
+
+@pytest.mark.parametrize("keys", ["short", "long-enough-1,short", "with a blank in it", "schlüssel-eins"])
+def test_a_key_that_is_too_weak_or_cannot_be_sent(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("API_KEYS", keys)
+    with pytest.raises(ValidationError, match="api_keys") as caught:
+        Settings()
+    assert keys not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://:pa%40ss@host:1/2", "redis://:***@host:1/2"),
+        ("rediss://ann:secret@host/0?timeout=3", "rediss://ann:***@host/0?timeout=3"),
+    ],
+)
+def test_a_redis_without_its_password(url: str, shown: str) -> None:
+    assert caching_config.without_password(url) == shown

@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
 from mead.api import create_app
 from mead.engine import Engine
-from mead.jobs import Jobs
-from mead.storage import Storage
+from mead.jobs import Jobs, Progress
+from mead.storage import Storage, write_picture
 from mead.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
+
+ASYNC = {"Prefer": "respond-async"}
 
 
 @pytest.fixture
@@ -64,6 +67,14 @@ def error_of(answer: TestResponse, status: int) -> dict[str, Any]:
     body = json.loads(answer.text)
     assert body["status"] == "error" and body["message"] and "field" in body
     return body
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def photo(form: str = "PNG", size: tuple[int, int] = (40, 30)) -> io.BytesIO:
@@ -117,7 +128,7 @@ def test_without_redis(mortal_redis: Any, tmp_path: Path) -> None:
     refused = http.post("/styleclip", data={"prompt": "teal", "img": upload(photo())})
     assert "Redis" in error_of(refused, 503)["message"] and int(refused.headers["Retry-After"]) >= 1
     error_of(http.post("/check", data={"id": "a"}), 503)
-    assert list((tmp_path / "var/uploads").iterdir()) == []
+    assert not list((tmp_path / "var/uploads").glob("*"))
     mortal_redis.start()
     error_of(http.get("/jobs/a"), 404)
 
@@ -126,7 +137,7 @@ def test_without_worker(http: FlaskClient, client: redis.Redis, storage: Storage
     refused = http.post("/latent_revision", data={"prompt": "teal", "img": upload(photo())})
     assert "inference server" in error_of(refused, 503)["message"]
     assert int(refused.headers["Retry-After"]) >= 1
-    assert client.keys("job:*") == [] and list(storage.uploads.iterdir()) == []
+    assert client.keys("job:*") == [] and not list(storage.uploads.glob("*"))
 
 
 # Bad input
@@ -275,7 +286,14 @@ def test_not_waiting(
     assert len(LatentRevisionsParams.model_validate(job.parameters).pictures()) == 1
 
 
-PROMPTS = ["一个漂亮的人", "صورة جميلة", "Ein Mädchen", "👩‍🎤🌈", '<b>bold</b> & "quoted" {x} %s', "x" * 2000]
+PROMPTS = [
+    "一个漂亮的人",
+    "صورة جميلة",
+    "Ein Mädchen",
+    "👩‍🎤🌈",
+    '<b>bold</b> & "quoted" {x} %s',
+    "a " * 30 + "z",
+]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -293,7 +311,7 @@ def test_pictures_of_any_format(http: FlaskClient, idle_worker: None, storage: S
     answer = http.post("/latent_revision", data=data, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202 and answer.json is not None
     with Image.open(storage.upload_path(answer.json["id"], "img_enc")) as stored:
-        assert stored.format == "PNG" and stored.mode == "RGB" and stored.size == (40, 30)
+        assert stored.format == "BMP" and stored.mode == "RGB" and stored.size == (40, 30)
 
 
 def test_what_fails_is_told(http: FlaskClient, worker: Worker) -> None:
@@ -315,10 +333,10 @@ def test_unknown_ids(http: FlaskClient) -> None:
     error_of(http.get("/jobs/nobody/image"), 404)
 
 
-def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, storage: Storage) -> None:
+def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, jobs: Jobs) -> None:
     body = http.post("/latent_revision", data={"prompt": "teal"}).json
     assert body is not None
-    storage.result_path(body["id"]).unlink()
+    Path(str(jobs.get(body["id"]).out_path)).unlink()
     error_of(http.get(f"/jobs/{body['id']}/image"), 404)
     error_of(http.post("/check", data={"id": body["id"]}), 404)
 
@@ -333,3 +351,263 @@ def test_many_wait_at_once(settings: Settings, worker: Worker) -> None:
 
     with ThreadPoolExecutor(24) as pool:
         assert len(set(pool.map(ask, range(24)))) == 24
+
+
+# Events
+
+
+def events_of(answer: TestResponse) -> list[tuple[str | None, str, dict[str, Any]]]:
+    """The events of a stream: id, kind, data."""
+    assert answer.status_code == 200 and answer.mimetype == "text/event-stream", answer.text
+    told = []
+    for block in answer.text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "event" in lines:
+            told.append((lines.get("id"), lines["event"], json.loads(lines["data"])))
+    return told
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_job_told_as_it_goes(http: FlaskClient, worker: Worker, method: str) -> None:
+    form = {"prompt": "teal", "iterations": "5"}
+    if method == "POST":
+        answer = http.post("/latent_revision", data=form, headers={"Accept": "text/event-stream"})
+        told, where = events_of(answer), answer.headers["Location"]
+    else:
+        where = http.post("/latent_revision", data=form, headers=ASYNC).headers["Location"]
+        told = events_of(http.get(f"{where}/events"))
+    assert {kind for _, kind, _ in told[:-1]} <= {"progress"} and told[-1][1] == "end"
+    seqs = [int(seq) for seq, _, _ in told if seq is not None]
+    assert len(seqs) == len(told) and seqs == sorted(set(seqs))
+    steps = [data["steps"] for _, _, data in told]
+    assert steps == sorted(steps) and steps[-1] == 5 == told[-1][2]["total_steps"]
+    assert told[-1][2]["status"] == "succeeded" and told[-1][2]["image"] == f"{where}/image"
+    assert http.get(told[-1][2]["image"]).mimetype == "image/png"
+
+
+def test_a_client_that_comes_back_gets_what_is_new(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:
+    where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
+    job = jobs.claim("latentrevisions_queue", "idle")
+    assert job is not None
+    jobs.progress(job, "idle", 1, 2, 0.5)
+    seen = jobs.get(job.id).seq
+    jobs.fail(job, "idle", "nobody is here", "internal")
+    last = jobs.get(job.id).seq
+
+    def since(event_id: object) -> TestResponse:
+        return http.get(f"{where}/events", headers={"Last-Event-ID": str(event_id)})
+
+    for told in (events_of(since(seen)), events_of(http.get(f"{where}/events"))):
+        ((seq, kind, data),) = told
+        assert (int(str(seq)), kind, data["status"]) == (last, "end", "failed")
+        assert data["message"] == "nobody is here" and "image" not in data
+    assert since(last).status_code == 204 and not since(last).data  # a browser then asks no more
+    for wrong in ("x", "-1", "1.5", "", "9" * 30):
+        assert error_of(since(wrong), 400)["field"] == "Last-Event-ID"
+    error_of(http.get("/jobs/nobody/events"), 404)
+    assert http.head(f"{where}/events").status_code == 200
+
+
+def test_a_quiet_stream_is_kept_open(settings: Settings, idle_worker: None, jobs: Jobs) -> None:
+    http = create_app(settings.model_copy(update={"sse_heartbeat": 0.05})).test_client()
+    answer = http.post("/latent_revision", data={"prompt": "teal"}, headers={"Accept": "text/event-stream"})
+    chunks = (chunk.decode() if isinstance(chunk, bytes) else chunk for chunk in answer.response)
+    assert next(chunks).startswith("retry: ")
+    first = next(chunks)
+    assert '"rank": 0' in first and '"status": "queued"' in first
+    assert next(chunks).startswith(":") and next(chunks).startswith(":")
+    (job_id,) = jobs.redis.lrange("latentrevisions_queue", 0, -1)
+    jobs.cancel(job_id)
+    end = next(chunk for chunk in chunks if not chunk.startswith(":"))
+    assert "event: end" in end and '"status": "cancelled"' in end
+    assert list(chunks) == []
+
+
+def test_a_server_that_stops_says_so(settings: Settings, idle_worker: None, jobs: Jobs) -> None:
+    app = create_app(settings)
+
+    def ask(headers: dict[str, str]) -> TestResponse:
+        answer = app.test_client().post("/latent_revision", data={"prompt": "teal"}, headers=headers)
+        answer.get_data()
+        return answer
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting, streaming = pool.submit(ask, {}), pool.submit(ask, {"Accept": "text/event-stream"})
+        eventually(lambda: sum(map(len, app.extensions["events"]._mailboxes.values())) == 2)
+        app.extensions["events"].close()
+        body = error_of(waiting.result(60), 503)
+        _, kind, data = events_of(streaming.result(60))[-1]
+    assert int(waiting.result().headers["Retry-After"]) >= 1
+    assert kind == "closing" and data["status"] == "error"
+    for job_id in (body["id"], data["id"]):
+        assert jobs.get(job_id).status == "queued"
+    error_of(app.test_client().post("/latent_revision", data={"prompt": "teal"}), 503)
+
+
+# Cancelling, previews, records
+
+
+def test_cancelling(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Storage) -> None:
+    form = {"prompt": "teal", "img": upload(photo())}
+    waiting = http.post("/latent_revision", data=form, headers=ASYNC).headers["Location"]
+    job_id = waiting.rpartition("/")[2]
+    assert http.delete(waiting).json == {"status": "success", "message": "cancelled", "id": job_id}
+    assert not list(storage.uploads.glob("*"))
+    assert error_of(http.delete(waiting), 409)["id"] == job_id
+    assert error_of(http.post("/check", data={"id": job_id}), 409)["id"] == job_id
+    assert http.get(waiting).json["status"] == "cancelled"
+    error_of(http.get(f"{waiting}/image"), 409)
+    error_of(http.get(f"{waiting}/preview"), 409)
+    error_of(http.delete("/jobs/nobody"), 404)
+
+    running = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
+    job = jobs.claim("latentrevisions_queue", "idle")
+    assert job is not None
+    assert http.delete(running).status_code == 200
+    assert not jobs.progress(job, "idle", 1, 2, 0.5)
+
+
+def test_who_waits_for_a_cancelled_job_is_told(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(http.post, "/latent_revision", data={"prompt": "teal"})
+        eventually(lambda: jobs.redis.lrange("latentrevisions_queue", 0, -1))
+        (job_id,) = jobs.redis.lrange("latentrevisions_queue", 0, -1)
+        jobs.cancel(job_id)
+        assert "cancelled" in error_of(waiting.result(60), 409)["message"]
+
+
+def test_previews(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Storage) -> None:
+    where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
+    job = jobs.claim("latentrevisions_queue", "idle")
+    assert job is not None
+    progress = [Progress(job.id, 1, 2, 0.5)]
+    assert not jobs.report(job.queue, "idle", progress).watched
+    none_yet = http.get(f"{where}/preview")
+    assert none_yet.status_code == 202 and int(none_yet.headers["Retry-After"]) >= 1
+    assert none_yet.json == {"status": "processing", "id": job.id, "rank": 0, "steps": 1, "total_steps": 2}
+    assert jobs.report(job.queue, "idle", progress).watched == {job.id}  # the worker knows that one looks
+    write_picture(Image.new("RGB", (8, 8), "teal"), storage.preview_path(job.id))
+    so_far = http.get(f"{where}/preview")
+    assert so_far.mimetype == "image/png" and "no-store" in so_far.headers["Cache-Control"]
+    with Image.open(io.BytesIO(so_far.data)) as picture:
+        assert picture.getpixel((0, 0)) == (0, 128, 128)
+
+
+def test_the_preview_of_a_finished_job_is_its_picture(http: FlaskClient, worker: Worker) -> None:
+    body = http.post("/latent_revision", data={"prompt": "teal"}).json
+    assert body is not None
+    assert http.get(f"/jobs/{body['id']}/preview").data == base64.b64decode(body["image"])
+
+
+def test_a_record_shows_no_path(http: FlaskClient, worker: Worker, settings: Settings) -> None:
+    form = {"prompt": "teal", "w2": "1", "img": upload(photo()), "img_enc": upload(photo())}
+    body = http.post("/latent_revision", data=form).json
+    assert body is not None
+    answer = http.get(f"/jobs/{body['id']}")
+    record = answer.json
+    assert record is not None and record["files"] == ["img", "img_enc"]
+    assert record["image"] == f"/jobs/{body['id']}/image" and record["seq"] > 0
+    assert str(settings.data_dir) not in answer.text and "path" not in answer.text
+    assert not {"owner", "client", "fingerprint", "idempotency_key"} & set(record)
+
+
+@pytest.mark.parametrize(
+    "route", ["/jobs/{}", "/jobs/{}/image", "/jobs/{}/preview", "/jobs/{}/events", "DELETE /jobs/{}"]
+)
+def test_fields_a_route_does_not_know(http: FlaskClient, idle_worker: None, route: str) -> None:
+    job_id = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).json["id"]
+    method, _, path = route.rpartition(" ")
+    answer = http.open(path.format(job_id), method=method or "GET", query_string={"size": "8"})
+    assert error_of(answer, 400)["field"] == "size"
+
+
+# Idempotency and limits
+
+
+def test_a_repeated_post_is_one_job(
+    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage
+) -> None:
+    def post(prompt: str = "teal", key: str = "order-17", route: str = "/latent_revision") -> TestResponse:
+        form = {"prompt": prompt, "img": upload(photo())}
+        return http.post(route, data=form, headers={**ASYNC, "Idempotency-Key": key})
+
+    first = post()
+    uploads = sorted(storage.uploads.glob("*"))
+    assert len(uploads) == 1
+    for _ in range(3):
+        again = post()
+        assert again.status_code == 202 and again.json == first.json
+        assert again.headers["Location"] == first.headers["Location"]
+    for other in (post(prompt="red"), post(route="/styleclip")):
+        assert error_of(other, 422)["field"] == "Idempotency-Key"
+    assert len(client.keys("job:*")) == 1 and sorted(storage.uploads.glob("*")) == uploads
+    assert post(key="order-18").json != first.json
+
+    picture = Image.new("RGB", (40, 30), "red")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    form = {"prompt": "teal", "img": upload(file.getvalue())}
+    headers = {**ASYNC, "Idempotency-Key": "order-17"}
+    assert (
+        error_of(http.post("/latent_revision", data=form, headers=headers), 422)["field"] == "Idempotency-Key"
+    )
+
+
+def test_a_repeated_post_waits_for_the_first_ones_picture(http: FlaskClient, worker: Worker) -> None:
+    """The seed is drawn once: the second answer is the same picture."""
+    answers = [
+        http.post("/latent_revision", data={"prompt": "teal"}, headers={"Idempotency-Key": "k"}).json
+        for _ in range(2)
+    ]
+    assert answers[0] == answers[1] and answers[0] is not None and answers[0]["status"] == "success"
+
+
+@pytest.mark.parametrize("key", ["", "two words", "ü", "x" * 256])
+def test_bad_idempotency_keys(http: FlaskClient, idle_worker: None, client: redis.Redis, key: str) -> None:
+    headers = {**ASYNC, "Idempotency-Key": key}
+    answer = http.post("/latent_revision", data={"prompt": "teal"}, headers=headers)
+    assert error_of(answer, 400)["field"] == "Idempotency-Key"
+    assert client.keys("job:*") == []
+
+
+def test_a_full_queue(settings: Settings, idle_worker: None, storage: Storage, jobs: Jobs) -> None:
+    http = create_app(settings.model_copy(update={"max_queue_length": 2})).test_client()
+
+    def post(route: str = "/latent_revision") -> TestResponse:
+        return http.post(route, data={"prompt": "teal", "img": upload(photo())}, headers=ASYNC)
+
+    assert [post().status_code for _ in range(2)] == [202, 202]
+    refused = post()
+    error_of(refused, 429)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert len(list(storage.uploads.glob("*"))) == 2
+    assert post("/styleclip").status_code == 202  # the other queue has room
+    assert jobs.claim("latentrevisions_queue", "idle") is not None
+    assert post().status_code == 202
+
+
+def test_a_client_with_too_many_jobs(settings: Settings, idle_worker: None, storage: Storage) -> None:
+    http = create_app(settings.model_copy(update={"max_jobs_per_client": 1})).test_client()
+
+    def post() -> TestResponse:
+        return http.post("/latent_revision", data={"prompt": "teal", "img": upload(photo())}, headers=ASYNC)
+
+    first = post()
+    error_of(post(), 429)
+    assert len(list(storage.uploads.glob("*"))) == 1
+    http.delete(first.headers["Location"])
+    assert post().status_code == 202
+
+
+def test_a_disk_that_is_nearly_full(settings: Settings, idle_worker: None, client: redis.Redis) -> None:
+    http = create_app(settings.model_copy(update={"min_free_disk_bytes": 2**60})).test_client()
+    refused = http.post("/latent_revision", data={"prompt": "teal"})
+    assert "disk" in error_of(refused, 503)["message"] and int(refused.headers["Retry-After"]) >= 1
+    assert client.keys("job:*") == []
+
+
+def test_workers_that_go_while_one_waits(settings: Settings, jobs: Jobs) -> None:
+    http = create_app(settings.model_copy(update={"worker_ttl": 1})).test_client()
+    jobs.beat("mortal", [settings.latentrevisions_queue], 1)
+    body = error_of(http.post("/latent_revision", data={"prompt": "teal"}), 503)
+    assert "inference server" in body["message"] and jobs.get(body["id"]).status == "queued"

@@ -1,0 +1,193 @@
+"""The log: one line of JSON on stderr for each event, from every process of the service.
+
+A line says when, how grave, which part of the service, what happened, and whatever the caller gives as
+`extra` ("job", "worker", ...). Everything logged while a request is served carries that request's id too, so
+that a job's whole story is found by its id, and a client's request by the X-Request-ID it was answered with.
+
+Lines hold no secrets and no folders of this machine: both are replaced on the way out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from caching_config import Settings
+
+if TYPE_CHECKING:  # the inference server has no use for Flask
+    from flask import Flask, Response
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "X-Request-ID"
+_GOOD_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that is being served."""
+
+
+def set_up(settings: Settings) -> None:
+    """Log from now on as the settings say, warnings and whatever ends this process or a thread too."""
+    logging.config.dictConfig(configuration(settings))
+    logging.captureWarnings(True)
+    sys.excepthook = _log_crash
+    threading.excepthook = lambda crash: _log_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """The logging of a process, as `logging.config.dictConfig` (and gunicorn's `logconfig_dict`) takes it."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": Line, "settings": settings}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"level": "DEBUG" if settings.debug else "INFO", "handlers": ["stderr"]},
+        "loggers": {
+            # gunicorn's own lines take the same way; `log_requests` writes those of its access log
+            "gunicorn.error": {"handlers": [], "propagate": True},
+            "gunicorn.access": {"handlers": [], "propagate": False},
+            "werkzeug": {"level": "WARNING"},
+            "PIL": {"level": "INFO"},
+        },
+    }
+
+
+class Line(logging.Formatter):
+    """Makes a line of each event: a JSON object, or plain text where `log_json` is off.
+
+    An error is told by its type, its reason and the last place it passed in the code; its whole trace is
+    there only at level DEBUG.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.json = settings.log_json
+        self.traces = settings.debug
+        self.hidden = _hidden(settings)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The event as one line."""
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        event: dict[str, Any] = {
+            "time": time,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if (current := request_id.get()) is not None:
+            event["request"] = current
+        event |= {name: value for name, value in vars(record).items() if name not in _USUAL}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            event["error"] = reason(error)
+            event["at"] = _place(error)
+            if self.traces:
+                event["trace"] = self.formatException((type(error), error, error.__traceback__))
+        return self._hide(json.dumps(event, default=str) if self.json else _plain(event))
+
+    def _hide(self, line: str) -> str:
+        for what, name in self.hidden:
+            line = line.replace(what, name)
+        return line
+
+
+def reason(error: BaseException) -> str:
+    """What anybody may be told of an error: its type and its message's first line, files without folders."""
+    if isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+    else:
+        message = _FOLDERS.sub("", str(error).strip().partition("\n")[0])
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name
+
+
+def log_requests(app: Flask) -> None:
+    """Give each request an id, which its answer carries and its log lines name; log how it was answered.
+
+    A client's own X-Request-ID is kept where it is a word of at most 64 letters, digits and `_.:-`. The job
+    a request is about is the one in its address, or `g.job_id`.
+    """
+    from flask import g, request
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get(REQUEST_ID, "")
+        g.request_id = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+        g.began = time.monotonic()
+        request_id.set(g.request_id)
+
+    @app.after_request
+    def end(answer: Response) -> Response:
+        answer.headers[REQUEST_ID] = g.request_id
+        level = logging.DEBUG if request.path in _QUIET else logging.INFO
+        told = {
+            "method": request.method,
+            "route": request.url_rule.rule if request.url_rule else None,
+            "status": answer.status_code,
+            "seconds": round(time.monotonic() - g.began, 3),
+        }
+        if job_id := g.get("job_id") or (request.view_args or {}).get("job_id"):
+            told["job"] = job_id
+        log.log(level, "answered", extra=told)
+        return answer
+
+    @app.teardown_request
+    def forget(error: BaseException | None) -> None:
+        request_id.set(None)
+
+
+def _log_crash(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        log.critical("crashed", exc_info=(kind, error, trace))
+
+
+def _plain(event: dict[str, Any]) -> str:
+    time, level, logger, what, *_ = event.values()
+    more = " ".join(f"{name}={value}" for name, value in list(event.items())[4:])
+    return f"{time} {level:<7} {logger}: {what} {more}".replace("\n", "\n    ").rstrip()
+
+
+def _place(error: BaseException) -> str | None:
+    """Where an error was raised, as in "mead.engine:88 _step"; the last place that is the project's own."""
+    here = None
+    trace = error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if here is None or module.partition(".")[0] in {"mead", "LatentRevisions", "StyleCLIP"}:
+            here = f"{module}:{trace.tb_lineno} {trace.tb_frame.f_code.co_name}"
+        trace = trace.tb_next
+    return here
+
+
+def _hidden(settings: Settings) -> list[tuple[str, str]]:
+    """What no line may hold, and what stands there instead."""
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for key in settings.api_keys:
+            yield key.get_secret_value(), "***"
+        password = urlsplit(settings.redis_url).password
+        if password:
+            yield f":{password}@", ":***@"
+            yield f":{unquote(password)}@", ":***@"
+        yield str(settings.data_dir.resolve()), "DATA_DIR"
+        yield str(Path(__file__).resolve().parents[1]), "."
+        yield sys.prefix, "PYTHON"
+
+    # the longest first: one folder may lie in another
+    return sorted(pairs(), key=lambda pair: -len(pair[0]))

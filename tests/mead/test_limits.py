@@ -1,0 +1,118 @@
+"""How much one job may ask for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from caching_config import Settings
+from LatentRevisions.LatentRevisions import LatentRevisions
+from LatentRevisions.params import LatentRevisionsParams
+from mead.api import create_app
+from mead.jobs import Jobs
+from mead.limits import check_limits, check_texts, context_length
+from mead.params import ParamsError
+from mead.tokeniser import load_tokeniser
+from mead.weights import load_perceptor
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.StyleCLIP import StyleCLIP
+
+ROOT = Path(__file__).parents[2]
+ROOM = context_length("demo") - 2
+LONG = "a red house " * ROOM
+
+
+@pytest.fixture
+def door(settings: Settings, jobs: Jobs) -> FlaskClient:
+    """A client of an API whose workers are there."""
+    jobs.beat("worker", [settings.latentrevisions_queue, settings.styleclip_queue], 600)
+    return create_app(settings).test_client()
+
+
+def test_the_context_length_is_the_networks_own() -> None:
+    assert context_length("demo") == load_perceptor("demo", "cpu").model.context_length
+
+
+def test_clip_reads_a_text_that_just_fits() -> None:
+    words = ["house"] * ROOM
+    check_texts(LatentRevisionsParams(prompt=" ".join(words)), "demo")
+    with pytest.raises(ParamsError, match=r'would stop after ".*house" and not read "tree"') as caught:
+        check_texts(LatentRevisionsParams(prompt=" ".join([*words, "tree"])), "demo")
+    assert caught.value.field == "prompt" and caught.value.out_of_range
+    assert str(ROOM) in str(caught.value) and str(ROOM + 1) in str(caught.value)
+
+
+def test_what_is_refused_is_what_clip_would_not_see() -> None:
+    """Two texts that differ only behind the cut are one to CLIP."""
+    perceptor = load_perceptor("demo", "cpu")
+    text = "a red house by the sea, " * 20
+    read, unread, _ = load_tokeniser().cut(text, ROOM)
+    whole, cut, other = perceptor.embed_text([text, read, f"a girl {read}"])
+    assert unread and float(whole @ cut) > 0.999 > float(whole @ other)
+
+
+def test_a_word_longer_than_all_that_is_read() -> None:
+    with pytest.raises(ParamsError, match="within its first word"):
+        check_texts(StyleCLIPParams(prompt="ab" * 900), "demo")
+
+
+def test_each_text_is_named() -> None:
+    with pytest.raises(ParamsError, match=r"^text_to_add: ") as caught:
+        check_texts(LatentRevisionsParams(prompt="a house", text_to_add=LONG), "demo")
+    assert caught.value.field == "text_to_add"
+    assert len(str(caught.value)) < 400
+
+
+def test_what_the_settings_allow() -> None:
+    settings = Settings(max_iterations=50, max_side=256)
+    check_limits(LatentRevisionsParams(prompt="a house", iterations=50, size=(256, 256)), settings)
+    check_limits(StyleCLIPParams(prompt="a face"), settings)
+    for given, field in (({"iterations": 51}, "iterations"), ({"size": (256, 272)}, "size")):
+        with pytest.raises(ParamsError, match=rf"^{field}: at most ") as caught:
+            check_limits(LatentRevisionsParams(prompt="a house", **given), settings)
+        assert caught.value.field == field and caught.value.out_of_range
+
+
+@pytest.mark.parametrize("field", ["prompt", "text_to_add"])
+def test_http_says_so_before_anything_is_queued(
+    door: FlaskClient, jobs: Jobs, settings: Settings, field: str
+) -> None:
+    answer = door.post("/latent_revision", data={"prompt": "a house", field: LONG})
+    body = answer.get_json()
+    assert (answer.status_code, body["field"]) == (422, field) and "would stop after" in body["message"]
+    assert jobs.queue_length(settings.latentrevisions_queue) == 0
+    assert not list(settings.data_dir.rglob("*.png"))
+
+
+def test_the_classes_say_so_as_they_are_made(face: Path) -> None:
+    with pytest.raises(ValueError, match=r"^prompt: CLIP reads"):
+        LatentRevisions(LONG)
+    with pytest.raises(ValueError, match=r"^text_to_add: CLIP reads"):
+        LatentRevisions("a house", text_to_add=LONG)
+    with pytest.raises(ValueError, match=r"^prompt: CLIP reads"):
+        StyleCLIP(LONG, img_path=str(face))
+
+
+def test_the_command_line_says_so(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "mead", "latent_revision", LONG, "--output_path", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2 and ended.stderr.startswith("mead: prompt: CLIP reads")
+    assert not list(tmp_path.iterdir())
+
+
+def test_none_of_it_needs_torch() -> None:
+    code = (
+        "import sys; from mead.limits import check_texts; from LatentRevisions.params import *\n"
+        "check_texts(LatentRevisionsParams(prompt='a house'), 'demo'); print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

@@ -1,0 +1,286 @@
+"""The web page: what it is made of, and what an artist meets in a real browser on the real service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from caching_config import Settings
+from mead import page as room
+from mead.api import create_app
+from mead.local_service import free_port
+from tests.conftest import DATA, Process, answers
+
+LIMIT = 120_000  # milliseconds; far more than anything here takes
+PARTS = {name: (room.HERE / name).read_text("utf-8") for name in ("index.html", *room.PARTS)}
+
+expect.set_options(timeout=LIMIT)
+
+
+class Tags(HTMLParser):
+    """All tags of a page, with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note it."""
+        self.found.append((tag, dict(attrs)))
+
+
+# What it is made of
+
+
+def test_it_is_served_without_a_key(settings: Settings) -> None:
+    http = create_app(Settings(**{**dict(settings), "api_keys": "first-key-1"})).test_client()
+    for path in ("/", "/page/page.css", "/page/page.js"):
+        answer = http.get(path)
+        assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert http.get(path, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    assert http.get("/page/__init__.py").status_code == http.get("/page/").status_code == 404
+
+
+def test_it_needs_nothing_from_elsewhere_and_nothing_inline() -> None:
+    for name, text in PARTS.items():
+        code = re.sub(r"(^|\s)// .*", "", text, flags=re.MULTILINE)  # without comments
+        addresses = set(re.findall(r"(?:https?:)?//[\w.]+", code))
+        assert addresses <= {"http://www.w3.org"}, name  # the name of SVG, which nobody fetches
+    for tag, attributes in Tags(PARTS["index.html"]).found:
+        assert tag != "style" and not (tag == "script" and "src" not in attributes)
+        assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+def test_every_field_it_places_is_the_apis_own(settings: Settings) -> None:
+    paths = create_app(settings).test_client().get("/openapi.json").get_json()["paths"]
+    fields: dict[str, Any] = {}
+    placed = 0
+    for _, attributes in Tags(PARTS["index.html"]).found:
+        if route := attributes.get("data-route"):
+            form = paths[f"/{route}"]["post"]["requestBody"]["content"]["multipart/form-data"]
+            fields = form["schema"]["properties"]
+        for kind in ("data-field", "data-of"):
+            if kind in attributes:
+                placed += 1
+                assert attributes[kind] in fields
+    assert placed > 10
+
+
+# In a browser
+
+
+Visit = Callable[[str], Page]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens the page in a window of its own; at the end nothing has been asked of any other site, and nothing
+    went wrong in the page or against its policy."""
+    context = browser.new_context(viewport=ViewportSize(width=1280, height=900), accept_downloads=True)
+    context.set_default_timeout(LIMIT)
+    asked, wrong = set(), []
+    page = context.new_page()
+    page.on("request", lambda request: asked.add(re.sub(r"^(\w+://[^/]*|data|blob).*", r"\1", request.url)))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if "Content Security" in said.text else None)
+    urls = {"data", "blob"}
+
+    def open_page(url: str) -> Page:
+        urls.add(url)
+        page.goto(url + "/")
+        expect(page.get_by_label("Prompt")).to_have_count(2)
+        return page
+
+    yield open_page
+    context.close()
+    assert asked <= urls and not wrong
+
+
+def fill(page: Page, route: str, **fields: object) -> None:
+    """Write into the fields of a form, by the API's names."""
+    for details in page.locator(f"[data-route={route}] details:not([open]) summary").all():
+        details.click()
+    for name, value in fields.items():
+        page.locator(f"#{route}-{name}").fill(str(value))
+
+
+def drop(page: Page, field: str, file: Path) -> None:
+    """Drop a file on a field, as from a folder's window."""
+    page.evaluate(
+        """([field, name, bytes]) => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+            const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            document.querySelector(field).dispatchEvent(event);
+        }""",
+        [field, file.name, list(file.read_bytes())],
+    )
+
+
+def state(page: Page, text: str) -> None:
+    """Wait until the page says this of the job on stage."""
+    expect(page.locator("#state")).to_have_text(re.compile(text))
+
+
+def newest(page: Page) -> str:
+    """The id of the newest job this browser remembers."""
+    return str(page.evaluate("JSON.parse(localStorage.getItem('mead.jobs'))[0]"))
+
+
+def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path: Path) -> None:
+    page = visit(service.url)
+    fill(page, "latent_revision", prompt="a boat at sunset", text_to_add="purple eyes", iterations=3, seed=7)
+    for field, file in (("img", "coffee.jpg"), ("img_enc", "chelsea.jpg")):
+        drop(page, f"#latent_revision-{field}", DATA / file)
+        thumbnail = page.locator(f"[data-field={field}] .drop img").first
+        expect(thumbnail).to_have_js_property("complete", True)
+        assert thumbnail.evaluate("image => image.naturalWidth") > 100
+    expect(page.locator("#latent_revision-w1")).to_have_value("2")  # what is given has a weight
+    expect(page.locator("#latent_revision-w2")).to_have_value("5")
+    expect(page.locator("#latent_revision-w3")).to_have_value("")
+    page.get_by_role("button", name="Make the picture").click()
+    state(page, "^Done$")
+    expect(page.locator("#steps")).to_have_text("step 3 of 3")
+    record = requests.get(f"{service.url}/jobs/{newest(page)}", timeout=60).json()
+    assert (record["w1"], record["w2"], record["w3"], record["seed"]) == (2, 5, 0, 7)
+    assert record["files"] == ["img", "img_enc"]
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename.startswith("a-boat-at-sunset-")
+    download.value.save_as(tmp_path / "it.png")
+    image = requests.get(f"{service.url}{record['image']}", timeout=60).content
+    assert (tmp_path / "it.png").read_bytes() == image
+
+    page.get_by_role("button", name="Use as starter").click()
+    name = page.locator("#latent_revision-img").evaluate("input => input.files[0].name")
+    assert name == download.value.suggested_filename
+
+
+def test_a_face_edited_by_keyboard_alone(visit: Visit, service: Any, face: Path) -> None:
+    page = visit(service.url)
+    page.get_by_role("tab", name="New picture").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Edit a face")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#styleclip-img")).to_be_focused()
+    page.locator("#styleclip-img").set_input_files(face)
+    page.locator("#styleclip-prompt").focus()
+    page.keyboard.type("a person with blue hair")
+    page.get_by_text("More").last.press("Enter")
+    page.locator("#styleclip-iterations").focus()
+    page.keyboard.type("2")
+    page.keyboard.press("Enter")
+    state(page, "^Done$")
+    expect(page.get_by_role("img", name="a person with blue hair")).to_be_visible()
+
+
+def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path: Path) -> None:
+    page = visit(service.url)
+    go = page.get_by_role("button", name="Make the picture")
+    go.click()
+    expect(page.locator("#latent_revision-prompt-error")).to_have_text("Field required")
+    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    expect(page.locator("#latent_revision-prompt")).to_have_attribute("aria-invalid", "true")
+    fill(page, "latent_revision", prompt="a house", w0=5000)
+    expect(page.locator("#latent_revision-prompt-error")).to_be_empty()
+    go.click()
+    expect(page.locator("#latent_revision-w0-error")).to_contain_text("less than or equal to 1000")
+    (tmp_path / "song.mp3").write_bytes(b"no picture")
+    drop(page, "#latent_revision-img", tmp_path / "song.mp3")
+    fill(page, "latent_revision", w0=5)
+    go.click()
+    expect(page.locator("#latent_revision-img-error")).not_to_be_empty()
+    expect(page.locator("#gallery")).to_be_hidden()  # no job was made
+
+
+def test_a_job_outlives_the_page_and_is_cancelled(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    fill(page, "latent_revision", prompt="a red heart", iterations=2000)
+    page.get_by_role("button", name="Make the picture").click()
+    expect(page.locator("#picture")).to_be_visible()  # a preview
+    state(page, "^Running$")
+    page.reload()
+    state(page, "^Running$")
+    expect(page.locator("#steps")).to_have_text(re.compile(r"step \d+ of 2000"))
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    state(page, "^Cancelled$")
+    record = requests.get(f"{service.url}/jobs/{newest(page)}", timeout=60).json()
+    assert record["status"] == "cancelled"
+
+
+def test_on_a_phone(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    for width in (390, 320):
+        page.set_viewport_size(ViewportSize(width=width, height=800))
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
+    page = visit(waiting_room.url)
+    fill(page, "latent_revision", prompt="a house")
+    go = page.get_by_role("button", name="Make the picture")
+    go.click()
+    expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text("no inference server")
+    waiting_room.jobs.beat("idle", ["latentrevisions_queue"], 600)
+    go.click()
+    state(page, "^Waiting: next in line$")
+    first = newest(page)
+    go.click()
+    state(page, "^Waiting: 1 before this one$")
+    assert waiting_room.jobs.cancel(first)
+    state(page, "^Waiting: next in line$")
+    expect(page.get_by_role("button", name="a house Cancelled")).to_be_visible()
+    job = waiting_room.jobs.claim("latentrevisions_queue", "idle")
+    waiting_room.jobs.progress(job, "idle", 1, 4, 0.0)
+    expect(page.locator("#steps")).to_have_text("step 1 of 4")
+    waiting_room.jobs.fail(job, "idle", "size: too large for this machine", "input", "size")
+    state(page, "^Failed: size: too large for this machine$")
+    expect(page.locator("#latent_revision-size-error")).to_have_text("too large for this machine")
+
+
+def test_a_key_is_asked_for_when_it_is_needed(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    environment = {**waiting_room.environment, "PORT": str(port), "API_KEYS": "first-key-1"}
+    waiting_room.jobs.beat("idle", ["latentrevisions_queue"], 600)
+    server = Process("caching_server.py", environment, tmp_path / "log")
+    try:
+        server.wait_until(lambda: answers(url + "/healthz"))
+        page = visit(url)
+        expect(page.get_by_label("API key")).to_be_hidden()
+        fill(page, "latent_revision", prompt="a house")
+        page.get_by_role("button", name="Make the picture").click()
+        for key, why in (("wrong-key-1", "asks for a key"), ("first-key-1", "not known")):
+            expect(page.get_by_role("alert").filter(has_text=why)).to_be_visible()
+            expect(page.get_by_label("API key")).to_be_focused()
+            page.keyboard.type(key)
+            page.keyboard.press("Enter")
+        state(page, "^Waiting")
+        expect(page.get_by_label("API key")).to_be_hidden()
+        page.reload()  # in the same tab the key is remembered, for the events too
+        state(page, "^Waiting")
+        assert waiting_room.jobs.cancel(newest(page))
+        state(page, "^Cancelled$")
+    finally:
+        server.stop()
+
+
+def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
+    page = visit(door("app.py", tmp_path))
+    fill(page, "latent_revision", prompt="a red house", iterations=3)
+    page.get_by_role("button", name="Make the picture").click()
+    state(page, "^Done$")
+    expect(page.locator("#steps")).to_have_text("step 3 of 3")
+    expect(page.get_by_role("img", name="a red house")).to_be_visible()
+    fill(page, "latent_revision", iterations=0)
+    page.get_by_role("button", name="Make the picture").click()
+    expect(page.locator("#latent_revision-iterations-error")).not_to_be_empty()
