@@ -1,4 +1,4 @@
-"""The command line: `python -m mead serve | demo | latent_revision | styleclip`."""
+"""The command line: `python -m mead serve | demo | latent_revision | styleclip | weights`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,10 +18,12 @@ from typing import Any, TypeAlias
 import requests
 from pydantic import ValidationError
 
-from caching_config import Settings
+from caching_config import Settings, without_password
 from LatentRevisions.params import LatentRevisionsParams
+from mead.download import DownloadError, megabytes
 from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
 from mead.params import JobParams, ParamsError, check
+from mead.weights import WeightFile, WeightsError, WeightSet, set_names, weights_dir
 from StyleCLIP.params import StyleCLIPParams
 
 _Parser: TypeAlias = argparse.ArgumentParser
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.errors():
             print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
-    except (CommandError, ServiceError, ValueError, OSError) as error:
+    except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
         print(f"mead: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -96,13 +99,45 @@ def _parser() -> argparse.ArgumentParser:
         "styleclip", _styleclip, "Edit a photo of a face by words (StyleGAN2 + CLIP), without any server"
     )
     _add_job_options(command, StyleCLIPParams, "styleclip_out")
+    _add_weights_commands(add("weights", _list_weights, "Fetch, list, verify and convert sets of weights"))
     return parser
+
+
+def _add_weights_commands(weights: _Parser) -> None:
+    commands = weights.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], about: str) -> _Parser:
+        command: _Parser = commands.add_parser(name, help=about, description=f"{about}.")
+        command.set_defaults(run=run)
+        return command
+
+    add("list", _list_weights, "Show the sets: what is in them, whether it is here, when it was verified")
+    command = add("fetch", _fetch_weights, "Download a published set, check it and convert it")
+    command.add_argument("set", help='The set, as in "full".')
+    command.add_argument(
+        "--keep-original", action="store_true", help="Keep the published files beside the converted ones."
+    )
+    command = add(
+        "verify", _verify_weights, "Check every byte, every key and shape, and run a step of each model"
+    )
+    command.add_argument("set", nargs="*", help="The sets; all that are here when none is named.")
+    command = add(
+        "convert", _convert_weights, "Make a checkpoint of your own (part of) a set, to be used by its name"
+    )
+    command.add_argument("file", type=Path, help="A checkpoint in any published format.")
+    command.add_argument("--name", required=True, help='What the set is called, for weights="NAME".')
+    command.add_argument(
+        "--as", dest="network", help="The network to take of the file; all it holds when left out."
+    )
+    command.add_argument(
+        "--base", help='The set that lends the other networks ("full" if it is here, else "demo").'
+    )
 
 
 def _settings_help() -> str:
     lines = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f" [{field.default}]"
+        default = "" if field.default in (None, ()) else f" [{field.default}]"
         lines.append(f"  {name.upper()}{default}\n      {field.description}")
     return "\n".join(lines)
 
@@ -129,7 +164,9 @@ def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> 
         metavar="FOLDER",
         help="Where the picture goes (default: %(default)s).",
     )
-    command.add_argument("--weights", default=argparse.SUPPRESS, help="Section of weights/manifest.toml.")
+    command.add_argument(
+        "--weights", default=argparse.SUPPRESS, help='The set of weights: "demo", "full" or one of your own.'
+    )
     command.add_argument("--device", default=argparse.SUPPRESS, help='Where to run, as in "cpu" or "cuda:0".')
 
 
@@ -139,9 +176,12 @@ def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> 
 def _serve(options: argparse.Namespace) -> None:
     settings = Settings()
     redis_url = settings.redis_url if "redis_url" in settings.model_fields_set else None
-    with local_service(settings.data_dir, settings.host, settings.port, redis_url) as service:
+    with local_service(
+        settings.data_dir, settings.host, settings.port, redis_url, environment=_weights_environment()
+    ) as service:
         print(
-            f"The service is up at {service.url} with Redis at {service.redis_url}; Ctrl-C stops it.",
+            f"The service is up at {service.url} with Redis at {without_password(service.redis_url)}; "
+            "Ctrl-C stops it.",
             flush=True,
         )
         try:
@@ -158,8 +198,10 @@ def _demo(options: argparse.Namespace) -> None:
     # At a Redis that others use too, nobody else must take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"
     environment = {
+        **_weights_environment(),
         "LATENTREVISIONS_QUEUE": f"{queues}_latentrevisions_queue",
         "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
+        "API_KEYS": "",
     }
     with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
         print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
@@ -175,6 +217,11 @@ def _demo(options: argparse.Namespace) -> None:
                     raise CommandError(f"{route}: {error}\n{_last_lines(service)}") from error
                 print(f"{path}  ({seconds:.1f} s)", flush=True)
     print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _weights_environment() -> dict[str, str]:
+    """The servers run in another folder than this process: a relative WEIGHTS_DIR must mean the same."""
+    return {"WEIGHTS_DIR": str(weights_dir())}
 
 
 def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
@@ -259,6 +306,155 @@ def _run(model: Any, parameters: dict[str, Any], options: argparse.Namespace) ->
     ).run()
     bar.end()
     print(path)
+
+
+# The weights
+
+
+def _list_weights(options: argparse.Namespace) -> None:
+    print(f"The sets of weights; those that are fetched or your own are in {weights_dir()}.")
+    for name in set_names():
+        print()
+        try:
+            weights = WeightSet.find(name)
+        except WeightsError as error:
+            print(f"{name}: {error}")
+            continue
+        base = f"; what it does not have is lent by {weights.base}" if weights.base else ""
+        print(f"{name}: {weights.description.rstrip('.')}{base}.")
+        for network, file in weights.own_files.items():
+            size = megabytes(file.size) if file.size is not None else "-"
+            print(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
+        for file_name, (published, networks) in weights.downloads.items():
+            size = megabytes(published.size) if published.size else "size unknown"
+            print(f"  from {file_name} ({size}): {' and '.join(networks)}; {published.licence}")
+
+
+def _state(file: WeightFile) -> str:
+    """Whether a file is here, and when it was verified."""
+    if not file.path.exists():
+        return "not here"
+    if file.record is None:
+        return "here, never verified"
+    if file.path.stat().st_mtime_ns != file.record.modified:
+        return "here, changed since verified"
+    return f"here, verified {file.record.verified:%Y-%m-%d %H:%M}"
+
+
+def _fetch_weights(options: argparse.Namespace) -> None:
+    from mead.fetch import fetch
+
+    bar = TransferBar()
+    try:
+        weights = fetch(options.set, bar, options.keep_original)
+        for file in weights.files.values():
+            file.check()
+    except KeyboardInterrupt:
+        bar.say("interrupted; what has arrived is kept, and the same command goes on from there")
+        raise
+    finally:
+        bar.end()
+    print(f"{options.set}: all {len(weights.files)} networks are here; WEIGHTS={options.set} uses them")
+
+
+def _verify_weights(options: argparse.Namespace) -> None:
+    names = options.set or [name for name in set_names() if _is_here(name)]
+    for name in names:
+        WeightSet.find(name)
+    from mead.verify import Finding, verify  # imports PyTorch, which takes seconds
+
+    def found(finding: Finding) -> None:
+        if finding.problem is None:
+            print(f"  {finding.what}: good", flush=True)
+        else:
+            print(f"mead: {finding.problem}", file=sys.stderr, flush=True)
+
+    wrong = []
+    for name in names:
+        print(f"{name}:", flush=True)
+        if not verify(name, found):
+            wrong.append(name)
+    if wrong:
+        raise CommandError(f"not all is well with {' and '.join(wrong)}; see above")
+
+
+def _is_here(name: str) -> bool:
+    return any(file.path.exists() for file in WeightSet.find(name).own_files.values())
+
+
+def _convert_weights(options: argparse.Namespace) -> None:
+    from mead.fetch import add
+
+    networks = add(options.file, options.name, options.network, options.base, TransferBar())
+    weights = WeightSet.find(options.name)
+    lent = sorted(weights.files.keys() - weights.own_files.keys())
+    print(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")
+    if lent:
+        print(f"{options.name}: {', '.join(lent)}: lent by {weights.base}")
+    print(f"`python -m mead weights verify {options.name}` tries it; WEIGHTS={options.name} uses it")
+
+
+class TransferBar:
+    """One line on stderr that shows how far a download is, how fast and for how long still.
+
+    Where that is no terminal, a line for every tenth of a file.
+    """
+
+    WIDTH = 30
+    WINDOW = 10  # seconds over which the speed is measured
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+        self._name = ""
+        self._shown = 0.0
+        self._tenth = -1
+        self._open = False
+
+    def show(self, name: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` bytes of a file are here."""
+        now = time.monotonic()
+        if name != self._name or (self._seen and done < self._seen[-1][1]):
+            self.end()
+            self._seen.clear()
+            self._name, self._shown, self._tenth = name, 0.0, -1
+        self._seen.append((now, done))
+        while now - self._seen[0][0] > self.WINDOW:
+            self._seen.popleft()
+        if sys.stderr.isatty():
+            if now - self._shown >= 0.1 or done == total:
+                self._shown = now
+                self._open = True
+                print(f"\r{self._line(done, total)}\x1b[K", end="", file=sys.stderr, flush=True)
+            return
+        tenth = 10 * done // total if total else done // 100_000_000
+        if tenth > self._tenth:
+            self._tenth = tenth
+            print(self._line(done, total), file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        self.end()
+        print(line, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._open:
+            print(file=sys.stderr)
+        self._open = False
+
+    def _line(self, done: int, total: int | None) -> str:
+        (began, first), (now, _) = self._seen[0], self._seen[-1]
+        speed = (done - first) / (now - began) if now > began else 0.0
+        moving = f", {megabytes(int(speed))}/s" if speed else ""
+        if not total:
+            return f"{self._name} {megabytes(done)}{moving}"
+        filled = self.WIDTH * done // total
+        left = ""
+        if speed and done < total:
+            minutes, seconds = divmod(round((total - done) / speed), 60)
+            left = f", {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+        bar = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}]"
+        return f"{self._name} {bar} {megabytes(done)} of {megabytes(total)}{moving}{left}"
 
 
 class ProgressBar:

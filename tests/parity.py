@@ -30,13 +30,14 @@ class Fixture:
         return self.arrays[name]
 
 
-def load(name: str) -> Fixture:
-    """Return the fixture, its state dict filled."""
+def load(name: str, with_weights: bool = True) -> Fixture:
+    """Return the fixture, its state dict filled, or empty: filling takes seconds at full size."""
     description = json.loads((FOLDER / f"{name}.json").read_text())
     shapes = {key: tuple(shape) for key, shape in description["shapes"].items()}
     with np.load(FOLDER / f"{name}.npz") as arrays:
         tensors = {key: torch.from_numpy(arrays[key]) for key in arrays}
-    return Fixture(shapes, fill(shapes, description["matrix"]), tensors)
+    state_dict = fill(shapes, description["matrix"]) if with_weights else {}
+    return Fixture(shapes, state_dict, tensors)
 
 
 def fill(shapes: dict[str, tuple[int, ...]], matrix: str) -> dict[str, Tensor]:

@@ -1,0 +1,126 @@
+"""CLIP's tokeniser: byte pair encoding, lower case (Sennrich et al., 2016, arXiv 1508.07909).
+
+Its own, because the process that answers must know what CLIP would cut off without PyTorch, which the one in
+open_clip imports; the two give the same ids (tests compare them). The vocabulary is open_clip's file.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import heapq
+import html
+import importlib.util
+import threading
+from pathlib import Path
+
+import ftfy
+import regex
+
+MERGES = (
+    48_894  # of the vocabulary: 49,408 ids are 256 bytes, twice (inside a word, ending it), these, and two
+)
+START, END = 512 + MERGES, 512 + MERGES + 1
+"""Ids that begin and end every text."""
+
+_PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+# The vocabulary numbers bytes with those first that are visible characters, which stand for themselves.
+_VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = [*_VISIBLE, *(byte for byte in range(256) if byte not in _VISIBLE)]
+_GONE = -1  # stands where a neighbour has taken a byte in
+
+
+class Tokeniser:
+    """Makes ids of texts.
+
+    Args:
+        merges: the vocabulary's merges, "left right" each, first those that are made first.
+    """
+
+    def __init__(self, merges: list[str]) -> None:
+        characters = [*map(chr, _VISIBLE), *(chr(256 + n) for n in range(256 - len(_VISIBLE)))]
+        ids = {character: i for i, character in enumerate(characters)}
+        ids |= {f"{character}</w>": 256 + i for i, character in enumerate(characters)}
+        self._byte_ids = {byte: i for i, byte in enumerate(_BYTES)}
+        self._merged: dict[int, int] = {}  # by left * 2**16 + right, half the memory of pairs
+        for i, merge in enumerate(merges, start=512):
+            left, right = merge.split()
+            ids[left + right] = i
+            self._merged[ids[left] << 16 | ids[right]] = i
+
+    def clean(self, text: str) -> str:
+        """The text as CLIP reads it: broken encodings and HTML entities mended, single blanks, lower case."""
+        mended = html.unescape(html.unescape(ftfy.fix_text(text)))
+        return " ".join(mended.split()).lower()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without those that begin and end it."""
+        return [i for piece in _PIECE.findall(self.clean(text)) for i in self._encode_piece(piece)]
+
+    def cut(self, text: str, length: int) -> tuple[str, str, int]:
+        """Where `length` ids of a text end: (what is read, what is not, both cleaned; ids of the whole).
+
+        A word that is read in part counts as not read.
+        """
+        cleaned = self.clean(text)
+        ids = 0
+        end = len(cleaned)
+        for piece in _PIECE.finditer(cleaned):
+            ids += len(self._encode_piece(piece.group()))
+            if ids > length:
+                end = min(end, piece.start())
+        return cleaned[:end].rstrip(), cleaned[end:], ids
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        """Merge neighbours, always those whose merge comes first in the vocabulary, leftmost first.
+
+        A merge never makes a pair that should have been merged before it, so that a heap holds the order.
+        """
+        ids = [self._byte_ids[byte] for byte in piece.encode("utf-8")]
+        ids[-1] += 256
+        before = list(range(-1, len(ids) - 1))
+        after = list(range(1, len(ids) + 1))
+        waiting: list[tuple[int, int, int, int]] = []
+
+        def consider(i: int) -> None:
+            if i < 0 or after[i] >= len(ids):
+                return
+            left, right = ids[i], ids[after[i]]
+            merged = self._merged.get(left << 16 | right)
+            if merged is not None:
+                heapq.heappush(waiting, (merged, i, left, right))
+
+        for i in range(len(ids) - 1):
+            consider(i)
+        while waiting:
+            merged, i, left, right = heapq.heappop(waiting)
+            j = after[i]
+            if ids[i] != left or j >= len(ids) or ids[j] != right:
+                continue  # one of the two has been merged with its other neighbour
+            ids[i], ids[j] = merged, _GONE
+            after[i] = after[j]
+            if after[i] < len(ids):
+                before[after[i]] = i
+            consider(before[i])
+            consider(i)
+        return [one for one in ids if one != _GONE]
+
+
+_loading = threading.Lock()
+
+
+def load_tokeniser() -> Tokeniser:
+    """The tokeniser with CLIP's vocabulary, which is read at the first call (some 50 ms and 10 MB)."""
+    with _loading:  # hundreds of first requests at once must not read it hundreds of times
+        return _load()
+
+
+@functools.cache
+def _load() -> Tokeniser:
+    package = importlib.util.find_spec("open_clip")  # finds it, imports nothing
+    assert package is not None and package.origin is not None
+    with gzip.open(
+        Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
+    ) as file:
+        lines = file.read().split("\n")
+    return Tokeniser(lines[1 : 1 + MERGES])
