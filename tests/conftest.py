@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,11 +17,12 @@ import redis
 import requests
 import torch
 from PIL import Image, ImageColor
+from playwright.sync_api import Browser, sync_playwright
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.jobs import Jobs
-from mead.local_service import find_redis, free_port
+from mead.local_service import find_redis, free_port, redis_options
 from mead.revision import Revision
 from mead.storage import Storage
 
@@ -39,9 +41,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
         self.process = subprocess.Popen(
-            [find_redis(), *options, "--dir", str(self.folder), "--daemonize", "no"],
+            [find_redis(), *redis_options(self.port, self.folder)],
             stdout=subprocess.DEVNULL,
         )
         client = redis.Redis.from_url(self.url)
@@ -253,6 +254,23 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert inference.stop() == 0
     assert service.caching.stop() == 0
     redis_server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The machine's Chromium, else the one that `playwright install chromium` has fetched."""
+
+    def runs(program: str) -> bool:
+        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+
+    names = ("chromium", "google-chrome", "chromium-browser")
+    found = [path for path in map(shutil.which, names) if path and runs(path)]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found[0] if found else None, args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy with a space in its path, and an environment (ours) in which everything is installed."""
     copy = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "mead", copy / "mead", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.sh", "requirements.txt", "requirements-dev.txt"):
+    for name in ("setup.sh", "caching_config.py", "requirements.txt", "requirements-dev.txt"):
         shutil.copy(REPOSITORY / name, copy)
     python = copy / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -50,6 +50,23 @@ def test_help(checkout: Path) -> None:
     done = setup(checkout, "--help")
     assert done.returncode == 0
     assert all(f"./setup.sh {command}" in done.stdout for command in ("demo", "serve", "test"))
+
+
+def test_weights_are_fetched_too(checkout: Path) -> None:
+    """The set that is asked for goes to `mead weights fetch`, before the command, which is then to use it."""
+    log = checkout / "log"
+    note = f'echo "$* WEIGHTS=${{WEIGHTS:-}}" >>"{log}"; exit ${{FETCH:-0}}'
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in "-m mead"*) {note};; esac\nexec "{sys.executable}" "$@"\n')
+    assert setup(checkout, "--weights", "full").returncode == 0
+    assert setup(checkout, "--weights", "full", "serve").returncode == 0
+    fetched = "-m mead weights fetch full WEIGHTS=\n"
+    assert log.read_text() == f"{fetched}{fetched}-m mead serve WEIGHTS=full\n"
+    done = setup(checkout, "--weights", "full", "demo", FETCH="1")
+    assert done.returncode == 1
+    assert "the weights full are not all here: see above. A second call goes on from here" in done.stderr
+    assert log.read_text().endswith(fetched)
+    assert setup(checkout, "--weights").returncode == 2
 
 
 def test_with_everything_in_place_nothing_is_installed(checkout: Path) -> None:

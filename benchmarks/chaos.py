@@ -1,0 +1,594 @@
+"""Real jobs while everything is killed at random: `python -m benchmarks.chaos --jobs 500 --seconds 240`.
+
+Runs Redis and gunicorn with the shipped settings and two inference servers on the demo weights. Every second
+one of them that has had a moment's peace is killed (SIGKILL), stopped for a while (SIGSTOP) or told to end
+(SIGTERM), and started again. Meanwhile clients post jobs of a few steps, wait, follow the events, hang up,
+cancel, and repeat what got no answer with the same Idempotency-Key. Then everything is left in peace until
+the jobs have ended, and the books are checked: what clients were told against what the records, the counters
+and the folders say. Lost, ended twice, stuck and files left over must all be 0.
+
+- accepted: jobs whose id a client was told;
+- lost: of those, the ones without a record, or succeeded without a picture;
+- ended twice: ends that were counted beyond one a job, ends told that the record does not confirm, and keys
+  that made two jobs;
+- stuck: jobs that do not end, ids that stay in a queue or with a worker;
+- files left over: what lies in the folders and belongs to no job, after one sweep as the workers do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import redis
+import requests
+from PIL import Image
+
+from caching_config import Settings, connect
+from mead.cli import PHOTOS
+from mead.jobs import ENDED, Jobs, job_key, processing_key
+from mead.local_service import REPOSITORY, find_redis, free_port, redis_options
+from mead.storage import Storage
+
+WORKER_TTL = 3  # seconds; short, so that many a worker is taken for dead
+CLIENTS = 16
+TIMEOUT = 60.0  # seconds a client waits for bytes
+PATIENCE = 300.0  # seconds that jobs may take to end once there is peace
+
+
+# What is killed
+
+
+class Part:
+    """A process of the service that is started again and again.
+
+    Args:
+        name: what the report calls it.
+        command: what runs.
+        environment: its settings.
+        log: where it writes.
+        peace: the shortest and the longest it is left alone after a start, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        log: Path,
+        peace: tuple[float, float],
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.environment = {**os.environ, **environment}
+        self.log = log
+        self.peace = peace
+        self.busy = threading.Lock()  # held while something is done to it
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it is left alone for a while."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.rest()
+
+    def rest(self) -> None:
+        """Leave it alone from now on for a while."""
+        self.left_alone_until = time.monotonic() + random.uniform(*self.peace)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> float:
+        """Tell it to end, kill it if it does not within half a minute; seconds it took."""
+        began = time.monotonic()
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+        return time.monotonic() - began
+
+
+class Chaos:
+    """Hits one part a second until told to stop.
+
+    Attributes:
+        hits: how often what was done to whom.
+        endings: the longest that each part took to end when told to, in seconds.
+    """
+
+    def __init__(self, parts: Sequence[Part], seed: int) -> None:
+        self.parts = parts
+        self.random = random.Random(seed)
+        self.hits: Counter[str] = Counter()
+        self.endings: dict[str, float] = defaultdict(float)
+        self.died: list[str] = []  # what ended though nobody had hit it
+        self._under_way: list[threading.Thread] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Hit until `stop` is set; then let everything recover."""
+        while not stop.wait(self.random.uniform(0.6, 1.4)):
+            now = time.monotonic()
+            restful = [part for part in self.parts if part.left_alone_until < now and not part.busy.locked()]
+            if restful:
+                hit = threading.Thread(target=self.hit, args=[self.random.choice(restful)])
+                hit.start()
+                self._under_way.append(hit)
+        for hit in self._under_way:
+            hit.join()
+
+    def hit(self, part: Part) -> None:
+        """Kill, stop or end one part, and start it again."""
+        with part.busy:
+            if part.process.poll() is not None:
+                self.died.append(f"{part.name} ({part.process.returncode})")
+                part.start()
+                return
+            what = self.random.choices(["kill -9", "SIGSTOP", "SIGTERM"], [4, 3, 3])[0]
+            self.hits[f"{what} {part.name}"] += 1
+            if what == "SIGSTOP":
+                part.signal(signal.SIGSTOP)
+                time.sleep(self.random.uniform(0.3, 2 * WORKER_TTL))
+                part.signal(signal.SIGCONT)
+                part.rest()
+                return
+            if what == "SIGTERM":
+                self.endings[part.name] = max(self.endings[part.name], part.end())
+            else:
+                part.signal(signal.SIGKILL)
+                part.process.wait()
+            time.sleep(self.random.uniform(0, 1))
+            part.start()
+
+
+# Who asks
+
+
+@dataclass
+class Asked:
+    """A job as one client knows it.
+
+    Attributes:
+        key: its Idempotency-Key.
+        ids: every id the client was told for this key: one, if all is well.
+        ends: every end that the client was told.
+        hung_up: whether it has hung up on its first request.
+    """
+
+    key: str
+    ids: set[str] = field(default_factory=set)
+    ends: set[str] = field(default_factory=set)
+    hung_up: bool = False
+
+
+class NotAnsweredError(Exception):
+    """The server could not answer now; the same can be asked again."""
+
+
+class Clients:
+    """Ask for jobs in every way, and note what they are told."""
+
+    def __init__(self, url: str, jobs: int, seconds: float, seed: int) -> None:
+        self.url = url
+        self.address = url.removeprefix("http://")
+        self.jobs = jobs
+        self.pause = seconds / jobs
+        self.seed = seed
+        self.asked: list[Asked] = []
+        self.answers: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._lock = threading.Lock()
+        photo = BytesIO()
+        with Image.open(PHOTOS / "face.jpeg") as face:
+            face.convert("RGB").resize((256, 256)).save(photo, "JPEG")
+        self.photo = photo.getvalue()
+
+    def run(self) -> None:
+        """Ask for all jobs, at an even pace, as far as the answers allow it."""
+        self.began = time.monotonic()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for asking in [pool.submit(self.ask, number) for number in range(self.jobs)]:
+                asking.result()
+
+    def ask(self, number: int) -> None:
+        """Ask for one job in one of the ways, and go on until its id is known."""
+        time.sleep(max(0.0, self.began + number * self.pause - time.monotonic()))
+        rng = random.Random(f"{self.seed} {number}")
+        asked = Asked(key=f"chaos-{self.seed}-{number}")
+        ways = [self.leave, self.wait, self.hang_up, self.cancel, self.follow, self.twice]
+        way = rng.choices(ways, [3, 3, 2, 2, 2, 1])[0]
+        with self._lock:
+            self.asked.append(asked)
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            try:
+                way(asked, rng)
+                return
+            except (NotAnsweredError, requests.RequestException, OSError, http.client.HTTPException):
+                self._count("not answered, asked again")
+                time.sleep(rng.uniform(0.1, 1.0))
+        self.wrong.append(f"{asked.key} was not accepted within {PATIENCE:.0f} s")
+
+    # The ways
+
+    def leave(self, asked: Asked, rng: random.Random) -> None:
+        """Post and go."""
+        self._post(asked, {"Prefer": "respond-async"})
+
+    def wait(self, asked: Asked, rng: random.Random) -> None:
+        """Post and wait for the picture."""
+        self._post(asked, {})
+
+    def hang_up(self, asked: Asked, rng: random.Random) -> None:
+        """Post, hang up while the server works, and ask later what became of it."""
+        if not asked.hung_up:
+            asked.hung_up = True
+            body, headers = self._form(asked, {})
+            connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT)
+            connection.request("POST", self._route(asked), body, headers)
+            time.sleep(rng.uniform(0, 2))
+            connection.close()
+        self._post(asked, {"Prefer": "respond-async"})
+
+    def cancel(self, asked: Asked, rng: random.Random) -> None:
+        """Post, and cancel after a moment."""
+        if not asked.ids:
+            self._post(asked, {"Prefer": "respond-async"})
+            time.sleep(rng.uniform(0, 3))
+        (job_id, *_) = asked.ids
+        answer = requests.delete(f"{self.url}/jobs/{job_id}", timeout=TIMEOUT)
+        if answer.status_code == 200:
+            asked.ends.add("cancelled")
+        elif answer.status_code != 409:  # it had ended, maybe by a cancelling whose answer was lost
+            self._refused(asked, answer.status_code, answer.text)
+
+    def follow(self, asked: Asked, rng: random.Random) -> None:
+        """Post and follow the events to the end; after a break, go on where it was."""
+        if asked.ids:
+            (job_id, *_) = asked.ids
+            request = requests.get(f"{self.url}/jobs/{job_id}/events", stream=True, timeout=TIMEOUT)
+        else:
+            body, headers = self._form(asked, {"Accept": "text/event-stream"})
+            url = self.url + self._route(asked)
+            request = requests.post(url, body, headers=headers, stream=True, timeout=TIMEOUT)
+        with request as answer:
+            if answer.status_code != 200:
+                self._refused(asked, answer.status_code, answer.text)
+            for line in answer.iter_lines():
+                if not line.startswith(b"data:"):
+                    continue
+                change = json.loads(line.removeprefix(b"data:"))
+                if change.get("id"):
+                    asked.ids.add(change["id"])
+                if change["status"] in ENDED:
+                    asked.ends.add(change["status"])
+                    return
+        raise NotAnsweredError  # the stream broke off
+
+    def twice(self, asked: Asked, rng: random.Random) -> None:
+        """Post the same at the same time."""
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(self._post, asked, {"Prefer": "respond-async"}) for _ in range(2)]
+        for one in both:
+            one.result()
+
+    def _post(self, asked: Asked, more: Mapping[str, str]) -> None:
+        body, headers = self._form(asked, more)
+        answer = requests.post(self.url + self._route(asked), body, headers=headers, timeout=TIMEOUT)
+        said = answer.json()
+        self._count(f"POST {answer.status_code}")
+        if said.get("id"):
+            asked.ids.add(said["id"])
+        if answer.status_code == 200:
+            asked.ends.add("succeeded")
+        elif answer.status_code in (409, 500) and said.get("id"):
+            asked.ends.add("cancelled" if answer.status_code == 409 else "failed")
+        elif answer.status_code != 202:
+            self._refused(asked, answer.status_code, answer.text)
+
+    def _refused(self, asked: Asked, status: int, text: str) -> None:
+        if status not in (429, 503):
+            self.wrong.append(f"{asked.key} was answered {status}: {text[:200]}")
+            return
+        raise NotAnsweredError
+
+    def _route(self, asked: Asked) -> str:
+        return "/styleclip" if self._is_styleclip(asked) else "/latent_revision"
+
+    def _is_styleclip(self, asked: Asked) -> bool:
+        return int(asked.key.rsplit("-", 1)[1]) % 4 == 0
+
+    def _form(self, asked: Asked, more: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+        number = asked.key.rsplit("-", 1)[1]
+        fields = {"prompt": "a girl with green hair", "seed": number, "iterations": "3"}
+        files = {"img": ("face.jpeg", self.photo)}
+        if not self._is_styleclip(asked):
+            fields |= {"size": "64x64", "cutouts": "4"}
+            files = {"img_enc": files["img"]} if int(number) % 2 else {}
+        made = requests.Request("POST", self.url, data=fields, files=files or None).prepare()
+        body = made.body if isinstance(made.body, bytes) else (made.body or "").encode()
+        headers = {"Content-Type": made.headers["Content-Type"], "Idempotency-Key": asked.key, **more}
+        return body, headers
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.answers[what] += 1
+
+
+# The books
+
+
+@dataclass
+class Books:
+    """What a run came to. Each of the last four holds a line for each thing that must not be."""
+
+    accepted: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    swept: int = 0
+    lost: list[str] = field(default_factory=list)
+    ended_twice: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    files_left_over: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.ended_twice or self.stuck or self.files_left_over)
+
+
+def check(asked: Sequence[Asked], url: str, jobs: Jobs, storage: Storage, settings: Settings) -> Books:
+    """Compare what clients were told with the records, the counters and the folders."""
+    books = Books()
+    queues = [settings.latentrevisions_queue, settings.styleclip_queue]
+    told = {job_id: one for one in asked for job_id in one.ids}
+    books.accepted = len(told)
+    records: dict[str, dict[str, str]] = {}
+    client: Any = jobs.redis
+    for key in client.scan_iter(job_key("*"), count=1000):
+        records[key.removeprefix(job_key(""))] = client.hgetall(key)
+    for job_id, record in records.items():
+        if record["status"] not in ENDED:
+            books.stuck.append(f"{job_id} is {record['status']}")
+            continue
+        books.ended[record["status"]] += 1
+        if record["status"] == "failed":
+            books.reasons[record.get("error", "no reason")] += 1
+            if not record.get("error"):
+                books.lost.append(f"{job_id} failed without a reason")
+    for job_id, one in told.items():
+        known = records.get(job_id)
+        if known is None:
+            books.lost.append(f"{job_id} has no record")
+            continue
+        if known["status"] == "succeeded" and not _is_picture(f"{url}/jobs/{job_id}/image"):
+            books.lost.append(f"{job_id} succeeded and has no picture")
+        if one.ends - {known["status"]} and known["status"] in ENDED:
+            books.ended_twice.append(f"{job_id} is {known['status']}; told was {sorted(one.ends)}")
+    books.ended_twice += [f"{one.key} made {sorted(one.ids)}" for one in asked if len(one.ids) > 1]
+    for kind, counted in jobs.statistics().items():
+        by_status = Counter(record["status"] for record in records.values() if record["type"] == kind)
+        for status in ENDED:
+            if counted.ended[status] != by_status[status]:
+                books.ended_twice.append(
+                    f"{counted.ended[status]} {kind} jobs are counted as {status}, {by_status[status]} are"
+                )
+    for queue in queues:
+        for key in [queue, *client.scan_iter(processing_key(queue, "*"), count=1000)]:
+            waiting = [
+                one for one in client.lrange(key, 0, -1) if one not in records or not _over(records[one])
+            ]
+            books.stuck += [f"{job_id} is in {key}" for job_id in waiting]
+    books.swept = storage.sweep(jobs.ends, 0)  # what its worker would do ten minutes after a kill
+    needed = {Path(record["out_path"]) for record in records.values() if record["status"] == "succeeded"}
+    for folder in (storage.uploads, storage.results, storage.previews):
+        for path in folder.rglob("*"):
+            record = records.get(path.parent.name, {})  # a failed job keeps its uploads, to be put back
+            if not path.is_dir() and path not in needed and record.get("status") != "failed":
+                books.files_left_over.append(str(path))
+    return books
+
+
+def _over(record: Mapping[str, str]) -> bool:
+    return record["status"] in ENDED
+
+
+def _is_picture(url: str) -> bool:
+    answer = requests.get(url, timeout=TIMEOUT)
+    if answer.status_code != 200:
+        return False
+    with Image.open(BytesIO(answer.content)) as picture:
+        picture.load()
+        return picture.format == "PNG"
+
+
+# The run
+
+
+@dataclass
+class Run:
+    """A run: its books, what was done, what clients met."""
+
+    books: Books
+    hits: Counter[str]
+    endings: dict[str, float]
+    died: list[str]
+    answers: Counter[str]
+    wrong: list[str]
+    seconds: float
+    peace_seconds: float
+
+    @property
+    def clean(self) -> bool:
+        return self.books.clean and not self.wrong and not self.died
+
+
+def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
+    """Run the service in `folder` and hit it for `seconds` while clients ask for `jobs` jobs."""
+    began = time.monotonic()
+    redis_port, port = free_port(), free_port()
+    url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{redis_port}/0"
+    environment = {
+        "REDIS_URL": redis_url,
+        "DATA_DIR": str(folder / "data"),
+        "PORT": str(port),
+        "WORKER_TTL": str(WORKER_TTL),
+        "TORCH_THREADS": "1",
+        "API_KEYS": "",
+    }
+    (folder / "redis").mkdir()
+    commands: dict[str, tuple[list[str | Path], tuple[float, float]]] = {
+        "Redis": ([find_redis(), *redis_options(redis_port, folder / "redis")], (2, 8)),
+        "gunicorn": ([sys.executable, REPOSITORY / "caching_server.py"], (3, 8)),
+        "inference server 1": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
+        "inference server 2": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
+    }
+    settings = Settings(redis_url=redis_url, data_dir=folder / "data", worker_ttl=WORKER_TTL)
+    store = Jobs(connect(settings), settings.job_ttl)
+    with ExitStack() as stack:
+        parts = []
+        for name, (command, peace) in commands.items():
+            log = folder / f"{name.replace(' ', '_')}.log"
+            parts.append(stack.enter_context(_part(Part(name, command, environment, log, peace))))
+        _wait_until(lambda: _ready(url), "the service is not ready", 180)
+        for part in parts:
+            part.rest()
+        chaos, clients = Chaos(parts, seed), Clients(url, jobs, seconds, seed)
+        stop = threading.Event()
+        hitting = threading.Thread(target=chaos.run, args=[stop])
+        asking = threading.Thread(target=clients.run)
+        hitting.start()
+        asking.start()
+        time.sleep(seconds)
+        stop.set()
+        hitting.join()
+        for part in parts:
+            if part.process.poll() is not None:
+                chaos.died.append(f"{part.name} ({part.process.returncode})")
+                part.start()
+        left_alone = time.monotonic()
+        asking.join()
+        with suppress(TimeoutError):
+            _wait_until(lambda: _all_ended(store, settings), "jobs do not end", PATIENCE)
+        took = time.monotonic() - left_alone
+        books = check(clients.asked, url, store, Storage(settings.data_dir), settings)
+    return Run(
+        books,
+        chaos.hits,
+        dict(chaos.endings),
+        chaos.died,
+        clients.answers,
+        clients.wrong,
+        time.monotonic() - began,
+        took,
+    )
+
+
+@contextmanager
+def _part(part: Part) -> Iterator[Part]:
+    try:
+        yield part
+    finally:
+        part.signal(signal.SIGCONT)
+        part.end()
+
+
+def _all_ended(store: Jobs, settings: Settings) -> bool:
+    """Whether no job waits or runs."""
+    client: Any = store.redis
+    return all(client.hget(key, "status") in ENDED for key in client.scan_iter(job_key("*"), count=1000))
+
+
+def _wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(redis.RedisError, requests.RequestException):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.2)
+
+
+def _ready(url: str) -> bool:
+    return requests.get(f"{url}/readyz", timeout=TIMEOUT).status_code == 200
+
+
+def show(found: Run) -> None:
+    """Print what a run came to."""
+    books = found.books
+    print(
+        f"{sum(found.hits.values())} hits: "
+        + ", ".join(f"{n} {what}" for what, n in sorted(found.hits.items()))
+    )
+    endings = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(found.endings.items()))
+    print(f"longest way from SIGTERM to the end: {endings or 'none'}")
+    print("clients: " + ", ".join(f"{n} {what}" for what, n in sorted(found.answers.items())))
+    print(f"peace until every job had ended: {found.peace_seconds:.0f} s; all of it {found.seconds:.0f} s")
+    unknown = sum(books.ended.values()) - books.accepted
+    print(f"accepted            {books.accepted:6}   and {unknown} whose client was never told")
+    print(f"succeeded           {books.ended['succeeded']:6}")
+    print(f"cancelled           {books.ended['cancelled']:6}")
+    print(f"failed with reason  {books.ended['failed']:6}   {dict(books.reasons)}")
+    print(f"(swept after kills  {books.swept:6})")
+    must_not_be = {
+        "lost": books.lost,
+        "ended twice": books.ended_twice,
+        "stuck": books.stuck,
+        "files left over": books.files_left_over,
+    }
+    for name, lines in must_not_be.items():
+        print(f"{name:19} {len(lines):6}")
+    for line in [*chain(*must_not_be.values()), *found.wrong, *(f"{one} died unhit" for one in found.died)]:
+        print(f"WRONG: {line}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=500, help="default %(default)s")
+    parser.add_argument("--seconds", type=float, default=240, help="of chaos (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and data there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mead-chaos-") as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = run(folder, options.jobs, options.seconds, options.seed)
+    show(found)
+    sys.exit(not found.clean)
+
+
+if __name__ == "__main__":
+    main()

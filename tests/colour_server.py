@@ -1,0 +1,63 @@
+"""An inference server on the small pipeline of the tests, with jobs that misbehave: its prompts say how.
+
+black: kills its process in its second step, as a bug in a network's library does.
+silver: each step takes far longer than a worker may be silent, or has to stop.
+Everything else: steps of a hundredth of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from caching_config import Settings, connect
+from inference_server import serve
+from LatentRevisions.params import LatentRevisionsParams
+from mead import log
+from mead.engine import Company, Engine
+from mead.jobs import Jobs
+from mead.storage import Storage
+from mead.worker import Worker, new_name
+from tests.conftest import ColourPipeline, ColourRevision
+
+
+class MisbehavingPipeline(ColourPipeline):
+    """ColourPipeline with the prompts above."""
+
+    def start(self, params: LatentRevisionsParams) -> ColourRevision:
+        """As ColourPipeline."""
+        revision = super().start(params)
+        revision.prompt = params.prompt  # type: ignore[attr-defined]
+        return revision
+
+    def step(self, revisions: Sequence[ColourRevision]) -> None:
+        """As ColourPipeline, or not."""
+        prompts = {revision.prompt for revision in revisions}  # type: ignore[attr-defined]
+        if any(revision.prompt == "black" and revision.step == 1 for revision in revisions):  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(6 if "silver" in prompts else 0.01)
+        super().step(revisions)
+
+
+def main() -> None:
+    """Serve both queues."""
+    settings = Settings()
+    log.set_up(settings)
+    name, company = new_name(), Company()
+    jobs, storage = Jobs(connect(settings), settings.job_ttl), Storage(settings.data_dir)
+    engines = [
+        Engine(MisbehavingPipeline(), LatentRevisionsParams, jobs, queue, name, 4, storage, 0.2, company)
+        for queue in (settings.latentrevisions_queue, settings.styleclip_queue)
+    ]
+    worker = Worker(name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts)
+    serve(worker, "colours")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What happens to jobs when inference servers are killed, stopped and resumed, or told to stop: for real."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caching_config import Settings, connect
+from LatentRevisions.params import LatentRevisionsParams
+from mead.jobs import Job, Jobs
+from mead.storage import Storage
+from tests.conftest import Process, RedisServer
+
+QUEUE, OTHER_QUEUE = "latentrevisions_queue", "styleclip_queue"
+LIMIT = 120  # seconds; far more than anything here takes
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Yard:
+    """A Redis and inference servers on the small pipeline, to be broken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.redis_server = RedisServer(folder)
+        self.redis = connect(Settings(redis_url=self.redis_server.url))
+        self.jobs = Jobs(self.redis, 600)
+        self.storage = Storage(folder / "var")
+        self.processes: list[Process] = []
+
+    def start(self) -> Process:
+        """Start one more inference server and wait until it is at work."""
+        environment = {
+            "REDIS_URL": self.redis_server.url,
+            "DATA_DIR": str(self.folder / "var"),
+            "WORKER_TTL": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        log = self.folder / f"inference-{len(self.processes)}.log"
+        process = Process("tests/colour_server.py", environment, log)
+        self.processes.append(process)
+        process.wait_until(lambda: self.name_of(process) in self.jobs.workers())
+        return process
+
+    def name_of(self, process: Process) -> str:
+        """The name under which a server works."""
+        alike = [name for name in self.jobs.workers() if f"-{process.process.pid}-" in name]
+        return alike[0] if alike else "none"
+
+    def put(self, job_id: str, prompt: str = "teal", iterations: int = 5, queue: str = QUEUE) -> None:
+        """Queue a job."""
+        params = LatentRevisionsParams(prompt=prompt, seed=1, iterations=iterations)
+        self.jobs.enqueue(job_id, "lr", queue, params.model_dump(mode="json", exclude_none=True))
+
+    def runs(self, job_id: str) -> bool:
+        """Whether a job has done a step."""
+        job = self.jobs.get(job_id)
+        return job.status == "processing" and job.steps > 0
+
+    def end_of(self, job_id: str) -> Job:
+        """A job once it has ended."""
+        job = self.jobs.wait(job_id, LIMIT)
+        assert job.ended
+        return job
+
+    def check(self, *succeeded: str) -> None:
+        """Each of these has its picture; no other file is there, and no worker holds a job."""
+        paths = {str(self.jobs.get(job_id).out_path) for job_id in succeeded}
+        eventually(lambda: {str(path) for path in self.storage.results.iterdir()} == paths)
+        assert not self.redis.keys("*:processing:*")
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    """An empty yard."""
+    yard = Yard(tmp_path)
+    yield yard
+    for process in yard.processes:
+        process.process.kill()
+        process.process.wait()
+    yard.redis_server.stop()
+
+
+def test_a_killed_server_loses_no_job(yard: Yard) -> None:
+    first = yard.start()
+    for name in "abcdef":
+        yard.put(name, iterations=150)
+    yard.put("x", iterations=150, queue=OTHER_QUEUE)
+    eventually(lambda: all(map(yard.runs, "abcdx")))
+    first.process.kill()
+    first.process.wait()
+    yard.start()
+    for name in "abcdefx":
+        job = yard.end_of(name)
+        assert job.status == "succeeded" and job.attempts == (1 if name in "ef" else 2)
+    yard.check(*"abcdefx")
+    assert yard.jobs.statistics()["lr"].recovered == 5
+    assert yard.jobs.statistics()["lr"].ended["succeeded"] == 7
+
+
+def test_a_job_that_kills_its_servers_fails_alone(yard: Yard) -> None:
+    """Four jobs and one of the other model share the first server with it; only it fails in the end."""
+    for name, prompt in (("a", "teal"), ("b", "teal"), ("poison", "black"), ("c", "teal")):
+        yard.put(name, prompt, iterations=60)
+    yard.put("x", iterations=200, queue=OTHER_QUEUE)
+    yard.put("late", iterations=5)
+    deaths = 0
+    process = yard.start()
+    while not yard.jobs.get("poison").ended:  # as whoever looks after processes does
+        if process.process.poll() is not None:
+            assert process.process.returncode == -signal.SIGKILL
+            deaths += 1
+            process = yard.start()
+        time.sleep(0.02)
+    poison = yard.jobs.get("poison")
+    assert poison.status == "failed" and poison.error == "its worker died 3 times" and deaths == 3
+    assert poison.error_kind == "internal"
+    for name in ("a", "b", "c", "x", "late"):
+        job = yard.end_of(name)
+        assert job.status == "succeeded" and job.attempts <= 2
+    yard.check("a", "b", "c", "x", "late")
+
+
+def test_a_stopped_server_that_comes_back_drops_its_jobs(yard: Yard) -> None:
+    sleeper = yard.start()
+    for name in "ab":
+        yard.put(name, iterations=200)
+    eventually(lambda: all(map(yard.runs, "ab")))
+    sleeper.process.send_signal(signal.SIGSTOP)
+    yard.start()
+    for name in "ab":
+        job = yard.end_of(name)
+        assert job.status == "succeeded" and job.attempts == 2
+    sleeper.process.send_signal(signal.SIGCONT)
+    eventually(lambda: sleeper.log.read_text().count("job dropped") == 2)
+    assert [yard.jobs.get(name).attempts for name in "ab"] == [2, 2]
+    assert yard.jobs.statistics()["lr"].ended["succeeded"] == 2
+    yard.check(*"ab")
+    yard.put("c")
+    assert yard.end_of("c").status == "succeeded"
+
+
+def test_a_long_step_does_not_look_like_death_and_does_not_hold_up_the_end(yard: Yard) -> None:
+    """A step six times as long as a worker may be silent, while another server looks for dead ones."""
+    first, second = yard.start(), yard.start()
+    second.process.send_signal(signal.SIGSTOP)
+    yard.put("slow", "silver", iterations=3)
+    eventually(lambda: yard.jobs.get("slow").status == "processing")
+    second.process.send_signal(signal.SIGCONT)
+    eventually(lambda: yard.runs("slow"))
+    slow = yard.jobs.get("slow")
+    assert slow.attempts == 1 and slow.worker == yard.name_of(first)
+
+    second.process.kill()  # it must not take what the first one hands back
+    second.process.wait()
+    asked = time.monotonic()
+    first.process.terminate()
+    assert first.process.wait(LIMIT) == 0
+    assert time.monotonic() - asked < 5
+    assert yard.redis.lrange(QUEUE, 0, -1) == ["slow"]
+    assert yard.jobs.get("slow").attempts == 0
+    assert yard.redis.get(f"worker:{slow.worker}") is None
+
+
+def test_redis_goes_and_comes_back(yard: Yard) -> None:
+    """Killed in the middle of jobs; they go on from the step they were at, in the server that had them."""
+    process = yard.start()
+    for name in "abcdef":
+        yard.put(name, iterations=400)
+    eventually(lambda: all(map(yard.runs, "abcd")))
+    yard.redis_server.process.kill()
+    yard.redis_server.process.wait()
+    eventually(lambda: process.log.read_text().count("Redis is away") >= 2)
+    yard.redis_server.start()
+    for name in "abcdef":
+        job = yard.end_of(name)
+        assert job.status == "succeeded" and job.attempts == 1
+    yard.check(*"abcdef")
+
+    yard.put("g", iterations=2000)
+    eventually(lambda: yard.runs("g"))
+    yard.redis_server.stop()
+    asked = time.monotonic()
+    process.process.terminate()
+    assert process.process.wait(LIMIT) == 0  # also while Redis is away
+    assert time.monotonic() - asked < 5
+    yard.redis_server.start()
+
+
+def test_a_job_ends_once_when_it_was_given_away_while_its_server_could_not_reach_redis(yard: Yard) -> None:
+    """What a server holds when it comes back is not its any more, and it finds out."""
+    process = yard.start()
+    yard.put("a", iterations=1000)
+    eventually(lambda: yard.runs("a"))
+    holder = yard.name_of(process)
+    process.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: not yard.redis.exists(f"worker:{holder}"))
+    assert yard.jobs.recover([QUEUE, OTHER_QUEUE], attempts=3) == ["a"]
+    job = yard.jobs.claim(QUEUE, "another")
+    assert job is not None
+    yard.jobs.beat("another", [QUEUE], LIMIT)
+    process.process.send_signal(signal.SIGCONT)
+    eventually(lambda: "job dropped" in process.log.read_text())
+    assert yard.jobs.get("a").worker == "another"
+    assert yard.jobs.succeed(job, "another", "elsewhere.png")
+    eventually(lambda: holder in yard.jobs.workers())
