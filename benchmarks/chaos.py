@@ -500,6 +500,7 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         asking.join()
         with suppress(TimeoutError):
             _wait_until(lambda: _all_ended(store, settings), "jobs do not end", PATIENCE)
+        _wait_until(lambda: _ready(url), "the service does not come back", PATIENCE)
         took = time.monotonic() - left_alone
         books = check(clients.asked, url, store, Storage(settings.data_dir), settings)
     return Run(
