@@ -186,13 +186,22 @@ def _plain_rgb(image: Image.Image, within: tuple[int, int] | None) -> Image.Imag
         within = within[::-1]
     size = image.size if within is None else _fitted(image.size, within)
     factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
+    coarse = _coarse_rgb(image, factor)
+    whole = (0, 0, image.width / factor, image.height / factor)  # without what rounding up has added
+    plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
+    plain.info = {}
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _coarse_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """A picture of any mode as RGB, its sides divided by `factor` (and rounded up)."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image if factor == 1 else image.reduce(factor)
     coarse = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
     peak = _peak(image)
     for top, band in _bands(image, factor):
         coarse.paste(_opaque_rgb(band, peak).reduce(factor), (0, top // factor))
-    whole = (0, 0, image.width / factor, image.height / factor)  # without what `ceil` added
-    plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
-    return plain if turn is None else plain.transpose(turn)
+    return coarse
 
 
 def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
