@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         except ValueError as error:  # what the model says of the parameters
             raise input_error(error) from error
         finally:
-            storage.remove_uploads(job_id)
+            storage.remove_uploads(params.pictures().values())
         return success(job_id, png_bytes(picture))
 
     def story(job_id: str, params: JobParams, load: Load) -> Iterator[str]:
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             finally:
                 one_at_a_time.release()
         finally:
-            storage.remove_uploads(job_id)
+            storage.remove_uploads(params.pictures().values())
 
     def pipeline(load: Load) -> Pipeline[Any]:
         return load(settings.weights, settings.device or best_device())

@@ -412,9 +412,9 @@ def check(asked: Sequence[Asked], url: str, jobs: Jobs, storage: Storage, settin
     books.swept = storage.sweep(jobs.ends, 0)  # what its worker would do ten minutes after a kill
     needed = {Path(record["out_path"]) for record in records.values() if record["status"] == "succeeded"}
     for folder in (storage.uploads, storage.results, storage.previews):
-        for path in folder.rglob("*"):
-            record = records.get(path.parent.name, {})  # a failed job keeps its uploads, to be put back
-            if not path.is_dir() and path not in needed and record.get("status") != "failed":
+        for path in folder.glob("*"):
+            record = records.get(path.name.partition(".")[0], {})
+            if path not in needed and record.get("status") != "failed":  # which keeps its uploads
                 books.files_left_over.append(str(path))
     return books
 

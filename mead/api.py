@@ -232,7 +232,7 @@ def _asking(settings: Settings, jobs: Jobs, storage: Storage, events: Events) ->
             raise ApiError(422, str(error), error.field) from error
         finally:
             if accepted != job_id:
-                storage.remove_uploads(job_id)
+                storage.remove_uploads(form.params.pictures().values())
         g.job_id = accepted  # the request's line in the log names it
         if accepted == job_id:
             log.info("job accepted", extra={"job": job_id, "type": kind.name, "owner": access.owner()})
@@ -294,7 +294,7 @@ def _looking(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -
                 raise ApiError(409, f"job {job_id} has ended already", job_id=job_id)
         except UnknownJobError:
             raise _unknown(job_id) from None
-        storage.remove_uploads(job_id)
+        storage.remove_uploads(job.pictures)
         log.info("job cancelled", extra={"job": job_id, "was": job.status})
         return _answer(Cancelled(id=job_id))
 

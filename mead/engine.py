@@ -302,7 +302,7 @@ class Engine(Generic[R]):
         extra = {"job": one.job.id, "worker": self.worker, "steps": one.revision.step}
         log.info("job succeeded", extra=extra)
         self._leave(one.job)
-        self.storage.tidy(one.job.id, "succeeded")
+        self.storage.tidy(one.job, "succeeded")
 
     def _fail(self, job: Job, error: Exception, starting: bool = False) -> None:
         kind: Literal["input", "internal"] = "internal"
@@ -324,7 +324,7 @@ class Engine(Generic[R]):
                 extra=extra,
                 exc_info=error if kind == "internal" else None,
             )
-            self.storage.tidy(job.id, "failed")
+            self.storage.tidy(job, "failed")
 
     def _drop(self, one: Running[R]) -> None:
         """Forget a job that the worker does not hold any more: it was cancelled, or given to another."""
@@ -334,7 +334,7 @@ class Engine(Generic[R]):
             one.result.unlink(missing_ok=True)
         standing = self.jobs.ends([one.job.id])
         if one.job.id not in standing or standing[one.job.id].ended:
-            self.storage.tidy(one.job.id, "cancelled")
+            self.storage.tidy(one.job, "cancelled")
 
     def _leave(self, job: Job) -> None:
         self.running.pop(job.id, None)

@@ -106,7 +106,7 @@ class Forms:
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error
         except OSError:
-            self.storage.remove_uploads(job_id)
+            self.storage.remove_uploads(paths.values())
             raise
         return Form(checked, _fingerprint(request.path, texts, files))
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import redis
@@ -162,6 +163,11 @@ class Job(BaseModel):
     def parameters(self) -> dict[str, str]:
         """What the job was asked to do, field by field, as strings for a params model to read."""
         return cast("dict[str, str]", self.model_extra)
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The files among its parameters."""
+        return [Path(value) for name, value in self.parameters.items() if name.endswith("_path")]
 
     @property
     def ended(self) -> bool:

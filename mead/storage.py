@@ -10,14 +10,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from mead.images import bmp_bytes, png_bytes
-from mead.jobs import End, Status
+from mead.jobs import End, Job, Status
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
@@ -56,7 +57,7 @@ class Storage:
         As a BMP: it lives as long as its job does, and packing it as a PNG would be most of what accepting a
         job costs.
         """
-        return self.uploads / job_id / f"{field}.bmp"
+        return self.uploads / f"{job_id}.{field}.bmp"
 
     def new_result_path(self, job_id: str) -> Path:
         """A place for a job's finished picture, another one each time: no attempt ever writes over another's.
@@ -69,15 +70,17 @@ class Storage:
         """Where a running job's picture so far lies, if anybody has asked for it."""
         return self.previews / f"{job_id}.png"
 
-    def remove_uploads(self, job_id: str) -> None:
-        """Remove what was uploaded for a job, if anything."""
-        shutil.rmtree(self.uploads / job_id, ignore_errors=True)
+    def remove_uploads(self, pictures: Iterable[Path]) -> None:
+        """Remove what was uploaded for a job: the pictures among its parameters."""
+        for picture in pictures:
+            with suppress(OSError):  # the sweep comes by again
+                (self.uploads / picture.name).unlink()
 
-    def tidy(self, job_id: str, status: Status) -> None:
+    def tidy(self, job: Job, status: Status) -> None:
         """Remove what a job that has ended as `status` needs no more."""
-        self.preview_path(job_id).unlink(missing_ok=True)
+        self.preview_path(job.id).unlink(missing_ok=True)
         if status != "failed":
-            self.remove_uploads(job_id)
+            self.remove_uploads(job.pictures)
 
     def sweep(self, ends: Callable[[Sequence[str]], Mapping[str, End]], unclaimed: float) -> int:
         """Remove the files of jobs that need them no more, or whose record is gone.
@@ -88,7 +91,7 @@ class Storage:
                 file is left to whoever writes it.
 
         Returns:
-            How many files, or folders of uploads, were removed.
+            How many files were removed.
         """
         before = time.time() - unclaimed
         removed = 0
@@ -99,15 +102,12 @@ class Storage:
             for path, job_id in batch:
                 if self._needed(path, known.get(job_id), before):
                     continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 removed += 1
         return removed
 
     def _entries(self) -> Iterator[tuple[Path, str]]:
-        """All files and folders of uploads, each with the job it belongs to ("" for unfinished files)."""
+        """All files, each with the job it belongs to ("" for unfinished ones)."""
         for folder in (self.uploads, self.results, self.previews):
             if folder.is_dir():
                 for path in folder.iterdir():
@@ -146,8 +146,11 @@ class Storage:
         Raises:
             OSError: if the folders cannot be made.
         """
-        self.results.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(self.results).free
+        try:
+            return shutil.disk_usage(self.results).free
+        except FileNotFoundError:
+            self.results.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self.results).free
 
 
 def _sync_folder(folder: Path) -> None:

@@ -33,6 +33,13 @@ def put(jobs: Jobs, job_id: str, prompt: str = "teal", **more: Any) -> None:
     jobs.enqueue(job_id, "lr", QUEUE, params.model_dump(mode="json", exclude_none=True))
 
 
+def upload(storage: Storage, job_id: str) -> Path:
+    """A picture that came with a job."""
+    path = storage.upload_path(job_id, "img")
+    write_picture(Image.new("RGB", (8, 8)), path)
+    return path
+
+
 def turns(engine: Engine, count: int) -> None:
     for _ in range(count):
         engine.turn()
@@ -53,8 +60,7 @@ def running(engine: Engine) -> Iterator[threading.Event]:
 
 
 def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
-    put(jobs, "a", prompt="#ff8000", iterations=60)
-    write_picture(Image.new("RGB", (8, 8)), storage.upload_path("a", "img"))
+    put(jobs, "a", prompt="#ff8000", iterations=60, img_path=upload(storage, "a"))
     turns(engine, 1)
     halfway = jobs.get("a")
     assert halfway.status == "processing" and halfway.steps == 1 and halfway.total_steps == 60
@@ -166,9 +172,8 @@ def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -
 def test_a_cancelled_job_is_dropped_at_its_next_step(
     engine: Engine, jobs: Jobs, storage: Storage, colours: Any
 ) -> None:
-    put(jobs, "a")
+    put(jobs, "a", img_path=upload(storage, "a"))
     put(jobs, "b")
-    write_picture(Image.new("RGB", (8, 8)), storage.upload_path("a", "img"))
     turns(engine, 1)
     assert jobs.cancel("a")
     turns(engine, 4)
@@ -182,8 +187,7 @@ def test_a_worker_that_comes_back_too_late_leaves_nothing(
     engine: Engine, jobs: Jobs, storage: Storage, client: redis.Redis, colours: Any
 ) -> None:
     """The worker stopped between making a picture and saying so; another has finished the job meanwhile."""
-    put(jobs, "a")
-    write_picture(Image.new("RGB", (8, 8)), storage.upload_path("a", "img"))
+    put(jobs, "a", img_path=upload(storage, "a"))
     turns(engine, 4)
     (one,) = engine.running.values()
     colours.step([one.revision])

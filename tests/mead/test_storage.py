@@ -62,9 +62,8 @@ def test_uploads_of_one_job_are_removed(storage: Storage) -> None:
     for job in ("a", "b"):
         for field in ("img", "img_enc"):
             write_picture(PICTURE, storage.upload_path(job, field))
-    storage.remove_uploads("a")
-    storage.remove_uploads("never")
-    assert files(storage) == {"uploads/b/img.bmp", "uploads/b/img_enc.bmp"}
+    storage.remove_uploads([storage.upload_path("a", field) for field in ("img", "img_enc", "ne_img_enc")])
+    assert files(storage) == {"uploads/b.img.bmp", "uploads/b.img_enc.bmp"}
 
 
 def files(storage: Storage) -> set[str]:
@@ -87,7 +86,7 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
     for job, path in results.items():
         for made in (path, storage.preview_path(job), storage.upload_path(job, "img")):
             write_picture(PICTURE, made)
-    age(storage.uploads / "gone")
+    age(storage.upload_path("gone", "img"))
     write_picture(PICTURE, storage.new_result_path("done"))  # of a worker that came too late
     ends = {
         "done": End("succeeded", str(results["done"])),
@@ -101,9 +100,9 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
     storage.sweep(look, unclaimed=600)
     assert files(storage) == {
         f"results/{results['done'].name}",
-        "uploads/failed/img.bmp",
+        "uploads/failed.img.bmp",
         f"results/{results['running'].name}",
-        "uploads/running/img.bmp",
+        "uploads/running.img.bmp",
         "previews/running.png",
     }
     assert storage.sweep(look, unclaimed=600) == 0
@@ -120,7 +119,7 @@ def test_files_that_are_being_written_are_left_alone(storage: Storage) -> None:
         path.write_bytes(b"half")
     age(abandoned)
     assert storage.sweep(lambda job_ids: {}, unclaimed=600) == 1
-    assert files(storage) == {"uploads/soon/img.bmp", "results/.a.1.png.2"}
+    assert files(storage) == {"uploads/soon.img.bmp", "results/.a.1.png.2"}
 
 
 def test_a_store_that_is_not_there_yet_needs_no_sweeping(storage: Storage) -> None:

@@ -126,10 +126,10 @@ def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
 
 def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
     jobs.ttl = 1
-    put(jobs, "a")
-    put(jobs, "b", prompt="no such colour")
-    for name in "ab":
-        write_picture(Image.new("RGB", (8, 8)), storage.upload_path(name, "img"))
+    for name, prompt in {"a": "teal", "b": "no such colour"}.items():
+        picture = storage.upload_path(name, "img")
+        write_picture(Image.new("RGB", (8, 8)), picture)
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": prompt, "iterations": 5, "img_path": str(picture)})
     with at_work(worker):
         assert jobs.wait("a", LIMIT).status == "succeeded"
         eventually(lambda: not jobs.redis.keys("job:*"))
