@@ -87,8 +87,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the HTTP servers listen on.")
     port: int = Field(5000, ge=0, le=65535, description="Port the HTTP servers listen on.")
+    http_processes: int = Field(
+        2, ge=1, description="Processes of caching_server.py; one makes use of one processor."
+    )
     http_threads: int = Field(
-        512, ge=1, description="Requests caching_server.py serves at once; a waiting POST is one."
+        512, ge=1, description="Requests one such process serves at once; a waiting POST is one."
     )
     sse_heartbeat: float = Field(
         15, gt=0, description="Seconds between comments that keep a quiet stream of events open."

@@ -17,6 +17,7 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
@@ -48,8 +49,17 @@ class Worker(ThreadWorker):
             self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
 
 
+class Log(Logger):
+    """gunicorn's own lines, without those of its access log: `log_requests` writes one for each request."""
+
+    access_log_enabled = False  # else each would be composed, for nobody to read
+
+
 class CachingServer(BaseApplication):
-    """gunicorn with one process of many threads: a request waiting for its picture is a sleeping thread."""
+    """gunicorn with a few processes of many threads: a request waiting for its picture is a sleeping thread.
+
+    Each process has an app, and a listener to events, of its own; what they share is in Redis.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -60,12 +70,13 @@ class CachingServer(BaseApplication):
         options: dict[str, Any] = {
             "bind": f"{self.settings.host}:{self.settings.port}",
             "worker_class": Worker,
-            "workers": 1,
+            "workers": self.settings.http_processes,
             "threads": self.settings.http_threads,
             "worker_connections": 4 * self.settings.http_threads,
             "backlog": 2048,
             "proc_name": "caching_server",
             "loglevel": "debug" if self.settings.debug else "info",
+            "logger_class": Log,
             "logconfig_dict": log.configuration(self.settings),
             "control_socket_disable": True,
         }

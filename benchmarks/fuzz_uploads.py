@@ -444,20 +444,6 @@ def example(number: int, seed: int) -> Example:
 
 
 @dataclass
-class Memory:
-    """Resident memory of the processes at one moment, in MB, by name."""
-
-    caching_server: float
-    inference_server: float
-
-    def grown(self, before: Memory) -> float:
-        """By how much the one that grew most did."""
-        return max(
-            self.caching_server - before.caching_server, self.inference_server - before.inference_server
-        )
-
-
-@dataclass
 class Report:
     """What a run found.
 
@@ -466,7 +452,7 @@ class Report:
         kinds: examples and how many of them were accepted, by kind.
         wrong: what must not be, each as a sentence.
         jobs: accepted jobs by their end.
-        before, after: memory after the warm-up and at the end.
+        before, after: resident memory after the warm-up and at the end, in MB, by process.
         seconds: how long it took.
     """
 
@@ -474,8 +460,8 @@ class Report:
     kinds: dict[str, list[int]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     jobs: Counter[str] = field(default_factory=Counter)
-    before: Memory | None = None
-    after: Memory | None = None
+    before: dict[str, int] = field(default_factory=dict)
+    after: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -514,9 +500,13 @@ class Fuzzing:
         return self.report
 
     def _warming(self, number: int) -> Iterator[int]:
-        """The first examples, and each hostile file: what the largest leaves allocated is no growth."""
+        """The first examples, and each hostile file: what the largest leaves allocated is no growth.
+
+        Each of them so often that every process of the caching server has met it.
+        """
         yield from range(number)
-        yield from range(-1, -1 - len(HOSTILE), -1)
+        for _ in range(self.threads):
+            yield from range(-1, -1 - len(HOSTILE), -1)
 
     def send_all(self, numbers: Iterator[int] | range) -> None:
         """Send examples from several threads."""
@@ -589,11 +579,11 @@ class Fuzzing:
 
     def judge(self) -> None:
         """What is wrong after the last example."""
-        assert self.report.before is not None and self.report.after is not None
         self.check_processes()
-        grown = self.report.after.grown(self.report.before)
-        if grown > LIMIT_MB:
-            self.report.wrong.append(f"memory grew by {grown:.0f} MB")
+        for name, megabytes in self.report.after.items():
+            grown = megabytes - self.report.before[name]
+            if grown > LIMIT_MB:
+                self.report.wrong.append(f"memory of the {name} grew by {grown} MB")
 
     def check_processes(self) -> None:
         """Say so if a process has ended or was replaced."""
@@ -605,22 +595,24 @@ class Fuzzing:
                 raise SystemExit("\n".join(self.report.wrong))
 
     def processes(self) -> dict[str, int]:
-        """The children and gunicorn's worker, by name: their process ids, of those that live."""
+        """The children and gunicorn's own, by name: their process ids, of those that live."""
         master = self.children["caching server"]
-        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        named = {**self.children, "caching server's worker": int(workers[0]) if workers else 0}
+        own = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        named = {**self.children, **{f"caching server {n}": int(pid) for n, pid in enumerate(own, start=1)}}
         return {name: process for name, process in named.items() if Path(f"/proc/{process}").exists()}
 
-    def memory(self) -> Memory:
-        """What is resident now."""
-        now = self.processes()
-        return Memory(resident(now["caching server's worker"]), resident(now["inference server"]))
+    def memory(self) -> dict[str, int]:
+        """What is resident now, in MB, of the processes that read pictures."""
+        read_pictures = ("caching server ", "inference server")
+        return {
+            name: resident(pid) for name, pid in self.processes().items() if name.startswith(read_pictures)
+        }
 
 
-def resident(process: int) -> float:
+def resident(process: int) -> int:
     """Resident memory of a process, in MB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
 
 
 def _names_a_field(body: bytes) -> bool:

@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 @contextmanager
 def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """gunicorn as shipped: its address (host:port) and the process id of its worker."""
+    """gunicorn as shipped: its address (host:port) and its process id."""
     port = free_port()
     environment = {
         "REDIS_URL": redis_url,
@@ -68,9 +68,7 @@ def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
         while not _answers(address):
             server.check()
             time.sleep(0.05)
-        master = server.process.pid
-        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        yield address, int(workers[0])
+        yield address, server.process.pid
 
 
 def _answers(address: str) -> bool:
@@ -85,9 +83,11 @@ def _answers(address: str) -> bool:
 
 
 def cpu_seconds(process: int) -> float:
-    """Processor time a process has used."""
+    """Processor time that a process and its children have used."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(int(child)) for child in children)
 
 
 def fsync_seconds(folder: Path) -> list[float]:

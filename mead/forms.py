@@ -69,12 +69,17 @@ class Form(Generic[P]):
 
 
 class Forms:
-    """Reads the forms of jobs, and decodes no more pictures at a time than there are processors."""
+    """Reads the forms of jobs.
+
+    All processes of the server together decode no more pictures at a time than there are processors (or one
+    each), which bounds their memory.
+    """
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self.storage = storage
         self.settings = settings
-        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        share = (os.cpu_count() or 1) // settings.http_processes
+        self._decoding = threading.BoundedSemaphore(max(1, share))
 
     def read(self, request: Request, params: type[P], job_id: str, must: tuple[str, ...] = ()) -> Form[P]:
         """Check a multipart form and store its pictures for job `job_id`.

@@ -59,9 +59,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"level": "DEBUG" if settings.debug else "INFO", "handlers": ["stderr"]},
         "loggers": {
-            # gunicorn's own lines take the same way; `log_requests` writes those of its access log
-            "gunicorn.error": {"handlers": [], "propagate": True},
-            "gunicorn.access": {"handlers": [], "propagate": False},
+            "gunicorn.error": {"handlers": [], "propagate": True},  # gunicorn's own lines take the same way
             "werkzeug": {"level": "WARNING"},
             "PIL": {"level": "INFO"},
         },

@@ -1,13 +1,16 @@
 """Seeing inside: what Prometheus reads at /metrics, and why the service cannot work, if it cannot.
 
-Everything is read from Redis at the moment of asking; no process counts on its own, so that the numbers are
-the same whichever process is asked, and outlive them all.
+Everything is read at the moment of asking: from Redis, from the disk, and from the system for each of the
+server's processes. None of them counts on its own, so that the numbers are the same whichever is asked.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -37,7 +40,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage) -> Blueprint:
     routes = Blueprint("metrics", __name__)
     registry = CollectorRegistry()
     registry.register(ServiceCollector(settings, jobs, storage))
-    ProcessCollector(registry=registry)  # of this process: memory, processor time, open files
+    registry.register(ServerCollector())
 
     @routes.get("/metrics")
     @describe(Description({200: ["text/plain", "application/openmetrics-text"]}))
@@ -104,6 +107,38 @@ class ServiceCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """Nothing: registering must not ask Redis."""
         return iter(())
+
+
+class ServerCollector(Collector):
+    """What Prometheus's clients tell of their process (memory, processor time, open files), for each of the
+    processes that answer here.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        """The usual metrics, each with a label for the process."""
+        metrics: dict[str, Metric] = {}
+        for pid in self.processes():
+            for metric in ProcessCollector(pid=partial(str, pid), registry=None).collect():
+                of_all = metrics.setdefault(
+                    metric.name, Metric(metric.name, metric.documentation, metric.type)
+                )
+                for sample in metric.samples:
+                    of_all.add_sample(sample.name, {"pid": str(pid)}, sample.value)
+        yield from metrics.values()
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the processes are known as they are asked."""
+        return iter(())
+
+    def processes(self) -> list[int]:
+        """This process, and those beside it if gunicorn runs several."""
+        if not request.environ["wsgi.multiprocess"]:
+            return [os.getpid()]
+        master = os.getppid()
+        try:
+            return sorted(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
+        except OSError:  # not a Linux
+            return [os.getpid()]
 
 
 def _of_jobs(statistics: Statistics) -> Iterator[Metric]:

@@ -205,9 +205,13 @@ class Process:
 
 
 class Service:
-    """The whole service as processes on the demo weights: Redis, caching server, inference server."""
+    """The whole service as processes on the demo weights: Redis, caching server, inference server.
 
-    def __init__(self, folder: Path, redis_server: RedisServer) -> None:
+    Args:
+        more: further settings.
+    """
+
+    def __init__(self, folder: Path, redis_server: RedisServer, **more: str) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self.environment = {
@@ -215,6 +219,7 @@ class Service:
             "DATA_DIR": str(folder / "var"),
             "PORT": str(port),
             "TORCH_THREADS": "1",
+            **more,
         }
         self.redis = connect(Settings(redis_url=redis_server.url))
         self.jobs = Jobs(self.redis, 24 * 3600)

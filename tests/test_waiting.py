@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import random
+import re
 import resource
 import signal
 import socket
@@ -64,10 +65,10 @@ class Room(Service):
         while (job := self.jobs.claim(QUEUE, "idle")) is not None:
             self.jobs.fail(job, "idle", reason, "internal")
 
-    def worker_pid(self) -> int:
-        """The gunicorn process that answers."""
-        (pid,) = Path(f"/proc/{self.caching.process.pid}/task").glob("*/children")
-        return int(pid.read_text())
+    def processes(self) -> list[int]:
+        """The processes of gunicorn that answer."""
+        master = self.caching.process.pid
+        return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
 
 def eventually(condition: Callable[[], Any]) -> None:
@@ -88,7 +89,7 @@ def redis_of_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory, redis_of_room: RedisServer) -> Iterator[Room]:
-    room = Room(tmp_path_factory.mktemp("room"), redis_of_room)
+    room = Room(tmp_path_factory.mktemp("room"), redis_of_room, HTTP_PROCESSES="1")
     room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
     yield room
     room.caching.stop()
@@ -125,10 +126,12 @@ def test_a_client_that_hangs_up_frees_its_thread_and_loses_nothing(room: Room) -
 
 
 def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, tmp_path: Path) -> None:
-    room = Room(tmp_path, redis_of_room)  # another caching server of the same service
-    waiting = [Waiting(room.url, n) for n in range(5)]
-    streaming = [Waiting(room.url, n, EVENTS["Accept"]) for n in range(5)]
-    ids = set(room.wait_for(10))
+    """With several processes; so many ask that each of them has some who wait."""
+    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="3")  # another caching server of the same service
+    eventually(lambda: len(room.processes()) == 3)
+    waiting = [Waiting(room.url, n) for n in range(20)]
+    streaming = [Waiting(room.url, n, EVENTS["Accept"]) for n in range(20)]
+    ids = set(room.wait_for(40))
     room.caching.process.send_signal(signal.SIGTERM)
     told = set()
     for client in waiting:
@@ -147,6 +150,17 @@ def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, t
     assert room.caching.process.wait(LIMIT) == 0
     assert {room.jobs.get(job_id).status for job_id in ids} == {"queued"}
     room.end_all()
+
+
+def test_metrics_of_all_processes(room: Room, redis_of_room: RedisServer, tmp_path: Path) -> None:
+    """Whichever process is asked tells of all."""
+    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="2")
+    eventually(lambda: len(room.processes()) == 2)
+    for _ in range(10):
+        text = requests.get(room.url + "/metrics", timeout=LIMIT).text
+        told = re.findall(r'^process_resident_memory_bytes\{pid="(\d+)"\} ', text, re.MULTILINE)
+        assert sorted(map(int, told)) == sorted(room.processes())
+    room.caching.stop()
 
 
 def test_those_who_wait_ride_out_an_absence_of_redis(room: Room, redis_of_room: RedisServer) -> None:
@@ -191,7 +205,8 @@ def test_a_full_disk_refuses_uploads_and_heals(room: Room, side: int) -> None:
         return set((room.folder / "var/uploads").rglob("*"))
 
     before = stored()
-    with full_disk(room.worker_pid()):
+    (process,) = room.processes()
+    with full_disk(process):
         refused = post()
         assert refused.status_code == 503 and "disk is full" in refused.json()["message"]
         assert int(refused.headers["Retry-After"]) >= 1

@@ -53,7 +53,7 @@ def test_an_idle_service(door: FlaskClient, settings: Settings) -> None:
     for queue in QUEUES:
         assert value("mead_queue_length", queue=queue) == 0
         assert value("mead_workers", queue=queue) == 0
-    resident = value("process_resident_memory_bytes")
+    resident = value("process_resident_memory_bytes", pid=str(os.getpid()))
     assert resident is not None and 10e6 < resident < 10e9
     free = value("mead_disk_free_bytes")
     assert free is not None and free > 0
@@ -173,6 +173,6 @@ def test_redis_is_away(mortal_redis: RedisServer, settings: Settings) -> None:
     message = answer.get_json()["message"]
     assert "Redis is away" in message and str(mortal_redis.port) not in message
     value = samples(door)
-    assert value("mead_redis_up") == 0 and value("process_resident_memory_bytes")
+    assert value("mead_redis_up") == 0 and value("process_resident_memory_bytes", pid=str(os.getpid()))
     mortal_redis.start()
     assert samples(door)("mead_redis_up") == 1
