@@ -44,7 +44,9 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from mead.cli import PHOTOS
-from mead.jobs import ENDED, Jobs, job_key, processing_key
+from mead.job import ENDED
+from mead.jobs import Jobs
+from mead.keys import job_key, processing_key
 from mead.local_service import REPOSITORY, find_redis, free_port, redis_options
 from mead.storage import Storage
 

@@ -38,6 +38,7 @@ from PIL import Image
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.cli import PHOTOS
+from mead.events import Events
 from mead.jobs import Jobs
 from mead.local_service import REPOSITORY, child, free_port, local_redis
 
@@ -301,7 +302,7 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
     import torch
 
     from mead.engine import Engine
-    from mead.jobs import Job
+    from mead.job import Job
     from mead.revision import Revision
     from mead.storage import Storage
 
@@ -430,13 +431,15 @@ def ours(
 
 
 def through_jobs(jobs: Jobs) -> Callable[[int], object]:
-    """Ask by `Jobs` alone."""
+    """Ask by `Jobs`, and follow the job by `Events`."""
+    events = Events(jobs)
 
     def ask(seed: int) -> None:
         job_id = f"job-{seed}-{time.monotonic_ns()}"
         jobs.enqueue(job_id, "lr", QUEUE, {"prompt": "a red house", "seed": seed})
-        if not jobs.wait(job_id, 60).ended:
-            raise TimeoutError(job_id)
+        for job in events.follow(job_id, 60):
+            if job is None:
+                raise TimeoutError(job_id)
 
     return ask
 

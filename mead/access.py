@@ -21,7 +21,7 @@ from werkzeug.exceptions import Forbidden, Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from caching_config import Settings
-from mead.jobs import Job
+from mead.job import Job
 
 log = logging.getLogger(__name__)
 

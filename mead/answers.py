@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mead.jobs import Status
+from mead.job import Status
 
 Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
 Steps = Annotated[int, Field(ge=0, description="Optimisation steps done.", examples=[40])]

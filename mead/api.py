@@ -33,7 +33,8 @@ from mead.forms import (
     read_last_event_id,
     refuse_fields,
 )
-from mead.jobs import IdempotencyError, Job, Jobs, QueueFullError, TooManyJobsError, UnknownJobError
+from mead.job import Job
+from mead.jobs import IdempotencyError, Jobs, QueueFullError, TooManyJobsError, UnknownJobError
 from mead.log import log_requests
 from mead.metrics import blueprint as metrics
 from mead.metrics import why_not_ready

@@ -18,7 +18,8 @@ import redis
 import torch
 from pydantic import BaseModel
 
-from mead.jobs import Job, Jobs, Load, NotAloneError, Progress
+from mead.job import Job
+from mead.jobs import Jobs, Load, NotAloneError, Progress
 from mead.log import reason
 from mead.revision import Pipeline, R
 from mead.storage import Storage, write_picture

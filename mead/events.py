@@ -16,14 +16,16 @@ from typing import Any, TypeAlias
 
 import redis
 
-from mead.jobs import Job, Jobs, events_key
+from mead.job import Job
+from mead.jobs import Jobs
+from mead.keys import events_key
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = object()  # events may have been missed
 CLOSED = object()
 
-QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives
+QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives, or let go
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries when Redis is away
 
 Mailbox: TypeAlias = "queue.SimpleQueue[Any]"
@@ -36,10 +38,10 @@ class ClosedError(Exception):
 class Events:
     """Hands the events of all jobs to those who follow them.
 
-    One thread, started by the first follower, listens to the channels of all jobs (PSUBSCRIBE). A follower's
-    mailbox is there before the record is read, so no event falls between looking and listening; each time the
-    connection was lost, every follower reads the record again. Events that the record already held are known
-    by their `seq`.
+    One thread listens to the channels of all jobs (PSUBSCRIBE). A follower starts it where there is none, and
+    it ends when a quiet moment, or a lost connection, finds nobody who follows. A follower's mailbox is there
+    before the record is read, so no event falls between looking and listening; each time the connection was
+    lost, every follower reads the record again. Events that the record already held are known by their `seq`.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -119,18 +121,26 @@ class Events:
 
     def _listen(self) -> None:
         pause = FIRST_PAUSE
-        while not self._closed:
+        while self._anybody_follows():
             try:
                 for message in self._messages():
                     pause = FIRST_PAUSE
                     self._hand_over(message)
             except redis.RedisError as error:
-                log.warning("Redis is away", extra={"error": type(error).__name__, "pause": pause})
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                if self._mailboxes:  # else nobody misses it
+                    log.warning("Redis is away", extra={"error": type(error).__name__, "pause": pause})
+                    time.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _anybody_follows(self) -> bool:
+        """Whether the thread has anything to do. If not it ends, and the next follower starts another."""
+        with self._lock:
+            if not self._mailboxes:
+                self._thread = None
+            return bool(self._mailboxes)
 
     def _messages(self) -> Iterator[dict[str, Any]]:
-        """What comes over one subscription, until it breaks: redis.RedisError."""
+        """What comes over one subscription, until it breaks (redis.RedisError) or nobody follows any more."""
         with self.jobs.redis.pubsub() as channel:
             channel.psubscribe(events_key("*"))
             asked = False
@@ -139,6 +149,8 @@ class Events:
                 if message is not None:
                     asked = False
                     yield message
+                elif not self._mailboxes:
+                    return
                 elif asked:
                     raise redis.ConnectionError("the subscription is silent")
                 else:  # a connection may die without a word

@@ -27,9 +27,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from caching_config import Settings
-from mead.jobs import Heartbeat, Histogram, Jobs, Statistics
+from mead.jobs import Heartbeat, Jobs
 from mead.log import reason
 from mead.openapi import Description, describe
+from mead.statistics import Histogram, Statistics
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)

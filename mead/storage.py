@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from mead.images import bmp_bytes, png_bytes
-from mead.jobs import End, Job, Status
+from mead.job import End, Job, Status
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:

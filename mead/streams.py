@@ -11,7 +11,8 @@ from flask import Request, Response
 
 from mead.answers import Answer
 from mead.events import ClosedError
-from mead.jobs import Job, UnknownJobError
+from mead.job import Job
+from mead.jobs import UnknownJobError
 
 EVENT_STREAM = "text/event-stream"
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.jobs import Jobs
+from mead.events import Events
+from mead.job import ENDED, Job
+from mead.jobs import Jobs, Progress
+from mead.keys import events_key
 from mead.local_service import find_redis, free_port, redis_options
 from mead.revision import Revision
 from mead.storage import Storage
@@ -165,6 +171,46 @@ def colours() -> ColourPipeline:
 def face() -> Path:
     """A photo of a face."""
     return DATA / "face.jpeg"
+
+
+def told_of(jobs: Jobs, job_id: str, enough: Callable[[Job], bool], seconds: float = 120) -> Job:
+    """The job once those who follow it have heard enough."""
+    deadline = time.monotonic() + seconds
+    for job in Events(jobs).follow(job_id, pulse=0.5):
+        if job is not None and enough(job):
+            return job
+        assert time.monotonic() < deadline, job
+    raise AssertionError(f"{job_id} has ended")
+
+
+def end_of(jobs: Jobs, job_id: str) -> Job:
+    """The job once it has ended."""
+    return told_of(jobs, job_id, lambda job: job.ended)
+
+
+def report(jobs: Jobs, job: Job, steps: int, total_steps: int, loss: float = 0.5) -> bool:
+    """Say how far a job is, as the worker that took it; False if it must drop it."""
+    told = [Progress(job.id, steps, total_steps, loss)]
+    return not jobs.report(job.queue, job.worker or "", told).lost
+
+
+@contextmanager
+def channel(client: redis.Redis, job_id: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """What is published of a job from now on, until its end."""
+
+    def changes() -> Iterator[dict[str, Any]]:
+        while True:
+            message = subscription.get_message(timeout=120)
+            assert message is not None, "nothing is published"
+            change = json.loads(message["data"])
+            yield change
+            if change["status"] in ENDED:
+                return
+
+    with client.pubsub() as subscription:
+        subscription.subscribe(events_key(job_id))
+        assert subscription.get_message(timeout=120)["type"] == "subscribe"
+        yield changes()
 
 
 def answers(address: str) -> bool:

@@ -12,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
 from mead.api import create_app
-from mead.jobs import Job, Jobs, Load
+from mead.job import Job
+from mead.jobs import Jobs, Load
 from mead.local_service import find_redis
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, report
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
@@ -64,7 +65,7 @@ def queue(redis_server: RedisServer, jobs: Jobs) -> dict[str, str]:
     failed, runs = (jobs.claim(QUEUE, "here-1-ab") for _ in range(2))
     assert isinstance(failed, Job) and isinstance(runs, Job)
     jobs.fail(failed, "here-1-ab", "no such colour", "internal")
-    jobs.progress(runs, "here-1-ab", 7, 100, -1.0)
+    report(jobs, runs, 7, 100)
     jobs.cancel("cancelled")
     return {"QUEUE": QUEUE, "ID": "runs", "FAILED": "failed", "WORKER": "here-1-ab"}
 

@@ -12,9 +12,10 @@ import pytest
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.jobs import Job, Jobs
+from mead.job import Job
+from mead.jobs import Jobs
 from mead.storage import Storage
-from tests.conftest import Process, RedisServer
+from tests.conftest import Process, RedisServer, end_of
 
 QUEUE, OTHER_QUEUE = "latentrevisions_queue", "styleclip_queue"
 LIMIT = 120  # seconds; far more than anything here takes
@@ -70,9 +71,7 @@ class Yard:
 
     def end_of(self, job_id: str) -> Job:
         """A job once it has ended."""
-        job = self.jobs.wait(job_id, LIMIT)
-        assert job.ended
-        return job
+        return end_of(self.jobs, job_id)
 
     def check(self, *succeeded: str) -> None:
         """Each of these has its picture; no other file is there, and no worker holds a job."""

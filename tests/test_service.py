@@ -15,6 +15,8 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.conftest import channel, end_of, told_of
+
 ASYNC = {"Prefer": "respond-async"}
 LIMIT = 300  # seconds; far more than anything here takes
 
@@ -141,20 +143,18 @@ def test_what_redis_shows_while_a_job_runs(service: Any, face: Path) -> None:
     assert answer.status_code == 202
     job_id = answer.json()["id"]
     client = service.redis
-    story = service.jobs.events(job_id, LIMIT)
-    next(event for event in story if event["status"] == "processing" and int(event.get("steps", 0)) > 0)
+    with channel(client, job_id) as story:
+        next(event for event in story if event.get("steps"))
+        (worker,) = client.smembers("workers")
+        assert client.type(f"worker:{worker}") == "string" and client.ttl(f"worker:{worker}") > 0
+        assert client.type(f"job:{job_id}") == "hash"
+        record = client.hgetall(f"job:{job_id}")
+        assert record["type"] == "lr" and record["prompt"] == form["prompt"] and record["w0"] == "2.5"
+        assert record["worker"] == worker and record["attempts"] == "1"
+        for name in ("created_at", "started_at"):
+            assert record[name].endswith("+00:00")
 
-    (worker,) = client.smembers("workers")
-    assert client.type(f"worker:{worker}") == "string" and client.ttl(f"worker:{worker}") > 0
-    assert client.pubsub_numsub(f"events:{job_id}") == [(f"events:{job_id}", 1)]
-    assert client.type(f"job:{job_id}") == "hash"
-    record = client.hgetall(f"job:{job_id}")
-    assert record["type"] == "lr" and record["prompt"] == form["prompt"] and record["w0"] == "2.5"
-    assert record["worker"] == worker and record["attempts"] == "1"
-    for name in ("created_at", "started_at"):
-        assert record[name].endswith("+00:00")
-
-    assert list(story)[-1]["status"] == "succeeded"
+        assert list(story)[-1]["status"] == "succeeded"
     record = requests.get(service.url + answer.headers["Location"], timeout=LIMIT).json()
     assert record["status"] == "succeeded" and record["steps"] == record["total_steps"] == 30
     assert "out_path" not in record  # a path is of no use to a client
@@ -184,15 +184,14 @@ def test_an_inference_server_that_stops_loses_nothing(waiting_room: Any, number:
     first = waiting_room.start_inference()
     form = {"prompt": "A blue bird", "iterations": 40, "seed": 5}
     job_id = post(waiting_room, "/latent_revision", form, headers=ASYNC).json()["id"]
-    story = waiting_room.jobs.events(job_id, LIMIT)
-    next(event for event in story if int(event.get("steps", 0)) > 0)
+    told_of(waiting_room.jobs, job_id, lambda job: job.steps > 0)
     first.process.send_signal(number)
     assert first.process.wait(60) == 0
     assert waiting_room.redis.lrange("latentrevisions_queue", 0, -1) == [job_id]
     assert waiting_room.jobs.get(job_id).status == "queued"
 
     second = waiting_room.start_inference()
-    assert waiting_room.jobs.wait(job_id, LIMIT).status == "succeeded"
+    assert end_of(waiting_room.jobs, job_id).status == "succeeded"
     assert second.stop() == 0
 
 

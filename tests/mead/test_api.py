@@ -26,6 +26,7 @@ from mead.jobs import Jobs, Progress
 from mead.storage import Storage, write_picture
 from mead.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
+from tests.conftest import report
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -280,7 +281,7 @@ def test_not_waiting(
 
     job = jobs.claim(settings.latentrevisions_queue, "idle")
     assert job is not None
-    jobs.progress(job, "idle", 7, 10, 1.0)
+    report(jobs, job, 7, 10)
     check = http.post("/check", data={"id": ids[0]}).json
     assert check == {"status": "processing", "id": ids[0], "rank": 0, "steps": 7, "total_steps": 10}
     assert len(LatentRevisionsParams.model_validate(job.parameters).pictures()) == 1
@@ -389,7 +390,7 @@ def test_a_client_that_comes_back_gets_what_is_new(http: FlaskClient, idle_worke
     where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
     job = jobs.claim("latentrevisions_queue", "idle")
     assert job is not None
-    jobs.progress(job, "idle", 1, 2, 0.5)
+    report(jobs, job, 1, 2)
     seen = jobs.get(job.id).seq
     jobs.fail(job, "idle", "nobody is here", "internal")
     last = jobs.get(job.id).seq
@@ -464,7 +465,7 @@ def test_cancelling(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: S
     job = jobs.claim("latentrevisions_queue", "idle")
     assert job is not None
     assert http.delete(running).status_code == 200
-    assert not jobs.progress(job, "idle", 1, 2, 0.5)
+    assert not report(jobs, job, 1, 2)
 
 
 def test_who_waits_for_a_cancelled_job_is_told(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:

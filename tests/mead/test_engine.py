@@ -19,6 +19,7 @@ from mead.engine import Engine, reason_of
 from mead.jobs import Jobs
 from mead.revision import run
 from mead.storage import Storage, write_picture
+from tests.conftest import end_of, told_of
 
 QUEUE = "latentrevisions_queue"
 
@@ -286,7 +287,7 @@ def test_stopping_puts_jobs_back_in_their_order(engine: Engine, jobs: Jobs, clie
         put(jobs, name, iterations=2000)
     with running(engine):
         for name in "abcd":
-            next(event for event in jobs.events(name, 30) if int(event.get("steps", 0)) > 0)
+            told_of(jobs, name, lambda job: job.steps > 0)
     assert client.lrange(QUEUE, 0, -1) == list("abcdef")
     assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == []
     assert [jobs.get(name).status for name in "abcdef"] == ["queued"] * 6
@@ -297,7 +298,7 @@ def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
     with running(engine):
         for name in "abc":
             put(jobs, name)
-            assert jobs.wait(name, 30).status == "succeeded"
+            assert end_of(jobs, name).status == "succeeded"
 
 
 def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: Storage) -> None:
@@ -306,12 +307,12 @@ def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: St
     engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
     put(jobs, "a", iterations=1000)
     with running(engine):
-        next(event for event in jobs.events("a", 30) if int(event.get("steps", 0)) > 0)
+        told_of(jobs, "a", lambda job: job.steps > 0)
         mortal_redis.stop()
         mortal_redis.start()
         put(jobs, "b")
-        assert jobs.wait("a", 60).status == "succeeded"
-        assert jobs.wait("b", 60).status == "succeeded"
+        assert end_of(jobs, "a").status == "succeeded"
+        assert end_of(jobs, "b").status == "succeeded"
     assert len(colours.batches) <= 1005  # what had been computed was kept
 
 

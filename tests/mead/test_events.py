@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,9 @@ import redis
 
 from caching_config import Settings, connect
 from mead.events import ClosedError, Events
-from mead.jobs import Job, Jobs, UnknownJobError
+from mead.job import Job
+from mead.jobs import Jobs, UnknownJobError
+from tests.conftest import report
 
 QUEUE = "latentrevisions_queue"
 PULSE = 0.2  # seconds
@@ -27,8 +30,8 @@ def end(jobs: Jobs, worker: str = "me") -> None:
     """Take the next job through its whole life."""
     job = jobs.claim(QUEUE, worker)
     assert job is not None
-    jobs.progress(job, worker, 1, 2, 0.5)
-    jobs.progress(job, worker, 2, 2, 0.25)
+    report(jobs, job, 1, 2, 0.5)
+    report(jobs, job, 2, 2, 0.25)
     assert jobs.succeed(job, worker, "/somewhere.png")
 
 
@@ -87,6 +90,36 @@ def test_many_followers_are_one_connection(jobs: Jobs, client: redis.Redis) -> N
     end(jobs)
     assert all(changes(story)[-1].ended for story in stories)
     assert not events._mailboxes
+
+
+def test_listening_ends_when_nobody_follows(
+    mortal_redis: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a quiet moment, or when Redis goes; and begins again with the next who follows."""
+    monkeypatch.setattr("mead.events.QUIET", PULSE)
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 60)
+    events = Events(jobs)
+    enqueue(jobs, "a")
+
+    def listeners() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "events"]
+
+    before = listeners()
+    for round_ in range(2):
+        story = events.follow("a", PULSE)
+        assert next(story) is not None and next(story) is None
+        (listener,) = set(listeners()) - set(before)
+        time.sleep(3 * PULSE)
+        assert listener.is_alive()  # somebody follows
+        if round_ == 1:
+            monkeypatch.setattr("mead.events.QUIET", 60)
+            next(story)
+        del story
+        if round_ == 1:
+            mortal_redis.stop()
+        listener.join(30)
+        assert not listener.is_alive()
+    assert "Redis is away" not in caplog.text
 
 
 def test_an_unknown_job(jobs: Jobs) -> None:

@@ -19,6 +19,7 @@ from mead.jobs import (
     TooManyJobsError,
     UnknownJobError,
 )
+from tests.conftest import channel, end_of, report
 
 QUEUE = "latentrevisions_queue"
 LIMIT = 60  # seconds; far more than anything here takes
@@ -42,7 +43,7 @@ def test_what_redis_holds(jobs: Jobs, client: redis.Redis) -> None:
     assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == ["a"]
     assert client.hget("job:a", "status") == "processing" and client.hget("job:a", "worker") == "me"
 
-    assert jobs.progress(job, "me", 3, 10, -1.25)
+    assert report(jobs, job, 3, 10, -1.25)
     assert client.hmget("job:a", "steps", "total_steps", "loss") == ["3", "10", "-1.25"]
 
     assert jobs.succeed(job, "me", "/somewhere/a.png")
@@ -66,8 +67,6 @@ def test_enqueueing_twice_is_once(jobs: Jobs, client: redis.Redis) -> None:
 def test_unknown_job(jobs: Jobs) -> None:
     with pytest.raises(UnknownJobError):
         jobs.get("nobody")
-    with pytest.raises(UnknownJobError):
-        jobs.wait("nobody", 5)
 
 
 def test_a_job_ends_once_and_only_by_its_holder(jobs: Jobs) -> None:
@@ -75,7 +74,7 @@ def test_a_job_ends_once_and_only_by_its_holder(jobs: Jobs) -> None:
     job = jobs.claim(QUEUE, "me")
     assert job is not None
     assert not jobs.succeed(job, "another", "x.png")
-    assert not jobs.progress(job, "another", 1, 2, 0.0)
+    assert jobs.report(QUEUE, "another", [Progress("a", 1, 2, 0.0)]).lost == {"a"}
     assert jobs.fail(job, "me", "no face found", "input", "img")
     assert not jobs.succeed(job, "me", "x.png")
     assert not jobs.put_back(QUEUE, "me", [job.id])
@@ -104,7 +103,7 @@ def test_put_back_leaves_no_trace_of_the_attempt(jobs: Jobs, client: redis.Redis
     put(jobs, "a", "b")
     job = jobs.claim(QUEUE, "me")
     assert job is not None
-    jobs.progress(job, "me", 3, 10, 1.0)
+    report(jobs, job, 3, 10)
     assert jobs.put_back(QUEUE, "me", [job.id])
     assert client.lrange(QUEUE, 0, -1) == ["a", "b"]
     again = jobs.get("a")
@@ -139,7 +138,7 @@ def test_many_workers_share_out_every_job_once(jobs: Jobs, client: redis.Redis) 
         working = [pool.submit(work, f"worker-{n}") for n in range(8)]
         put(jobs, *names)
         for name in names:
-            assert jobs.wait(name, 30).status == "succeeded"
+            assert end_of(jobs, name).status == "succeeded"
         client.set("enough", 1)
         done = [name for future in working for name in future.result()]
     assert sorted(done) == names
@@ -151,45 +150,18 @@ def test_waiting_for_work_changes_nothing(jobs: Jobs, client: redis.Redis) -> No
     assert client.lrange(QUEUE, 0, -1) == ["a", "b", "c"]
 
 
-def test_events_tell_the_whole_story(jobs: Jobs) -> None:
+def test_events_tell_the_whole_story(jobs: Jobs, client: redis.Redis) -> None:
     put(jobs, "a")
-    story = jobs.events("a", 30)
-    assert next(story)["status"] == "queued"  # subscribed from here on
-    job = jobs.claim(QUEUE, "me")
-    assert job is not None
-    jobs.progress(job, "me", 1, 2, 0.5)
-    jobs.progress(job, "me", 2, 2, 0.25)
-    jobs.succeed(job, "me", "a.png")
-    told = list(story)
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        assert report(jobs, job, 1, 2, 0.5) and report(jobs, job, 2, 2, 0.25)
+        jobs.succeed(job, "me", "a.png")
+        told = list(story)
     assert [event["seq"] for event in told] == [2, 3, 4, 5]
     assert [event["status"] for event in told] == ["processing", "processing", "processing", "succeeded"]
     assert [event.get("steps") for event in told] == [None, 1, 2, None]
     assert told[1] == {"seq": 3, "status": "processing", "steps": 1, "total_steps": 2, "loss": 0.5}
-
-
-def test_waiting(jobs: Jobs) -> None:
-    put(jobs, "a")
-    assert jobs.wait("a", 0.05).status == "queued"  # not in time
-    with ThreadPoolExecutor(5) as pool:
-        waiting = [pool.submit(jobs.wait, "a", 30) for _ in range(5)]
-        job = jobs.claim(QUEUE, "me")
-        assert job is not None
-        jobs.succeed(job, "me", "a.png")
-        assert [future.result().status for future in waiting] == ["succeeded"] * 5
-    assert jobs.wait("a", 30).status == "succeeded"  # ended before it was asked
-
-
-def test_waiting_rides_out_a_restart(mortal_redis) -> None:  # type: ignore[no-untyped-def]
-    jobs = Jobs(redis.Redis.from_url(mortal_redis.url, decode_responses=True), 60)
-    put(jobs, "a")
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(jobs.wait, "a", 60)
-        mortal_redis.stop()
-        mortal_redis.start()
-        job = jobs.claim(QUEUE, "me")
-        assert job is not None
-        jobs.succeed(job, "me", "a.png")
-        assert waiting.result().status == "succeeded"
 
 
 def test_live_workers(jobs: Jobs, client: redis.Redis) -> None:
@@ -270,7 +242,7 @@ def test_cancelling_a_running_job(jobs: Jobs, client: redis.Redis) -> None:
     assert job is not None and jobs.cancel("a")
     assert jobs.get("a").status == "cancelled"
     assert not client.exists(f"{QUEUE}:processing:me")
-    assert not jobs.progress(job, "me", 1, 2, 0.0) and not jobs.succeed(job, "me", "a.png")
+    assert not report(jobs, job, 1, 2) and not jobs.succeed(job, "me", "a.png")
     assert not jobs.put_back(QUEUE, "me") and jobs.recover([QUEUE], 3) == []
     assert jobs.get("a").status == "cancelled"
 
@@ -473,24 +445,26 @@ def test_reports_of_many_jobs_in_one_go(jobs: Jobs, client: redis.Redis) -> None
     assert jobs.get("c").steps == 2 and jobs.get("c").loss is None
 
 
-def test_every_change_has_the_next_number(jobs: Jobs) -> None:
+def test_every_change_has_the_next_number(jobs: Jobs, client: redis.Redis) -> None:
     put(jobs, "a")
     numbers = [jobs.get("a").seq]
-    job = jobs.claim(QUEUE, "me")
-    assert job is not None
-    story = jobs.events("a", 30)
-    numbers.append(next(story)["seq"])
-    jobs.progress(job, "me", 1, 2, 0.5)
-    jobs.put_back(QUEUE, "me", ["a"])
-    jobs.cancel("a")
-    numbers += [event["seq"] for event in story]
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        report(jobs, job, 1, 2)
+        jobs.put_back(QUEUE, "me", ["a"])
+        jobs.cancel("a")
+        numbers += [event["seq"] for event in story]
     assert numbers == [1, 2, 3, 4, 5] and jobs.get("a").seq == 5
 
 
-def test_events_say_nothing_of_the_owner(jobs: Jobs) -> None:
-    jobs.enqueue("a", "lr", QUEUE, {}, owner="o", client="c", idempotency_key="k", fingerprint="f")
-    first = next(jobs.events("a", 30))
-    assert not {"owner", "client", "idempotency_key", "fingerprint"} & set(first)
+def test_events_say_nothing_of_the_owner(jobs: Jobs, client: redis.Redis) -> None:
+    with channel(client, "a") as story:
+        jobs.enqueue("a", "lr", QUEUE, {}, owner="o", client="c", idempotency_key="k", fingerprint="f")
+        jobs.cancel("a")
+        told = list(story)
+    assert len(told) == 2
+    assert not {"owner", "client", "idempotency_key", "fingerprint"} & {name for one in told for name in one}
     assert jobs.get("a").owner == "o"
 
 

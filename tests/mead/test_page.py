@@ -16,7 +16,7 @@ from caching_config import Settings
 from mead import page as room
 from mead.api import create_app
 from mead.local_service import free_port
-from tests.conftest import DATA, Process, answers
+from tests.conftest import DATA, Process, answers, report
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
 PARTS = {name: (room.HERE / name).read_text("utf-8") for name in ("index.html", *room.PARTS)}
@@ -241,7 +241,7 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
     state(page, "^Waiting: next in line$")
     expect(page.get_by_role("button", name="a house Cancelled")).to_be_visible()
     job = waiting_room.jobs.claim("latentrevisions_queue", "idle")
-    waiting_room.jobs.progress(job, "idle", 1, 4, 0.0)
+    report(waiting_room.jobs, job, 1, 4)
     expect(page.locator("#steps")).to_have_text("step 1 of 4")
     waiting_room.jobs.fail(job, "idle", "size: too large for this machine", "input", "size")
     state(page, "^Failed: size: too large for this machine$")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mead.jobs import End
+from mead.job import End
 from mead.storage import Storage, write_picture
 
 PICTURE = Image.new("RGB", (40, 30), "teal")

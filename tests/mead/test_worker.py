@@ -20,6 +20,7 @@ from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.storage import Storage, write_picture
 from mead.worker import Worker, new_name
+from tests.conftest import end_of
 
 QUEUE = "latentrevisions_queue"
 LIMIT = 60
@@ -63,7 +64,7 @@ def test_no_two_workers_have_one_name() -> None:
 def test_it_beats_and_leaves(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
     with at_work(worker):
         put(jobs, "a")
-        assert jobs.wait("a", LIMIT).status == "succeeded"
+        assert end_of(jobs, "a").status == "succeeded"
         first = jobs.workers()["me"]
         assert first.queues[QUEUE].capacity == 4 and first.started_at <= first.seen_at
         assert 2**20 < first.memory_bytes < 2**40
@@ -79,7 +80,7 @@ def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redi
             if command.startswith("SET worker:me "):
                 break
             assert "LMOVE" not in command
-        assert jobs.wait("a", LIMIT).status == "succeeded"
+        assert end_of(jobs, "a").status == "succeeded"
 
 
 def test_a_broken_engine_stops_the_worker(worker: Worker, jobs: Jobs) -> None:
@@ -104,8 +105,8 @@ def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.R
     client.rpush(f"{QUEUE}:processing:nameless", "a job without a record")
     with at_work(worker):
         for name in ("once", "lost"):
-            assert jobs.wait(name, LIMIT).status == "succeeded"
-        failed = jobs.wait("twice", LIMIT)
+            assert end_of(jobs, name).status == "succeeded"
+        failed = end_of(jobs, "twice")
         assert failed.status == "failed" and failed.error == "its worker died 2 times"
         assert not client.exists(f"{QUEUE}:processing:nameless")
     assert not client.smembers("workers")
@@ -120,7 +121,7 @@ def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
     jobs.claim(QUEUE, "dead")
     with at_work(worker):
         jobs.redis.delete("worker:dead")
-        assert jobs.wait("b", LIMIT).status == "succeeded"
+        assert end_of(jobs, "b").status == "succeeded"
     assert jobs.get("a").worker == "another"
 
 
@@ -131,7 +132,7 @@ def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storag
         write_picture(Image.new("RGB", (8, 8)), picture)
         jobs.enqueue(name, "lr", QUEUE, {"prompt": prompt, "iterations": 5, "img_path": str(picture)})
     with at_work(worker):
-        assert jobs.wait("a", LIMIT).status == "succeeded"
+        assert end_of(jobs, "a").status == "succeeded"
         eventually(lambda: not jobs.redis.keys("job:*"))
         eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
 
@@ -143,7 +144,7 @@ def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -
     with at_work(Worker("me", [engine], jobs, storage, ttl=1)):
         mortal_redis.start()
         put(jobs, "a")
-        assert jobs.wait("a", LIMIT).status == "succeeded"
+        assert end_of(jobs, "a").status == "succeeded"
 
 
 def test_it_leaves_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
@@ -153,7 +154,7 @@ def test_it_leaves_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, sto
     try:
         with at_work(worker) as stop:
             put(jobs, "a")
-            assert jobs.wait("a", LIMIT).status == "succeeded"
+            assert end_of(jobs, "a").status == "succeeded"
             os.kill(mortal_redis.process.pid, 19)  # SIGSTOP: it answers nothing and refuses nothing
             asked = time.monotonic()
             stop.set()
