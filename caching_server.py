@@ -45,7 +45,7 @@ class Worker(ThreadWorker):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop taking requests, and answer those that wait."""
         super().handle_exit(sig, frame)
-        if self.wsgi is not None:
+        if hasattr(self, "wsgi"):  # else it is told to stop while it starts
             self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
 
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 import requests
+from gunicorn.config import Config
 from PIL import Image
 
+from caching_server import Worker
 from tests.conftest import RedisServer, Service
 
 QUEUE = "latentrevisions_queue"
@@ -150,6 +152,16 @@ def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, t
     assert room.caching.process.wait(LIMIT) == 0
     assert {room.jobs.get(job_id).status for job_id in ids} == {"queued"}
     room.end_all()
+
+
+def test_a_process_told_to_stop_while_it_starts() -> None:
+    """Before its app is loaded: it ends as one told to, not as one that could not start."""
+    worker = Worker(1, 1, [], None, 30, Config(), None)
+    worker.method_queue.init()
+    worker.handle_exit(signal.SIGTERM, None)
+    assert not worker.alive
+    worker.tmp.close()
+    worker.method_queue.close()
 
 
 def test_metrics_of_all_processes(room: Room, redis_of_room: RedisServer, tmp_path: Path) -> None:
