@@ -21,10 +21,11 @@ from LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
 from mead.access import check_listening, is_loopback
-from mead.answers import Change, Picture
-from mead.api import LATENT_REVISION_FORMS, STYLECLIP_FORMS, new_app, success
+from mead.answers import Change, Picture, success
+from mead.api import new_app
 from mead.forms import Forms, input_error
 from mead.images import png_bytes
+from mead.kinds import LATENT_REVISION, STYLECLIP
 from mead.openapi import Content, Description, describe
 from mead.params import JobParams
 from mead.precision import best_device
@@ -49,14 +50,16 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     @app.post("/latent_revision")
     @describe(
-        Description(answers, errors, LatentRevisionsParams, examples=LATENT_REVISION_FORMS, about="pictures")
+        Description(
+            answers, errors, LatentRevisionsParams, examples=LATENT_REVISION.examples, about="pictures"
+        )
     )
     def latent_revision() -> Response:
         """Make a picture from words."""
         return answer(LatentRevisionsParams, LatentRevisions.load_pipeline)
 
     @app.post("/styleclip")
-    @describe(Description(answers, errors, StyleCLIPParams, examples=STYLECLIP_FORMS, about="pictures"))
+    @describe(Description(answers, errors, StyleCLIPParams, examples=STYLECLIP.examples, about="pictures"))
     def styleclip() -> Response:
         """Edit the photo of a face, or the average face, by words."""
         return answer(StyleCLIPParams, StyleCLIP.load_pipeline)

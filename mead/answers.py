@@ -1,13 +1,20 @@
-"""What the API answers, as models: the routes make their answers with them, /openapi.json describes them."""
+"""What the API answers: the models, which /openapi.json describes, and the responses made of them."""
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from flask import Response, jsonify, url_for
 from pydantic import BaseModel, ConfigDict, Field
 
-from mead.job import Status
+from caching_config import Settings
+from mead.forms import ApiError
+from mead.job import Job, Status
+from mead.jobs import Jobs
+from mead.kinds import KINDS
 
 Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
 Steps = Annotated[int, Field(ge=0, description="Optimisation steps done.", examples=[40])]
@@ -134,3 +141,89 @@ def example_of(answer: type[Answer]) -> dict[str, Any]:
         elif not field.is_required() and field.default is not None:
             example[name] = field.default
     return example
+
+
+# Responses
+
+
+def success(job_id: str, png: bytes) -> Response:
+    """The answer with a finished picture."""
+    return respond(Picture(image=base64.b64encode(png).decode("ascii"), id=job_id))
+
+
+def respond(answer: Answer, status: int = 200) -> Response:
+    """An answer as it is sent."""
+    response = jsonify(answer.content())
+    response.status_code = status
+    return response
+
+
+def error_answer(status: int, message: str, field: str | None = None, job_id: str | None = None) -> Response:
+    """The one shape of every error."""
+    return respond(Error(message=message, field=field, id=job_id), status)
+
+
+def accepted(job_id: str, settings: Settings) -> Response:
+    """202, and where the job is to be found."""
+    answer = respond(Accepted(id=job_id), 202)
+    answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+    answer.headers["Preference-Applied"] = "respond-async"
+    answer.headers["Retry-After"] = retry_after(settings.client_sleep)
+    return answer
+
+
+def processing(job: Job, jobs: Jobs, settings: Settings) -> Response:
+    """What is said of a job that has not ended."""
+    answer = respond(Processing(id=job.id, rank=jobs.rank(job), steps=job.steps, total_steps=job.total_steps))
+    answer.headers["Retry-After"] = retry_after(settings.client_sleep)
+    return answer
+
+
+def ended(job: Job) -> Response:
+    """What is said of a job that has ended.
+
+    Raises:
+        ApiError: why there is no picture.
+    """
+    if job.out_path is None:
+        raise failure(job)
+    try:
+        return success(job.id, Path(job.out_path).read_bytes())
+    except FileNotFoundError:
+        raise not_kept(job) from None
+
+
+def failure(job: Job) -> ApiError:
+    """Why an ended job has no picture."""
+    if job.status == "cancelled":
+        return ApiError(409, f"job {job.id} was cancelled", job_id=job.id)
+    status = 422 if job.error_kind == "input" else 500
+    return ApiError(status, job.error or f"job {job.id} failed", job.error_field, job.id)
+
+
+def not_kept(job: Job) -> ApiError:
+    """404 for a picture that is gone."""
+    return ApiError(404, f"the picture of job {job.id} is not kept any more", job_id=job.id)
+
+
+def unknown(job_id: str, field: str | None = None) -> ApiError:
+    """404 for a job that is not there, or is not to be seen."""
+    return ApiError(404, f"there is no job {job_id}", field)
+
+
+def record_of(job: Job, jobs: Jobs) -> Record:
+    """What anybody may know of a job: no path of this machine."""
+    params = KINDS[job.type].params.model_validate(job.parameters)
+    paths = {name for name in type(params).model_fields if name.endswith("_path")}
+    own = {name: value for name, value in job if name in Record.model_fields and value is not None}
+    asked = params.model_dump(mode="json", exclude_none=True, exclude=paths)
+    return Record(**asked, **own, files=sorted(params.pictures()), image=_image(job), rank=jobs.rank(job))
+
+
+def _image(job: Job) -> str | None:
+    return url_for("looking.image", job_id=job.id) if job.status == "succeeded" else None
+
+
+def retry_after(seconds: float) -> str:
+    """The header Retry-After: whole seconds, at least one."""
+    return str(max(1, round(seconds)))

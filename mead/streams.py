@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from flask import Request, Response
+from flask import Request, Response, request, url_for
 
-from mead.answers import Answer
-from mead.events import ClosedError
+from caching_config import Settings
+from mead.answers import Answer, Change, Error, failure
+from mead.events import ClosedError, Events
+from mead.forms import ApiError
 from mead.job import Job
 from mead.jobs import UnknownJobError
 
@@ -57,31 +59,54 @@ def stream(chunks: Iterator[str], retry: float) -> Response:
     return answer
 
 
-def told(
-    changes: Iterator[Job | None],
-    seen: int,
-    tell: Callable[[Job], Answer],
-    gone: Callable[[], bool],
-    farewell: Callable[[str], Answer],
-) -> Iterator[str]:
-    """The events of one job: `progress` after each change, at last `end`; a comment where it is quiet.
+def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Response:
+    """A job's events from here on: `progress` after each change, at last `end`; a comment where it is quiet.
+
+    Where no `end` can come, `closing` says why.
 
     Args:
-        changes: from `Events.follow`.
         seen: `seq` of the last event the client has seen; -1 if it has seen none.
-        tell: the data of an event.
-        gone: whether the client has hung up.
-        farewell: the data of the event `closing`, given the reason why no `end` came.
+
+    Raises:
+        UnknownJobError, redis.RedisError, ApiError: before anything is sent.
     """
+    changes = events.follow(job_id, settings.sse_heartbeat)
     try:
-        for job in changes:
-            if gone():
-                return
-            if job is None:
-                yield ": still here\n\n"
-            elif job.ended or job.seq > seen:
-                yield event("end" if job.ended else "progress", tell(job), job.seq)
+        first = next(changes)
     except ClosedError:
-        yield event("closing", farewell("the server is stopping; the job goes on: ask again"))
-    except UnknownJobError:
-        yield event("closing", farewell("the job is not kept any more"))
+        raise ApiError(503, "the server is stopping; try again soon", job_id=job_id) from None
+    asked = request._get_current_object()  # type: ignore[attr-defined]  # the stream outlives its context
+    image = url_for("looking.image", job_id=job_id)
+
+    def told() -> Iterator[str]:
+        try:
+            for job in itertools.chain([first], changes):
+                if hung_up(asked):
+                    return
+                if job is None:
+                    yield ": still here\n\n"
+                elif job.ended or job.seq > seen:
+                    yield event("end" if job.ended else "progress", change(job), job.seq)
+        except ClosedError:
+            yield event("closing", farewell("the server is stopping; the job goes on: ask again"))
+        except UnknownJobError:
+            yield event("closing", farewell("the job is not kept any more"))
+
+    def change(job: Job) -> Change:
+        why = failure(job) if job.ended and job.out_path is None else None
+        return Change(
+            id=job.id,
+            status=job.status,
+            steps=job.steps,
+            total_steps=job.total_steps,
+            loss=job.loss,
+            rank=events.jobs.rank(job) if job.status == "queued" else None,
+            image=image if job.status == "succeeded" else None,
+            message=why and why.message,
+            field=why and why.field,
+        )
+
+    def farewell(why: str) -> Error:
+        return Error(message=why, field=None, id=job_id)
+
+    return stream(told(), settings.client_sleep)

@@ -1,0 +1,194 @@
+"""The two routes that make a job: door, checks, store, queue, and the answer when it is done."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+
+import redis
+from flask import Blueprint, Response, g, request, url_for
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from caching_config import Settings
+from mead import access
+from mead.answers import Accepted, Picture, accepted, ended
+from mead.events import ClosedError, Events
+from mead.forms import ApiError, Forms, read_idempotency_key
+from mead.jobs import IdempotencyError, Jobs, QueueFullError, TooManyJobsError, UnknownJobError
+from mead.kinds import LATENT_REVISION, STYLECLIP, Kind
+from mead.openapi import Description, describe
+from mead.storage import Storage
+from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
+
+log = logging.getLogger(__name__)
+
+LOOK_AT_CLIENT = 5.0  # seconds between two looks whether a waiting client is still there
+NO_WORKER = "no inference server is at work; try again soon"
+
+
+def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
+    """POST /latent_revision and /styleclip."""
+    routes = Blueprint("asking", __name__)
+    forms = Forms(storage, settings)
+    queues = (settings.latentrevisions_queue, settings.styleclip_queue)
+    workers = {queue: _Workers(jobs, queue, settings.worker_ttl) for queue in queues}
+
+    def described(kind: Kind) -> Description:
+        return Description(
+            answers={200: [Picture, EVENT_STREAM], 202: [Accepted]},
+            errors=(400, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+            form=kind.params,
+            must=kind.must,
+            headers=("Prefer", "Idempotency-Key"),
+            examples=kind.examples,
+            about="pictures",
+        )
+
+    @routes.post("/latent_revision")
+    @describe(described(LATENT_REVISION))
+    def latent_revision() -> Response:
+        """Make a picture from words.
+
+        A second text, a picture to move towards and one to move away from can be added, each with its weight;
+        `img` is a picture to start from.
+        """
+        return ask(LATENT_REVISION, settings.latentrevisions_queue)
+
+    @routes.post("/styleclip")
+    @describe(described(STYLECLIP))
+    def styleclip() -> Response:
+        """Edit the photo of a face by words."""
+        return ask(STYLECLIP, settings.styleclip_queue)
+
+    def ask(kind: Kind, queue: str) -> Response:
+        job_id = accept(kind, queue)
+        if wants_events(request):
+            answer = stream_of(job_id, -1, settings, events)
+            answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+            return answer
+        if _prefers_async():
+            return accepted(job_id, settings)
+        try:
+            return wait(job_id, queue)
+        except ClosedError:
+            raise ApiError(
+                503, "the server is stopping; the job goes on: ask for it", job_id=job_id
+            ) from None
+        except UnknownJobError:
+            raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
+
+    def accept(kind: Kind, queue: str) -> str:
+        """Check and queue what is asked for; returns the id of its job, which may be an earlier one."""
+        if (request.content_length or 0) > settings.max_upload_bytes:
+            raise RequestEntityTooLarge
+        key = read_idempotency_key(request)
+        if not workers[queue].any_alive():  # before a picture is decoded in vain
+            raise ApiError(503, NO_WORKER)
+        _check_room(storage, settings)
+        job_id = secrets.token_hex(16)
+        form = forms.read(request, kind.params, job_id, kind.must)
+        made = None
+        try:
+            made = jobs.enqueue(
+                job_id,
+                kind.name,
+                queue,
+                form.params.model_dump(mode="json", exclude_none=True),
+                owner=access.owner(),
+                client=access.client(),
+                idempotency_key=key,
+                fingerprint=form.fingerprint,
+                longest=settings.max_queue_length,
+                most=settings.max_jobs_per_client,
+            )
+        except redis.RedisError:
+            made = job_id  # perhaps: its pictures stay until it is known to have no record
+            raise
+        except (QueueFullError, TooManyJobsError) as error:
+            log.info("job refused", extra={"queue": queue, "why": str(error)})
+            raise ApiError(429, str(error)) from error
+        except IdempotencyError as error:
+            raise ApiError(422, str(error), error.field) from error
+        finally:
+            if made != job_id:
+                storage.remove_uploads(form.params.pictures().values())
+        g.job_id = made  # the request's line in the log names it
+        if made == job_id:
+            log.info("job accepted", extra={"job": job_id, "type": kind.name, "owner": access.owner()})
+        return made
+
+    def wait(job_id: str, queue: str) -> Response:
+        """Answer when the job has ended; no answer matters to a client that has hung up."""
+        nobody_left = workers[queue].watch()
+        for job in events.follow(job_id, min(LOOK_AT_CLIENT, settings.worker_ttl / 2)):
+            if job is not None and job.ended:
+                return ended(job)
+            if hung_up(request):
+                log.info("the client has hung up", extra={"job": job_id})
+                break
+            if next(nobody_left):
+                raise ApiError(503, NO_WORKER, job_id=job_id)
+        return accepted(job_id, settings)
+
+    return routes
+
+
+class _Workers:
+    """Who could do the jobs of a queue.
+
+    A worker that lives is believed to live for another BELIEVED seconds, so that a busy API does not ask
+    Redis with each request.
+    """
+
+    BELIEVED = 1.0
+
+    def __init__(self, jobs: Jobs, queue: str, ttl: float) -> None:
+        self.jobs = jobs
+        self.queue = queue
+        self.ttl = ttl
+        self._believed_until = 0.0
+
+    def any_alive(self) -> bool:
+        """Whether a live worker serves the queue."""
+        now = time.monotonic()
+        if now < self._believed_until:
+            return True
+        alive = any(self.queue in heartbeat.queues for heartbeat in self.jobs.workers().values())
+        if alive:
+            self._believed_until = now + self.BELIEVED
+        return alive
+
+    def watch(self) -> Iterator[bool]:
+        """Tells, each time it is asked, whether none is left; it looks now and then, not each time.
+
+        None is left when there was none twice in a row: workers need a moment to be heard of again after
+        Redis was away.
+        """
+        missed = 0
+        next_look = time.monotonic() + self.ttl / 2
+        while True:
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + self.ttl / 2
+                try:
+                    missed = 0 if self.any_alive() else missed + 1
+                except redis.RedisError:
+                    missed = 0
+            yield missed > 1
+
+
+def _check_room(storage: Storage, settings: Settings) -> None:
+    """Refuse a job whose pictures might not find room, while there still is some.
+
+    Raises:
+        ApiError: 503.
+    """
+    if storage.free_bytes() < settings.min_free_disk_bytes:
+        raise ApiError(503, "the disk is full; try again later")
+
+
+def _prefers_async() -> bool:
+    """Whether the request carries the preference `respond-async` of RFC 7240."""
+    preferences = ",".join(request.headers.getlist("Prefer")).split(",")
+    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in preferences)
