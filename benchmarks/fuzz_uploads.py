@@ -4,9 +4,9 @@
 on the demo weights. It sends pictures of every format with bytes flipped, cut, swapped and spliced, files
 made to cost far more than their length, other formats, forms with everything wrong that a form can have
 wrong, and good pictures between them; what is accepted runs for a step. It says what was answered and what
-fell short: an answer of 500 or above, a process that ended, a job that failed for another reason than what
-was sent, or memory that grew by more than 50 MB after the first tenth. `--only N` sends example N alone and
-prints what came of it.
+fell short: an answer of 500 or above, a process that ended, an error in a log, a job that failed for
+another reason than what was sent, or a process whose memory grew by more than 50 MB after the first tenth.
+`--only N` sends example N alone and prints what came of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import http.client
 import io
 import json
 import random
+import re
 import struct
 import sys
 import tempfile
@@ -474,6 +475,7 @@ class Fuzzing:
         self.redis: Any = connect(Settings(redis_url=service.redis_url))
         self.address = urlsplit(service.url).netloc
         self.children = {one.name: one.process.pid for one in service.children}
+        self.logs = [one.log for one in service.children if one.log is not None]
         self.report = Report()
         self.accepted: list[str] = []
         self._connections = threading.local()
@@ -580,6 +582,7 @@ class Fuzzing:
     def judge(self) -> None:
         """What is wrong after the last example."""
         self.check_processes()
+        self.check_logs()
         for name, megabytes in self.report.after.items():
             grown = megabytes - self.report.before[name]
             if grown > LIMIT_MB:
@@ -593,6 +596,13 @@ class Fuzzing:
                 self.report.wrong.append(f"the {name} has ended")
                 self._processes = now
                 raise SystemExit("\n".join(self.report.wrong))
+
+    def check_logs(self) -> None:
+        """Say so if a server has logged an error."""
+        for log in self.logs:
+            for line in log.read_text("utf-8", "replace").splitlines():
+                if re.search(r'"level": "(error|critical)"', line):
+                    self.report.wrong.append(f"{log.name}: {line}")
 
     def processes(self) -> dict[str, int]:
         """The children and gunicorn's own, by name: their process ids, of those that live."""
@@ -648,10 +658,12 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=4, help="requests at once (default %(default)s)")
     parser.add_argument("--only", type=int, metavar="N", help="send example N alone and print the answer")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and data there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mead-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mead-fuzz-") as temporary:
+        folder = options.keep or Path(temporary)
         environment = {"TORCH_THREADS": "1"}
-        with local_service(Path(folder), logs=Path(folder) / "logs", environment=environment) as service:
+        with local_service(folder, logs=folder / "logs", environment=environment) as service:
             fuzzing = Fuzzing(service, options.seed, options.threads)
             if options.only is not None:
                 one = example(options.only, options.seed)

@@ -14,6 +14,7 @@ def test_pictures_and_forms_of_strangers(tmp_path: Path) -> None:
         fuzzing.send_all(range(60))
         fuzzing.wait_for_jobs()
         fuzzing.check_processes()
+        fuzzing.check_logs()
     answers = fuzzing.report.answers
     assert not fuzzing.report.wrong
     assert answers[202] > 5 and answers[415] > 10 and answers[400] > 5 and sum(answers.values()) == 60
