@@ -17,6 +17,7 @@ import secrets
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime, timezone
@@ -46,6 +47,7 @@ def set_up(settings: Settings) -> None:
     """Log from now on as the settings say, warnings and whatever ends this process or a thread too."""
     logging.config.dictConfig(configuration(settings))
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands, of a damaged file
     sys.excepthook = _log_crash
     threading.excepthook = lambda crash: _log_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
 
@@ -61,7 +63,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True},  # gunicorn's own lines take the same way
             "werkzeug": {"level": "WARNING"},
-            "PIL": {"level": "INFO"},
+            "PIL": {
+                "level": "CRITICAL"
+            },  # what it says of a stranger's file, the answer to the stranger tells
         },
     }
 

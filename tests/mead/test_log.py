@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from flask import Flask, Response
+from PIL import Image
 from pydantic import SecretStr
 
 from caching_config import Settings
@@ -121,6 +125,31 @@ def test_what_ends_a_process_or_a_thread_is_one_line() -> None:
     first, second = map(json.loads, ended.stderr.splitlines())
     assert first["error"].startswith("ZeroDivisionError") and first["event"] == "crashed"
     assert (second["error"], second["level"]) == ("RuntimeError: the end", "critical")
+
+
+def test_a_strangers_damaged_picture_is_no_line() -> None:
+    """Pillow has much to say of one; a file could fill the log."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "TIFF")
+    tiff = file.getvalue()
+    samples = tiff.replace(struct.pack("<HHLH", 277, 3, 1, 3), struct.pack("<HHLH", 277, 3, 1, 259))
+    swollen = tiff.replace(struct.pack("<HHL", 258, 3, 3), struct.pack("<HHL", 258, 3, 3_000_000))
+    file = io.BytesIO()
+    signalling = np.frombuffer(struct.pack("<4I", *[0x7FA00000] * 4), np.float32)
+    Image.fromarray(signalling.reshape(2, 2)).save(file, "TIFF")
+    assert samples != tiff != swollen
+    code = (
+        "import io, sys; from caching_config import Settings; from mead.log import set_up\n"
+        "from mead.images import PictureError, read_picture\n"
+        "set_up(Settings())\n"
+        "try: print(read_picture(io.BytesIO(bytes.fromhex(sys.argv[1])), 'img').size)\n"
+        "except PictureError: print('refused')\n"
+    )
+    for content, said in ((samples, "refused"), (swollen, "refused"), (file.getvalue(), "(2, 2)")):
+        read = subprocess.run(
+            [sys.executable, "-c", code, content.hex()], cwd=ROOT, capture_output=True, text=True
+        )
+        assert read.stdout.strip() == said and not read.stderr
 
 
 def test_plain_lines_are_for_people() -> None:
