@@ -493,7 +493,7 @@ def through_celery(redis_url: str, number: int) -> HandingOver:
 
 def show_accepting(found: Accepting, clients: int) -> None:
     print(
-        f"  {found.a_second:6.0f} accepted/s   answered in p50 {found.p50:5.0f} ms, p99 {found.p99:5.0f} ms"
+        f"  accepted {found.a_second:6.0f}/s   answered in p50 {found.p50:5.0f} ms, p99 {found.p99:5.0f} ms"
         f"   {found.failed} refused   {100 * found.server_cpu:3.0f}% of a core for the server,"
         f" {100 * found.client_cpu:.0f}% for the {clients} clients",
         flush=True,
@@ -515,6 +515,48 @@ def show_handing_over(name: str, found: HandingOver) -> None:
     print(f"  {name:44} {taken:8.1f} {taken_99:8.1f} {answered:10.1f} {answered_99:8.1f}", flush=True)
 
 
+@contextmanager
+def appendfsync(client: redis.Redis, policy: str) -> Iterator[None]:
+    """Have Redis sync its changes otherwise for a while."""
+    before = str(client.config_get("appendfsync")["appendfsync"])
+    client.config_set("appendfsync", policy)
+    try:
+        yield
+    finally:
+        client.config_set("appendfsync", before)
+
+
+def measure_accepting(jobs: Jobs, address: str, server: int, clients: int, seconds: float) -> float:
+    """Accepting, and nothing else; how many a second."""
+    found = accept(address, server, clients, seconds)
+    show_accepting(found, clients)
+    jobs.redis.delete(QUEUE)
+    return found.a_second
+
+
+def measure_long_queues(jobs: Jobs, address: str, rounds: int) -> None:
+    """Long queues, made and taken away again."""
+    print("  long queues")
+    with appendfsync(jobs.redis, "no"):  # only while the queues are filled
+        last = fill_all(jobs)
+    show_long_queues(long_queues(jobs, address, last, rounds))
+    jobs.redis.flushall()
+    jobs.beat("nobody", [QUEUE], WORKER_TTL)
+
+
+def measure_handing_over(jobs: Jobs, address: str, redis_url: str, folder: Path, number: int) -> None:
+    """Handing over: our ways, and those of others."""
+    head = "  handing over, ms"
+    print(f"{head:46} enqueued -> worker p50, p99   done -> client p50, p99")
+    for name, ask in (("this queue", through_jobs(jobs)), ("this service, over HTTP", through_http(address))):
+        stored, drawn = ours(ask, number, redis_url, folder)
+        show_handing_over(name, stored)
+        show_handing_over("  from the picture, before it is stored", drawn)
+    show_handing_over("rq, SimpleWorker", through_rq(redis_url, "SimpleWorker", number))
+    show_handing_over("rq, Worker (a process a job)", through_rq(redis_url, "Worker", number))
+    show_handing_over("Celery, prefork", through_celery(redis_url, number))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -523,57 +565,39 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of accepting, each (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=200, help="handed over each way (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of the whole (default %(default)s)")
+    parser.add_argument("--only", choices=("accepting", "queues", "handing-over"), help="measure one thing")
     options = parser.parse_args()
+    wanted = [options.only] if options.only else ["accepting", "queues", "handing-over"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mead-load-")))
         _, redis_url = stack.enter_context(local_redis(folder / "redis", folder))
-        client: redis.Redis = connect(Settings(redis_url=redis_url))
-        jobs = Jobs(client, ttl=24 * 3600)
+        jobs = Jobs(connect(Settings(redis_url=redis_url)), ttl=24 * 3600)
         jobs.beat("nobody", [QUEUE], WORKER_TTL)  # accepting asks whether anybody is at work
         address, server = stack.enter_context(caching_server(redis_url, folder))
-        shipped = str(client.config_get("appendfsync")["appendfsync"])
+        shipped = str(jobs.redis.config_get("appendfsync")["appendfsync"])
+        policies = list(dict.fromkeys([shipped, "everysec"]))
         print(f"{os.cpu_count()} processors, Redis with appendfsync {shipped}")
         accept(address, server, 4, 5)  # unmeasured: the first request loads what all need
-        client.delete(QUEUE)
-        accepted: dict[str, list[float]] = {}
+        jobs.redis.delete(QUEUE)
+        accepted: dict[str, list[float]] = {policy: [] for policy in policies}
         for repeat in range(options.repeats):
             print(f"run {repeat + 1} of {options.repeats}, load average {os.getloadavg()[0]:.1f}")
             p50, p99 = percentiles(fsync_seconds(folder))
             print(f"  one fdatasync of this disk takes p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-            for policy in dict.fromkeys([shipped, "everysec"]):
-                client.config_set("appendfsync", policy)
-                print(f"  accepted, {options.clients} clients, appendfsync {policy}")
-                found = accept(address, server, options.clients, options.seconds)
-                show_accepting(found, options.clients)
-                accepted.setdefault(policy, []).append(found.a_second)
-                client.delete(QUEUE)
-            client.config_set("appendfsync", "no")  # only while the queues are filled
-            last = fill_all(jobs)
-            client.config_set("appendfsync", shipped)
-            print("  long queues")
-            show_long_queues(long_queues(jobs, address, last, options.jobs))
-            client.flushall()
-            jobs.beat("nobody", [QUEUE], WORKER_TTL)
-            for policy in dict.fromkeys([shipped, "everysec"]):
-                client.config_set("appendfsync", policy)
-                print(
-                    f"  handing over, appendfsync {policy}, ms"
-                    "                 enqueued -> worker p50, p99   done -> client p50, p99"
-                )
-                number = options.jobs
-                stored, drawn = ours(through_jobs(jobs), number, redis_url, folder)
-                show_handing_over("this queue", stored)
-                show_handing_over("  from the picture, before it is stored", drawn)
-                stored, drawn = ours(through_http(address), number, redis_url, folder)
-                show_handing_over("this service, over HTTP", stored)
-                show_handing_over("  from the picture, before it is stored", drawn)
-                show_handing_over("rq, SimpleWorker", through_rq(redis_url, "SimpleWorker", number))
-                show_handing_over("rq, Worker (a process a job)", through_rq(redis_url, "Worker", number))
-                show_handing_over("Celery, prefork", through_celery(redis_url, number))
-            client.config_set("appendfsync", shipped)
+            for policy in policies:
+                print(f"  appendfsync {policy}")
+                with appendfsync(jobs.redis, policy):
+                    if "accepting" in wanted:
+                        clients, seconds = options.clients, options.seconds
+                        accepted[policy].append(measure_accepting(jobs, address, server, clients, seconds))
+                    if "handing-over" in wanted:
+                        measure_handing_over(jobs, address, redis_url, folder, options.jobs)
+            if "queues" in wanted:
+                measure_long_queues(jobs, address, options.jobs)
         for policy, rates in accepted.items():
-            middle = statistics.median(rates)
-            print(f"median of {len(rates)} runs, appendfsync {policy}: {middle:.0f} accepted/s")
+            if rates:
+                middle = statistics.median(rates)
+                print(f"median of {len(rates)} runs, appendfsync {policy}: {middle:.0f} accepted/s")
 
 
 if __name__ == "__main__":
