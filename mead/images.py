@@ -249,7 +249,7 @@ def _peak(image: Image.Image) -> float:
 
 
 def _levels(image: Image.Image) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # there are numbers that are none and say so as they are copied
+    with np.errstate(invalid="ignore"):  # signalling NaNs say so as they are copied
         return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 

@@ -63,9 +63,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True},  # gunicorn's own lines take the same way
             "werkzeug": {"level": "WARNING"},
-            "PIL": {
-                "level": "CRITICAL"
-            },  # what it says of a stranger's file, the answer to the stranger tells
+            "PIL": {"level": "CRITICAL"},  # what it says of a stranger's file is in the answer
         },
     }
 
