@@ -2,7 +2,8 @@
 
 As feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it goes from an embedding to latents in one
 pass. What the embedding leaves open is settled by a *draft*: an outcome of each of a list of choices and some
-measures, XX"""
+measures, normally distributed.
+"""
 
 from __future__ import annotations
 

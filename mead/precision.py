@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 
 def best_device() -> str:
@@ -43,6 +45,17 @@ class Precision:
     def autocast(self) -> AbstractContextManager[None]:
         """What passes through the networks run under."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def in_one_pass(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """network(x), under `autocast()`, with what each sample of x gives not depending on the others.
+
+        Float32 convolutions on the CPU are summed in another order in a batch of another size, and in an
+        optimisation one rounding becomes another picture: there each sample passes alone.
+        """
+        with self.autocast():
+            if self.device.type == "cpu" and self.dtype == torch.float32:
+                return torch.cat([network(sample) for sample in x.split(1)])
+            return network(x)
 
     def scaler(self) -> torch.amp.GradScaler:
         """The loss scaler float16 needs; it does nothing for the other formats."""

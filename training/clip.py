@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from LatentRevisions.cutouts import Cutouts
 from mead.perceptor import VOCABULARY, Perceptor
 from training.pictures import batch
-from training.run import Average, Run, arguments, export, take_over
+from training.run import Average, Run, arguments, autocast, export, take_over
 from training.world import Drawing, sample
 from training.world.attributes import FIELDS, labels
 from training.world.captions import caption, wrong
@@ -147,11 +147,11 @@ def main() -> None:
         strength = max(0.0, run.done - CLEAN_SHARE) / (1 - CLEAN_SHARE)
         radius = EPSILON * strength * torch.rand((len(crops), 1, 1, 1), generator=generator)
         change = torch.zeros_like(crops)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             texts = F.normalize(clip.encode_text(tokens).float(), dim=-1)
         for _ in range(REPLAYS if run.done > CLEAN_SHARE else 1):
             change.requires_grad_()
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 images = perceptor.embed_image(crops + change)
             right_texts, wrong_texts = texts.chunk(2)
             seen, said = attributes(images, truth), attributes(right_texts, truth)

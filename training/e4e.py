@@ -17,7 +17,7 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.stylegan2 import Generator
 from training.faces import STYLE_DIM, batch, z_of
 from training.pictures import picture_loss
-from training.run import DEMO, Average, Run, arguments, export
+from training.run import DEMO, Average, Run, arguments, autocast, export
 from training.world import Face
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         z, drawings, _ = batch(np.random.default_rng([7, step]), options.batch)
         with torch.no_grad():
             wanted = generator.map(z) - mean
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             offsets = encoder(roughen(drawings, noise)).float()
             few = slice(0, max(1, options.batch // 4))  # pictures cost ten times what codes do
             drawn = generator.synthesise(offsets[few] + mean)

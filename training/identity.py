@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from StyleCLIP.identity import Identity
 from training.pictures import tensor
-from training.run import Average, Run, arguments, export
+from training.run import Average, Run, arguments, autocast, export
 from training.world import draw
 from training.world.draft import Draft
 from training.world.faces import CHOICES, MEASURES, Face
@@ -62,7 +62,7 @@ def main() -> None:
             group["lr"] = run.rate(2e-3)
         pictures = pairs(np.random.default_rng([6, step]), options.batch)
         pictures = pictures + 0.1 * torch.rand(len(pictures), 1, 1, 1) * torch.randn_like(pictures)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = identity.of_face(pictures)
         first, second = features[0::2], features[1::2]
         logits = 12 * first @ second.mT

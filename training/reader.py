@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.pictures import tensor
-from training.run import ROOT, Average, Run, arguments, export
+from training.run import ROOT, Average, Run, arguments, autocast, export
 from training.world import SIDE, Drawing, draw, sample
 from training.world.attributes import FIELDS, labels
 
@@ -325,7 +325,7 @@ def train(minutes: float, pictures: int) -> dict[str, Tensor]:
         few = slice(0, max(1, round(SPOILT_SHARE * pictures)))
         spoilt, read = spoil(drawn[few], wanted[few], rng)
         views = torch.cat([fair(drawn, rng), spoilt])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = reader(views)
         loss = loss_of(logits.float(), torch.cat([wanted, read]))
         optimiser.zero_grad()

@@ -6,12 +6,15 @@ import argparse
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from math import cos, pi
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from mead.precision import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("TRAINING_RUNS", ROOT / "training" / "runs"))
@@ -30,6 +33,9 @@ class Stateful(Protocol):
 
 class Run:
     """Iterate over it for step numbers; it ends when `minutes` of training are done, in however many runs.
+
+    They are minutes of processor time of the thread that iterates: a machine busy with other things makes a
+    training longer, not worse.
 
     The state is saved every few minutes and at the end to `RUNS/NAME.pt`; the same command goes on from
     there, and a larger `minutes` trains on.
@@ -77,13 +83,14 @@ class Run:
         partial.replace(self.path)
 
     def __iter__(self) -> Iterator[int]:
-        last = saved = printed = time.monotonic()
+        last, saved = time.thread_time(), time.monotonic()
+        printed = saved
         while self.done < 1:
             yield self.step
-            now = time.monotonic()
+            done, now = time.thread_time(), time.monotonic()
             self.step += 1
-            self.seconds += now - last
-            last = now
+            self.seconds += done - last
+            last = done
             if now - printed > PRINT_EVERY:
                 values = "  ".join(f"{key} {value:.4f}" for key, value in self._losses.items())
                 print(f"{self.path.stem} step {self.step}  {self.seconds / 60:.1f} min  {values}", flush=True)
@@ -144,6 +151,11 @@ def export(name: str, weights: Mapping[str, torch.Tensor], folder: Path = DEMO) 
     partial.replace(path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
     return path
+
+
+def autocast() -> AbstractContextManager[None]:
+    """What passes through the networks run under: bfloat16 only where the processor computes in it."""
+    return Precision(torch.device("cpu")).autocast()
 
 
 def arguments(description: str | None, minutes: float, batch: int) -> argparse.Namespace:

@@ -13,26 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.perceptor import Perceptor
 from training.drafts import MEASURES, ODDS, OUTCOMES, Drafted, numbers, withhold
+from training.muon import Muon
 from training.pictures import tensor
-from training.run import DEMO, Average, Run, arguments, export, take_over
+from training.run import DEMO, Average, Run, arguments, autocast, export, take_over
 from training.world import draw
 from training.world.attributes import labels
 from training.world.captions import caption
 
 FIRST, POOL = 3_072, 30_000  # examples kept, at first and at most
-FRESH = 5  # examples made at each step
+FRESH = 3  # examples made at each step
 CHUNK = 32  # of pictures encoded together
 
 
 def build(channels: int, embed_dim: int, grid: tuple[int, int]) -> LearnedStart:
-    network = LearnedStart(channels, embed_dim, 160, 320, 2, grid, OUTCOMES, MEASURES)
+    network = LearnedStart(channels, embed_dim, 160, 320, 4, grid, OUTCOMES, MEASURES)
+    for block in network.blocks:  # each begins as next to nothing (Peebles and Xie 2022, arXiv 2212.09748)
+        nn.init.zeros_(block.modulation.weight)
+        nn.init.zeros_(block.modulation.bias)
     network.odds.copy_(torch.tensor(ODDS))
     return network
 
@@ -59,7 +63,7 @@ class Examples:
         while len(made) < size:
             several = [Drafted.sample(rng) for _ in range(min(CHUNK, size - len(made)))]
             pictures = tensor(draw(one.drawing) for one in several)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 latents = self.vqgan.encode(pictures).half()
                 seen = self.perceptor.embed_image(pictures / 2 + 0.5).half()
             made += [Example(*each) for each in zip(several, latents, seen, strict=True)]
@@ -68,7 +72,7 @@ class Examples:
     @torch.no_grad()
     def embeddings(self, texts: list[str]) -> Tensor:
         """Unit-length embeddings [N, d]."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             return self.perceptor.embed_text(texts).float()
 
 
@@ -119,23 +123,28 @@ def main() -> None:
     if options.onward:
         take_over("start", network)
     average = Average(network, decay=0.998)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
-    run = Run("start", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
+    hidden = [p for p in (*network.condition.parameters(), *network.blocks.parameters()) if p.ndim == 2]
+    others = [p for p in network.parameters() if not any(p is other for other in hidden)]
+    muon = Muon(hidden, lr=0.0, weight_decay=0.01)
+    adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01)
+    parts = {"network": network, "average": average, "muon": muon, "adam": adam}
+    run = Run("start", options.minutes, parts)
     deviation = torch.stack([one.latents.float() for one in [*pool][:512]]).std()
     for step in () if options.export else run:
-        for group in optimiser.param_groups:
+        for group in [*muon.param_groups, *adam.param_groups]:
             group["lr"] = run.rate(2e-3)
         rng = np.random.default_rng([10, step])
         pool.extend(examples.make(rng, FRESH))
         several = [pool[int(k)] for k in rng.integers(len(pool), size=options.batch)]
         q, drafts, latents = lesson(examples, several, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             drawn = network(q, drafts, (grid[0], grid[1]))
         loss = F.smooth_l1_loss(drawn.float() / deviation, latents / deviation, beta=0.3)
-        optimiser.zero_grad()
+        network.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        muon.step()
+        adam.step()
         average.update()
         error = F.mse_loss(drawn.float(), latents) / deviation**2
         run.log(loss=loss, error=error)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.vqgan import VQGAN, VectorQuantiser
 from training.pictures import batch, picture_loss
-from training.run import Average, Run, arguments, export, take_over
+from training.run import Average, Run, arguments, autocast, export, take_over
 
 CROPPED_SHARE = (
     0.85  # of the training, on quarters of pictures, which cost a quarter and teach nearly as much
@@ -90,7 +90,7 @@ def main() -> None:
         pictures = crop(pictures, 64 if run.done < CROPPED_SHARE else 128, rng)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         plain = run.done <= PLAIN_SHARE
-        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(plain):
+        with autocast(), torch.set_grad_enabled(plain):
             z = vqgan.encode(pictures)
         z = z.float()
         noise = NOISE * z.detach().std() * torch.rand(len(z), 1, 1, 1)
@@ -108,7 +108,7 @@ def main() -> None:
             quantised, _ = vqgan.quantise(z)
             losses["codes"] = F.mse_loss(quantised, z).detach()
             latents = torch.where(torch.rand(len(z), 1, 1, 1) < 0.5, quantised.detach(), latents)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             drawn = vqgan.decode(latents)
         losses["picture"] = picture_loss(drawn.float(), pictures)
         optimiser.zero_grad()

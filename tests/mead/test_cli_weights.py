@@ -133,6 +133,11 @@ def test_what_is_wrong_is_named(folder: Path, arguments: list[str], says: str) -
     assert done.stderr.startswith("mead: ") and says in done.stderr and "Traceback" not in done.stderr
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_goes_on_next_time(folder: Path, server: Mirror, number: signal.Signals) -> None:
     half, go_on = threading.Event(), threading.Event()
@@ -145,6 +150,7 @@ def test_interrupted_it_goes_on_next_time(folder: Path, server: Mirror, number: 
         env=environment(folder),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert half.wait(LIMIT)
     while not (part.exists() and part.stat().st_size > 300_000):

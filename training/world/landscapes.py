@@ -78,7 +78,8 @@ class Landscape:
         first, second = (chosen[f"on_{'sea' if chosen['ground'] == 'sea' else 'land'}_{k}"] for k in "12")
         if second == first:  # two things are never of a kind
             second = kinds[(kinds.index(first) + 1) % len(kinds)]
-        centres, spread, small = ((128.0,), 60.0, 0.95) if number == 1 else ((74.0, 184.0), 18.0, 0.8)
+        # things vary in place and size only so much as a small network can learn to place them
+        centres, spread, small = ((128.0,), 22.0, 1.05) if number == 1 else ((74.0, 184.0), 8.0, 0.85)
         if chosen["order"] == "right":
             centres = centres[::-1]
         things = tuple(
@@ -86,7 +87,7 @@ class Landscape:
                 kind=kind,
                 colour=chosen[f"colour_{k}"],
                 x=centre + (2 * u[f"x_{k}"] - 1) * spread,
-                size=small + u[f"size_{k}"] * (0.35 if number == 1 else 0.2),
+                size=small + u[f"size_{k}"] * (0.2 if number == 1 else 0.1),
                 hue=u[f"hue_{k}"],
                 light=u[f"light_{k}"],
             )
@@ -100,8 +101,8 @@ class Landscape:
             sun=sky != "night" and chosen["sun"] == "yes",
             moon=sky == "night" and chosen["moon"] == "yes",
             cloud=sky == "day" and chosen["cloud"] == "yes",
-            horizon=148 + 24 * u["horizon"],
-            sun_x=(34 if chosen["side"] == "left" else 186) + 36 * u["sun_x"],
+            horizon=152 + 12 * u["horizon"],
+            sun_x=(42 if chosen["side"] == "left" else 194) + 20 * u["sun_x"],
             details=int(chosen["details"]),
         )
 

@@ -69,10 +69,10 @@ class Shapes:
                 Shape(
                     kind=kind,
                     colour=colour,
-                    x=centre + (2 * u[f"x_{k}"] - 1) * (24 if number == 1 else 10),
-                    y=128 + (2 * u[f"y_{k}"] - 1) * 26,
-                    radius=44 + 44 * u[f"radius_{k}"] if number == 1 else 36 + 16 * u[f"radius_{k}"],
-                    turn=(2 * u[f"turn_{k}"] - 1) * 0.25,
+                    x=centre + (2 * u[f"x_{k}"] - 1) * (10 if number == 1 else 5),
+                    y=128 + (2 * u[f"y_{k}"] - 1) * 10,
+                    radius=62 + 22 * u[f"radius_{k}"] if number == 1 else 42 + 8 * u[f"radius_{k}"],
+                    turn=(2 * u[f"turn_{k}"] - 1) * 0.15,
                     hue=u[f"hue_{k}"],
                     light=u[f"light_{k}"],
                 )
