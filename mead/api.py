@@ -22,6 +22,7 @@ from mead.events import Events
 from mead.forms import ApiError
 from mead.jobs import Jobs
 from mead.log import log_requests
+from mead.multipart import FormRequest
 from mead.openapi import Description, describe
 from mead.storage import Storage
 
@@ -52,6 +53,7 @@ def new_app(settings: Settings) -> Flask:
     """An app with what every API of ours has: doors, limits, errors in one shape, its pages, and
     the routes that answer as long as the process lives."""
     app = Flask(__name__, static_folder=None)
+    app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
     log_requests(app)
     access.guard(app, settings)

@@ -28,7 +28,7 @@ from training.world.attributes import labels
 from training.world.captions import caption
 
 FIRST, POOL = 3_072, 30_000  # examples kept, at first and at most
-FRESH = 3  # examples made at each step
+FRESH = 2  # examples made at each step
 CHUNK = 32  # of pictures encoded together
 
 
@@ -114,7 +114,7 @@ def lesson(
 
 
 def main() -> None:
-    options = arguments(__doc__, minutes=75, batch=96)
+    options = arguments(__doc__, minutes=75, batch=48)
     torch.manual_seed(0)
     examples = Examples()
     pool = deque(examples.make(np.random.default_rng([9, 0]), 1 if options.export else FIRST), POOL)

@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 from PIL import Image
+from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
 from caching_config import Settings
@@ -87,6 +88,15 @@ def photo(form: str = "PNG", size: tuple[int, int] = (40, 30)) -> io.BytesIO:
 
 def upload(content: bytes | io.BytesIO, name: str = "photo.png") -> tuple[io.BytesIO, str]:
     return (io.BytesIO(content) if isinstance(content, bytes) else content, name)
+
+
+def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `post`: a multipart form with a text, or the name and content of a file, for each field.
+
+    As clients send it: Flask's test client leaves out a line's end after an empty file.
+    """
+    body, content_type = encode_multipart_formdata(fields)
+    return {"data": body, "content_type": content_type}
 
 
 # The plain routes
@@ -207,8 +217,23 @@ def test_fields_in_the_wrong_place(http: FlaskClient, idle_worker: None) -> None
 
 def test_styleclip_needs_a_face(http: FlaskClient, idle_worker: None) -> None:
     assert error_of(http.post("/styleclip", data={"prompt": "teal"}), 400)["field"] == "img"
-    nothing_chosen = {"prompt": "teal", "img": upload(b"", name="")}  # as a browser sends it
-    assert error_of(http.post("/styleclip", data=nothing_chosen), 400)["field"] == "img"
+    nothing_chosen = sent({"prompt": "teal", "img": ("", b"")})
+    assert error_of(http.post("/styleclip", **nothing_chosen), 400)["field"] == "img"
+
+
+def test_a_form_that_is_cut_off(http: FlaskClient, idle_worker: None, client: redis.Redis) -> None:
+    whole = sent({"prompt": "teal", "img": ("photo.png", photo().getvalue())})
+    for length in (40, len(whole["data"]) // 2, len(whole["data"]) - 10):
+        cut = {**whole, "data": whole["data"][:length]}
+        assert "malformed or cut off" in error_of(http.post("/latent_revision", **cut), 400)["message"]
+    nameless = {**whole, "content_type": "multipart/form-data"}
+    error_of(http.post("/latent_revision", **nameless), 400)
+    assert client.keys("job:*") == []
+
+
+def test_a_form_of_too_much(http: FlaskClient, idle_worker: None) -> None:
+    error_of(http.post("/latent_revision", **sent({"prompt": "teal" * 200_000})), 413)
+    error_of(http.post("/latent_revision", **sent({f"field{n}": "" for n in range(1100)})), 413)
 
 
 BAD_PICTURES = {
@@ -227,8 +252,8 @@ def test_bad_pictures(
 ) -> None:
     content, status = BAD_PICTURES[kind]
     fine = "img" if field != "img" else "img_enc"
-    form = {"prompt": "teal", fine: upload(photo()), field: upload(content)}
-    error = error_of(http.post("/latent_revision", data=form), status)
+    form = {"prompt": "teal", fine: ("photo.png", photo().getvalue()), field: ("photo.png", content)}
+    error = error_of(http.post("/latent_revision", **sent(form)), status)
     assert error["field"] == field
     assert client.keys("job:*") == [] and not list(storage.uploads.glob("*"))
 
