@@ -1,8 +1,9 @@
 """A learned start: a network that draws VQGAN latents for any CLIP embedding, where the optimisation begins.
 
 As feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it goes from an embedding to latents in one
-pass. What the embedding leaves open is settled by a *draft*: an outcome of each of a list of choices and some
-measures, normally distributed.
+pass. All there is to decide about a picture stands in a *draft*: an outcome of each of a list of choices and
+some measures, normally distributed. The network first reads off the embedding how likely each outcome is; a
+draft is drawn by these odds, so that it holds what the embedding says and settles what it leaves open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ HEAD = 32  # channels of an attention head
 PATCH = 2  # latents along the side of one place of the transformer
 LAYERS = 4  # of the vector
 SKETCH = 32  # channels of the sketch
+ODDS_WIDTH = 256  # of the layer that reads the embedding
+SHARPNESS = 2.0  # power of the odds that drafts are drawn by: what is nearly certain becomes certain
 ONE = 2.0  # stands in a draft for a choice's outcome, among zeros for the others
 
 
@@ -75,7 +78,6 @@ class LearnedStart(nn.Module):
     """
 
     outcomes: Tensor
-    odds: Tensor
 
     def __init__(
         self,
@@ -92,7 +94,8 @@ class LearnedStart(nn.Module):
         self.channels = channels
         self.measures = measures
         self.register_buffer("outcomes", torch.tensor(outcomes, dtype=torch.int64))
-        self.register_buffer("odds", torch.ones(sum(outcomes)))
+        self.odds_in = nn.Linear(embed_dim, ODDS_WIDTH)
+        self.odds_out = nn.Linear(ODDS_WIDTH, sum(outcomes))
         self.said_in = nn.Linear(embed_dim, condition)
         self.draft_in = nn.Linear(sum(outcomes) + measures, condition)
         self.condition = nn.ModuleList(Condition(condition) for _ in range(LAYERS))
@@ -146,10 +149,16 @@ class LearnedStart(nn.Module):
         latents = self.latents_out(F.layer_norm(h, h.shape[-1:])).mT.unflatten(2, (height, width))
         return F.pixel_shuffle(latents, PATCH)[:, :, : grid[0], : grid[1]]
 
-    def drafts(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` drafts by chance, on the generator's device: [count, outcomes + measures]."""
+    def odds(self, embedding: Tensor) -> list[Tensor]:
+        """How likely each choice's outcomes are, given embeddings [N, embed_dim]: logits [N, ...]."""
+        h = F.gelu(self.odds_in(embedding * math.sqrt(embedding.shape[1])))
+        return list(self.odds_out(h).float().split(self.outcomes.tolist(), 1))
+
+    def drafts(self, embedding: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Drafts for an embedding [1, embed_dim], by chance: [count, outcomes + measures]."""
         chosen = []
-        for odds in self.odds.float().split(self.outcomes.tolist()):
+        for logits in self.odds(embedding):
+            odds = (SHARPNESS * logits[0]).softmax(0)
             outcome = torch.multinomial(odds, count, replacement=True, generator=generator)
             chosen.append(ONE * F.one_hot(outcome, len(odds)).float())
         measures = torch.randn((count, self.measures), generator=generator, device=generator.device)

@@ -1,13 +1,14 @@
-"""Drafts as the learned start sees them: what its embedding leaves open, as numbers.
+"""Drafts as the learned start sees them: all there is to decide about a picture, as numbers.
 
 The learned start gets an embedding, which says a part of what a picture is to show, and a draft of
-everything, drawn by chance. To learn that the embedding overrules the draft it is shown drafts in which all
-that the embedding says has been chosen anew, while the picture shows what it says.
+everything, drawn by odds that it reads off the embedding. To learn that the embedding overrules a draft that
+says otherwise, it is at times shown drafts in which all that the embedding says has been chosen anew, while
+the picture shows what it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from LatentRevisions.start import ONE
 from training.world import Drawing, Face, Landscape, Shapes, faces, landscapes, shapes
 from training.world.draft import Choices, Draft, choose
+from training.world.landscapes import Thing
+from training.world.shapes import Shape
 
 KINDS: dict[type[Face] | type[Landscape] | type[Shapes], tuple[Choices, list[str]]] = {
     Face: (faces.CHOICES, faces.MEASURES),
@@ -25,12 +28,6 @@ KINDS: dict[type[Face] | type[Landscape] | type[Shapes], tuple[Choices, list[str
 }
 OUTCOMES = [len(odds) for choices, _ in KINDS.values() for odds in choices.values()]
 """How many outcomes each choice has, in the order of a draft's numbers."""
-ODDS = [
-    n / sum(odds.values())
-    for choices, _ in KINDS.values()
-    for odds in choices.values()
-    for n in odds.values()
-]
 MEASURES = sum(len(measures) for _, measures in KINDS.values())
 # Which choices a face's attributes follow from, where not the one of the same name alone.
 FACE_CHOICES = {
@@ -70,6 +67,22 @@ def numbers(kind: type, draft: Draft, rng: np.random.Generator) -> Tensor:
         measures += [this.measures[name] for name in names]
     normal = torch.special.ndtri(torch.tensor(measures, dtype=torch.float64).clamp(1e-3, 1 - 1e-3))
     return torch.cat([torch.tensor(ones), normal.float()])
+
+
+def arranged(drafted: Drafted, named: Collection[str]) -> Draft:
+    """The draft as the picture shows it, with what is named in its first places."""
+    drawing, chosen = drafted.drawing, dict(drafted.draft.chosen)
+    if isinstance(drawing, Face):
+        return drafted.draft
+    if isinstance(drawing, Landscape):
+        things: Sequence[Thing | Shape] = drawing.things
+        table = "on_sea" if drawing.ground == "sea" else "on_land"
+    else:
+        things, table = drawing.shapes, "kind"
+    for k, thing in zip("12", things, strict=False):
+        chosen[f"colour_{k}"] = thing.colour
+    measures = _slots([thing.kind for thing in things], chosen, drafted.draft.measures, table, set(named))
+    return Draft(chosen, measures)
 
 
 def withhold(drafted: Drafted, named: Mapping[str, Collection[str]], rng: np.random.Generator) -> Draft:

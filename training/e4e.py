@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.stylegan2 import Generator
 from training.faces import STYLE_DIM, batch, z_of
+from training.muon import Muon
 from training.pictures import picture_loss
-from training.run import DEMO, Average, Run, arguments, autocast, export
+from training.run import DEMO, Average, Run, Stateful, arguments, autocast, export, take_over
 from training.world import Face
 
 
@@ -28,7 +29,8 @@ def build(n_styles: int) -> Encoder4Editing:
         style_dim=STYLE_DIM,
         widths=(16, 32, 48, 64),
         blocks=(1, 2, 2, 2),
-        middle=4,
+        coarse=n_styles,  # heads that look at finer features are larger, and these see enough
+        middle=0,
     )
 
 
@@ -49,16 +51,24 @@ def main() -> None:
     torch.manual_seed(0)
     generator = Generator.from_state_dict(load_file(DEMO / "stylegan2.safetensors")).requires_grad_(False)
     encoder = build(generator.n_latent)
+    if options.onward:
+        take_over("e4e", encoder)
     average = Average(encoder, decay=0.995)
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-3, weight_decay=0.01)
+    matrices = {name: p for name, p in encoder.named_parameters() if p.ndim >= 2}
+    last = [p for name, p in matrices.items() if name.endswith(".linear.weight")]
+    earlier = [p for name, p in matrices.items() if not name.endswith(".linear.weight")]
+    # the last layers' weights are stored larger than they act
+    muon = Muon([{"params": earlier, "share": 1.0}, {"params": last, "share": 10.0}], lr=0.0)
+    adam = torch.optim.Adam([{"params": [p for p in encoder.parameters() if p.ndim < 2], "share": 1.0}])
     rng = np.random.default_rng(8)
     with torch.no_grad():
         codes = generator.map(torch.stack([z_of(Face.sample(rng)) for _ in range(5000)]))
     mean, spread = codes.mean(0), codes.std(0).mean()
-    run = Run("e4e", options.minutes, {"encoder": encoder, "average": average, "optimiser": optimiser})
+    parts: dict[str, Stateful] = {"encoder": encoder, "average": average, "muon": muon, "adam": adam}
+    run = Run("e4e", options.minutes, parts)
     for step in () if options.export else run:
-        for group in optimiser.param_groups:
-            group["lr"] = run.rate(1.5e-3)
+        for group in [*muon.param_groups, *adam.param_groups]:
+            group["lr"] = run.rate(3e-3) * group["share"]
         noise = torch.Generator().manual_seed(step)
         z, drawings, _ = batch(np.random.default_rng([7, step]), options.batch)
         with torch.no_grad():
@@ -70,10 +80,11 @@ def main() -> None:
         code_loss = ((offsets - wanted[:, None]) / spread).square().mean()
         picture = picture_loss(drawn, drawings[few])
         loss = code_loss + picture
-        optimiser.zero_grad()
+        encoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        optimiser.step()
+        muon.step()
+        adam.step()
         average.update()
         run.log(codes=code_loss, picture=picture)
     export("e4e", {**average.weights, "latent_avg": mean.expand(generator.n_latent, -1)})

@@ -1,8 +1,9 @@
 """Train the demo set's learned start: `python -m training.start`, after `training.vqgan` and `training.clip`.
 
 It learns by regression: an embedding and a draft (see `training.drafts`) say all that a drawing shows, and
-its latents are known. Drawings, their latents and their own embeddings are kept in a pool that grows by a few
-each step, until the oldest make room for them.
+its latents are known. Beside that it learns to tell from an embedding how likely each draft is. Drawings,
+their latents and their own embeddings are kept in a pool that grows by a few each step, until the oldest make
+room for them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from torch.nn import functional as F
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.perceptor import Perceptor
-from training.drafts import MEASURES, ODDS, OUTCOMES, Drafted, numbers, withhold
-from training.muon import Muon
+from training.drafts import MEASURES, OUTCOMES, Drafted, arranged, numbers, withhold
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export, take_over
 from training.world import draw
@@ -29,15 +29,17 @@ from training.world.captions import caption
 
 FIRST, POOL = 3_072, 30_000  # examples kept, at first and at most
 FRESH = 2  # examples made at each step
+WITHHELD = 0.3  # share of drafts that say otherwise than the embedding
 CHUNK = 32  # of pictures encoded together
 
 
 def build(channels: int, embed_dim: int, grid: tuple[int, int]) -> LearnedStart:
     network = LearnedStart(channels, embed_dim, 160, 320, 4, grid, OUTCOMES, MEASURES)
-    for block in network.blocks:  # each begins as next to nothing (Peebles and Xie 2022, arXiv 2212.09748)
-        nn.init.zeros_(block.modulation.weight)
-        nn.init.zeros_(block.modulation.bias)
-    network.odds.copy_(torch.tensor(ODDS))
+    for name, parameter in network.named_parameters():
+        if (
+            ".modulation." in name
+        ):  # each block begins as next to nothing (Peebles and Xie 2022, arXiv 2212.09748)
+            nn.init.zeros_(parameter)
     return network
 
 
@@ -78,8 +80,9 @@ class Examples:
 
 def lesson(
     examples: Examples, several: list[Example], rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What to learn from examples: embeddings [N, d], drafts [N, ...] and the latents [N, c, h, w] they mean.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What to learn from examples: embeddings [N, d], the drafts [N, ...] they should lead to, drafts to draw
+    from, and the latents [N, c, h, w] they mean.
 
     Embeddings are a caption's, or a mix of two captions', of a caption's and the drawing's own, or a
     caption's less that of another drawing, as LatentRevisions mixes its targets.
@@ -93,7 +96,7 @@ def lesson(
     said = examples.embeddings([said.text for said in (*first, *second) if said])
     q1, others = said[: len(first)], iter(said[len(first) :])
     seen = torch.stack([one.seen for one in several]).float()
-    q, drafts = [], []
+    q, true, drafts = [], [], []
     for i, (one, way, also) in enumerate(zip(several, ways, second, strict=True)):
         named, share = dict(first[i].named), float(rng.uniform(0.2, 1.0))
         target = q1[i]
@@ -108,9 +111,19 @@ def lesson(
             other = (i + 1) % len(several)
             target = target - 0.6 * share * (seen[other] if way < 0.92 else q1[other])
         q.append(F.normalize(target, dim=0))
-        draft = withhold(one.drafted, named, rng)
-        drafts.append(numbers(type(one.drafted.drawing), draft, rng))
-    return torch.stack(q), torch.stack(drafts), torch.stack([one.latents for one in several]).float()
+        kind = type(one.drafted.drawing)
+        true.append(numbers(kind, arranged(one.drafted, named), rng))
+        withheld = rng.random() < WITHHELD
+        drafts.append(numbers(kind, withhold(one.drafted, named, rng), rng) if withheld else true[-1])
+    latents = torch.stack([one.latents for one in several]).float()
+    return torch.stack(q), torch.stack(true), torch.stack(drafts), latents
+
+
+def surprise(odds: list[Tensor], true: Tensor) -> Tensor:
+    """The cross entropy of the choices of drafts [N, ...], summed over choices, averaged over drafts."""
+    chosen = true[:, : sum(OUTCOMES)].split(OUTCOMES, 1)
+    parts = [F.cross_entropy(logits, one.argmax(1)) for logits, one in zip(odds, chosen, strict=True)]
+    return torch.stack(parts).sum()
 
 
 def main() -> None:
@@ -123,31 +136,28 @@ def main() -> None:
     if options.onward:
         take_over("start", network)
     average = Average(network, decay=0.998)
-    hidden = [p for p in (*network.condition.parameters(), *network.blocks.parameters()) if p.ndim == 2]
-    others = [p for p in network.parameters() if not any(p is other for other in hidden)]
-    muon = Muon(hidden, lr=0.0, weight_decay=0.01)
-    adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01)
-    parts = {"network": network, "average": average, "muon": muon, "adam": adam}
-    run = Run("start", options.minutes, parts)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    run = Run("start", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
     deviation = torch.stack([one.latents.float() for one in [*pool][:512]]).std()
     for step in () if options.export else run:
-        for group in [*muon.param_groups, *adam.param_groups]:
+        for group in optimiser.param_groups:
             group["lr"] = run.rate(2e-3)
         rng = np.random.default_rng([10, step])
         pool.extend(examples.make(rng, FRESH))
         several = [pool[int(k)] for k in rng.integers(len(pool), size=options.batch)]
-        q, drafts, latents = lesson(examples, several, rng)
+        q, true, drafts, latents = lesson(examples, several, rng)
         with autocast():
             drawn = network(q, drafts, (grid[0], grid[1]))
-        loss = F.smooth_l1_loss(drawn.float() / deviation, latents / deviation, beta=0.3)
-        network.zero_grad()
+        picture = F.smooth_l1_loss(drawn.float() / deviation, latents / deviation, beta=0.3)
+        odds = surprise(network.odds(q), true)
+        loss = picture + 0.1 * odds
+        optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        muon.step()
-        adam.step()
+        optimiser.step()
         average.update()
         error = F.mse_loss(drawn.float(), latents) / deviation**2
-        run.log(loss=loss, error=error)
+        run.log(picture=picture, odds=odds, error=error)
     export("start", average.weights)
 
 

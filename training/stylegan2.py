@@ -23,7 +23,7 @@ WIDTHS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 64, 128: 32}
 PEAK = {32: 1e-2, 64: 7e-3, 128: 5e-3}  # learning rates
 COLOURS = 3  # channels of a picture
 LAYERS = 2  # of the mapping network: z says plainly what the face is
-SHARES = {32: 0.4, 64: 0.3, 128: 0.3}  # of the minutes, by side
+SHARES = {32: 0.3, 64: 0.3, 128: 0.4}  # of the minutes, by side
 
 
 def build(side: int) -> Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from LatentRevisions.start import ONE, LearnedStart
+from LatentRevisions.start import ONE, SHARPNESS, LearnedStart
 from mead.state_dict import StateDictError
 
 
@@ -15,12 +15,14 @@ def network() -> LearnedStart:
     network = LearnedStart(
         channels=5, embed_dim=12, width=64, condition=32, blocks=2, grid=(8, 6), outcomes=[3, 2], measures=4
     )
-    network.odds.copy_(torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0]))
     return network.eval().requires_grad_(False)
 
 
+SAID = torch.nn.functional.normalize(torch.arange(1.0, 13.0), dim=0)[None]
+
+
 def drafts(network: LearnedStart, count: int, seed: int = 0) -> torch.Tensor:
-    return network.drafts(count, torch.Generator().manual_seed(seed))
+    return network.drafts(SAID, count, torch.Generator().manual_seed(seed))
 
 
 def test_it_is_built_from_its_weights_alone(network: LearnedStart) -> None:
@@ -54,11 +56,14 @@ def test_it_draws_on_any_grid(network: LearnedStart, grid: tuple[int, int]) -> N
     torch.testing.assert_close(drawn[1:], network(embedding[1:], draft[1:], grid))
 
 
-def test_a_draft_has_one_outcome_of_each_choice_as_often_as_the_odds_say(network: LearnedStart) -> None:
+def test_a_draft_has_one_outcome_of_each_choice_by_the_embeddings_odds(network: LearnedStart) -> None:
     many = drafts(network, 3000)
     choices, measures = many[:, :5], many[:, 5:]
     assert ((choices == 0) | (choices == ONE)).all()
-    shares = (choices / ONE).mean(0)
-    torch.testing.assert_close(shares, torch.tensor([1 / 3, 0.0, 2 / 3, 0.0, 1.0]), atol=0.05, rtol=0)
+    wanted = torch.cat([(SHARPNESS * logits[0]).softmax(0) for logits in network.odds(SAID)])
+    assert wanted.split([3, 2])[0].std() > 0.02
+    torch.testing.assert_close((choices / ONE).mean(0), wanted, atol=0.05, rtol=0)
     assert measures.shape == (3000, 4) and abs(measures.mean()) < 0.05 and abs(measures.std() - 1) < 0.05
     assert torch.equal(many, drafts(network, 3000)) and not torch.equal(many, drafts(network, 3000, seed=1))
+    other = torch.cat([logits[0] for logits in network.odds(-SAID)])
+    assert not torch.allclose(other, torch.cat([logits[0] for logits in network.odds(SAID)]), atol=1e-3)
