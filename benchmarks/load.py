@@ -5,7 +5,8 @@ missing: nobody takes the jobs where accepting is measured, and a worker whose p
 them where handing over is measured, so that the numbers are those of the queue and of HTTP.
 
 - accepted: requests a second with `Prefer: respond-async` and a small photo, from clients that each send the
-  next as soon as they are answered, and how long they waited for the answer.
+  next as soon as they are answered, and how long they waited for the answer. Beside it the same requests to a
+  Flask app under gunicorn that reads the form and does nothing: what this machine allows at that minute.
 - long queues: /check and enqueuing with 10, 1,000 and 100,000 jobs queued, in turn.
 - handing over: from enqueuing to a waiting worker having the job, and from the job's end to the waiting
   client's answer, next to the same for rq and Celery (their own workers, as they ship) on the same Redis.
@@ -18,6 +19,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import secrets
 import selectors
 import socket
 import statistics
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import redis
+from flask import Flask, request
 from PIL import Image
 
 from caching_config import Settings, connect
@@ -66,6 +69,36 @@ def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
     command: list[str | Path] = [sys.executable, REPOSITORY / "caching_server.py"]
     with child("caching server", command, environment, folder) as server:
         address = f"127.0.0.1:{port}"
+        while not _answers(address):
+            server.check()
+            time.sleep(0.05)
+        yield address, server.process.pid
+
+
+def reference_app() -> Flask:
+    """Reads a form as Flask does, and answers as if it had taken it."""
+    app = Flask(__name__)
+
+    @app.get("/healthz")
+    def healthz() -> str:
+        return "alive"
+
+    @app.post("/latent_revision")
+    def latent_revision() -> tuple[dict[str, str], int]:
+        read = sum(len(file.read()) for file in request.files.values())
+        return {"prompt": request.form["prompt"], "bytes": str(read)}, 202
+
+    return app
+
+
+@contextmanager
+def reference_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """`reference_app` under gunicorn with as many processes and threads as the caching server."""
+    address, settings = f"127.0.0.1:{free_port()}", Settings()
+    command = [sys.executable, "-m", "gunicorn", "--bind", address, "--worker-class", "gthread"]
+    command += ["--workers", str(settings.http_processes), "--threads", str(settings.http_threads)]
+    command += ["--worker-connections", "2048", "--no-control-socket", "benchmarks.load:reference_app()"]
+    with child("reference server", command, {}, folder) as server:
         while not _answers(address):
             server.check()
             time.sleep(0.05)
@@ -113,8 +146,11 @@ def percentiles(times: Sequence[float]) -> tuple[float, float]:
 
 
 def form(photo: bytes | None) -> tuple[bytes, str]:
-    """A multipart form of a prompt and, maybe, a photo; and its content type."""
-    boundary = "b0cad5e1"
+    """A multipart form of a prompt and, maybe, a photo; and its content type.
+
+    With a boundary of its own, as every client makes one up for each request.
+    """
+    boundary = secrets.token_hex(16)
     parts = [(b'name="prompt"', b"a red house"), (b'name="w2"', b"1")]
     if photo is not None:
         parts.append((b'name="img_enc"; filename="face.jpeg"\r\nContent-Type: image/jpeg', photo))
@@ -146,22 +182,28 @@ class Accepting:
 
 
 class Client:
-    """One keep-alive connection that sends the same request again as soon as it is answered."""
+    """One keep-alive connection that sends the next request as soon as the last one is answered."""
 
-    def __init__(self, address: str, request: bytes) -> None:
+    def __init__(self, address: str, photo: bytes) -> None:
         host, port = address.split(":")
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.request = request
+        self.address = address
+        self.photo = photo
         self.unsent = memoryview(b"")
         self.received = b""
         self.sent_at = 0.0
 
     def send(self) -> None:
         """Send the request; what does not fit the buffers now goes with `go_on`."""
+        body, content_type = form(self.photo)
+        head = (
+            f"POST /latent_revision HTTP/1.1\r\nHost: {self.address}\r\nPrefer: respond-async\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         self.received = b""
         self.sent_at = time.perf_counter()
-        self.unsent = memoryview(self.request)
+        self.unsent = memoryview(head.encode() + body)
         self.go_on()
 
     def go_on(self) -> None:
@@ -187,14 +229,10 @@ class Client:
 
 def accept(address: str, server: int, clients: int, seconds: float) -> Accepting:
     """Send from `clients` connections at once, all driven by this thread."""
-    body, content_type = form(small_photo())
-    head = (
-        f"POST /latent_revision HTTP/1.1\r\nHost: {address}\r\nPrefer: respond-async\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    photo = small_photo()
     selector = selectors.DefaultSelector()
     for _ in range(clients):
-        client = Client(address, head.encode() + body)
+        client = Client(address, photo)
         client.socket.setblocking(False)
         selector.register(client.socket, selectors.EVENT_READ, client)
         client.send()
@@ -491,9 +529,9 @@ def through_celery(redis_url: str, number: int) -> HandingOver:
 # The program
 
 
-def show_accepting(found: Accepting, clients: int) -> None:
+def show_accepting(name: str, found: Accepting, clients: int) -> None:
     print(
-        f"  accepted {found.a_second:6.0f}/s   answered in p50 {found.p50:5.0f} ms, p99 {found.p99:5.0f} ms"
+        f"  {name} {found.a_second:6.0f}/s   answered in p50 {found.p50:5.0f} ms, p99 {found.p99:5.0f} ms"
         f"   {found.failed} refused   {100 * found.server_cpu:3.0f}% of a core for the server,"
         f" {100 * found.client_cpu:.0f}% for the {clients} clients",
         flush=True,
@@ -529,7 +567,7 @@ def appendfsync(client: redis.Redis, policy: str) -> Iterator[None]:
 def measure_accepting(jobs: Jobs, address: str, server: int, clients: int, seconds: float) -> float:
     """Accepting, and nothing else; how many a second."""
     found = accept(address, server, clients, seconds)
-    show_accepting(found, clients)
+    show_accepting("accepted", found, clients)
     jobs.redis.delete(QUEUE)
     return found.a_second
 
@@ -580,15 +618,22 @@ def main() -> None:
         accept(address, server, 4, 5)  # unmeasured: the first request loads what all need
         jobs.redis.delete(QUEUE)
         accepted: dict[str, list[float]] = {policy: [] for policy in policies}
+        bare: list[float] = []
         for repeat in range(options.repeats):
             print(f"run {repeat + 1} of {options.repeats}, load average {os.getloadavg()[0]:.1f}")
             p50, p99 = percentiles(fsync_seconds(folder))
             print(f"  one fdatasync of this disk takes p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-            for policy in policies:
+            clients, seconds = options.clients, options.seconds
+            if "accepting" in wanted:
+                with reference_server(folder) as (other, process_id):
+                    accept(other, process_id, 4, 2)
+                    found = accept(other, process_id, clients, seconds)
+                    show_accepting("a Flask app that does nothing", found, clients)
+                    bare.append(found.a_second)
+            for policy in policies if wanted != ["queues"] else ():
                 print(f"  appendfsync {policy}")
                 with appendfsync(jobs.redis, policy):
                     if "accepting" in wanted:
-                        clients, seconds = options.clients, options.seconds
                         accepted[policy].append(measure_accepting(jobs, address, server, clients, seconds))
                     if "handing-over" in wanted:
                         measure_handing_over(jobs, address, redis_url, folder, options.jobs)
@@ -597,7 +642,11 @@ def main() -> None:
         for policy, rates in accepted.items():
             if rates:
                 middle = statistics.median(rates)
-                print(f"median of {len(rates)} runs, appendfsync {policy}: {middle:.0f} accepted/s")
+                share = statistics.median(mine / other for mine, other in zip(rates, bare, strict=True))
+                print(
+                    f"median of {len(rates)} runs, appendfsync {policy}: {middle:.0f} accepted/s,"
+                    f" {share:.0%} of what a Flask app that does nothing answers"
+                )
 
 
 if __name__ == "__main__":

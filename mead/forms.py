@@ -24,6 +24,12 @@ from mead.storage import Storage, write_picture
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
 
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+STORING = 2
+"""Forms that one process checks and stores at a time.
+
+More threads would only wrestle for its interpreter, and fewer would wait for the disk: two take in a fifth
+more than any number do (`benchmarks.load`).
+"""
 EVENT_ID = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
@@ -80,6 +86,7 @@ class Forms:
         self.settings = settings
         share = (os.cpu_count() or 1) // settings.http_processes
         self._decoding = threading.BoundedSemaphore(max(1, share))
+        self._storing = threading.BoundedSemaphore(STORING)
 
     def read(self, request: Request, params: type[P], job_id: str, must: tuple[str, ...] = ()) -> Form[P]:
         """Check a multipart form and store its pictures for job `job_id`.
@@ -96,7 +103,19 @@ class Forms:
                 picture; 422 out of range. Nothing is left in the storage then.
             OSError: they cannot be stored. Nothing is left then either.
         """
-        texts, files = _read_fields(request, params)
+        texts, files = _read_fields(request, params)  # here a slow client is waited for
+        with self._storing:
+            return self._store(request.path, params, job_id, must, texts, files)
+
+    def _store(
+        self,
+        route: str,
+        params: type[P],
+        job_id: str,
+        must: tuple[str, ...],
+        texts: dict[str, str],
+        files: dict[str, FileStorage],
+    ) -> Form[P]:
         paths = {f"{field}_path": self.storage.upload_path(job_id, field) for field in files}
         try:
             checked = check(params, {**texts, **paths})
@@ -113,7 +132,7 @@ class Forms:
         except OSError:
             self.storage.remove_uploads(paths.values())
             raise
-        return Form(checked, _fingerprint(request.path, texts, files))
+        return Form(checked, _fingerprint(route, texts, files))
 
     def _read_upload(self, file: FileStorage, field: str) -> Image.Image:
         settings = self.settings
