@@ -175,8 +175,12 @@ def _withhold_shapes(drawing: Shapes, draft: Draft, named: set[str], rng: np.ran
 
 
 def _named_first(kinds: list[str], named: set[str]) -> list[str]:
-    """What is named takes the draft's first place, so that it is plain which place is left to the draft."""
-    return sorted(kinds, key=lambda kind: kind not in named)
+    """What is named takes the draft's first place, so that it is plain which place is left to the draft.
+
+    Two things that are both named, or both not, have their places by name: which colour goes with which thing
+    must follow from the words alone.
+    """
+    return sorted(kinds, key=lambda kind: (kind not in named, kind))
 
 
 def _slots(
