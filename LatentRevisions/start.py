@@ -22,7 +22,7 @@ PATCH = 2  # latents along the side of one place of the transformer
 LAYERS = 4  # of the vector
 SKETCH = 32  # channels of the sketch
 ODDS_WIDTH = 256  # of the layer that reads the embedding
-SHARPNESS = 2.0  # power of the odds that drafts are drawn by: what is nearly certain becomes certain
+SHARPNESS = 4.0  # power of the odds that drafts are drawn by: what is nearly certain becomes certain
 ONE = 2.0  # stands in a draft for a choice's outcome, among zeros for the others
 
 
