@@ -184,7 +184,7 @@ class LatentRevisionsPipeline:
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
-        pictures = self.precision.in_one_pass(self.vqgan.decode, z.clamp(-LIMIT, LIMIT))
+        pictures = self.precision.independently(self.vqgan.decode, z.clamp(-LIMIT, LIMIT))
         # in one layout in memory whatever the batch, since another one is summed in another order
         return (pictures.float().contiguous().clamp(-1, 1) + 1) / 2
 

@@ -201,7 +201,7 @@ class StyleCLIPPipeline:
     def _synthesise(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
         # in one layout in memory whatever the batch, since another one is summed in another order
-        return self.precision.in_one_pass(self.generator.synthesise, codes).contiguous()
+        return self.precision.independently(self.generator.synthesise, codes).contiguous()
 
     def _features(self, images: Tensor) -> Tensor:
         """Who the faces [N, 3, H, W] are: [N, d], unit length."""

@@ -43,7 +43,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.cli import PHOTOS
 from mead.events import Events
 from mead.jobs import Jobs
-from mead.local_service import REPOSITORY, child, free_port, local_redis
+from mead.local_service import REPOSITORY, Child, child, free_port, local_redis
 
 QUEUE = "latentrevisions_queue"
 LENGTHS = (10, 1_000, 100_000)
@@ -69,9 +69,7 @@ def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
     command: list[str | Path] = [sys.executable, REPOSITORY / "caching_server.py"]
     with child("caching server", command, environment, folder) as server:
         address = f"127.0.0.1:{port}"
-        while not _answers(address):
-            server.check()
-            time.sleep(0.05)
+        wait_for(server, address)
         yield address, server.process.pid
 
 
@@ -99,10 +97,15 @@ def reference_server(folder: Path) -> Iterator[tuple[str, int]]:
     command += ["--workers", str(settings.http_processes), "--threads", str(settings.http_threads)]
     command += ["--worker-connections", "2048", "--no-control-socket", "benchmarks.load:reference_app()"]
     with child("reference server", command, {}, folder) as server:
-        while not _answers(address):
-            server.check()
-            time.sleep(0.05)
+        wait_for(server, address)
         yield address, server.process.pid
+
+
+def wait_for(server: Child, address: str) -> None:
+    """Wait until a server answers."""
+    while not _answers(address):
+        server.check()
+        time.sleep(0.05)
 
 
 def _answers(address: str) -> bool:

@@ -46,8 +46,8 @@ class Precision:
         """What passes through the networks run under."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def in_one_pass(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """network(x), under `autocast()`, with what each sample of x gives not depending on the others.
+    def independently(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """network(x), under `autocast()`; what each sample of x gives does not depend on the others.
 
         Float32 convolutions on the CPU are summed in another order in a batch of another size, and in an
         optimisation one rounding becomes another picture: there each sample passes alone.

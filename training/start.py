@@ -36,9 +36,8 @@ CHUNK = 32  # of pictures encoded together
 def build(channels: int, embed_dim: int, grid: tuple[int, int]) -> LearnedStart:
     network = LearnedStart(channels, embed_dim, 160, 320, 4, grid, OUTCOMES, MEASURES)
     for name, parameter in network.named_parameters():
-        if (
-            ".modulation." in name
-        ):  # each block begins as next to nothing (Peebles and Xie 2022, arXiv 2212.09748)
+        # each block begins as next to nothing (Peebles and Xie 2022, arXiv 2212.09748)
+        if ".modulation." in name:
             nn.init.zeros_(parameter)
     return network
 
