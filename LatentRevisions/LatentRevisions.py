@@ -221,7 +221,7 @@ class LatentRevisionsPipeline:
         with self.precision.autocast():
             # one by one: in a batch each would be rounded in another way
             drafts = network.drafts(target[None], self.settings.starts, generator).split(1)
-            return max((network(target[None], draft, grid) for draft in drafts), key=nearness)
+            return max((network(draft, grid) for draft in drafts), key=nearness)
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""

@@ -1,9 +1,10 @@
 """A learned start: a network that draws VQGAN latents for any CLIP embedding, where the optimisation begins.
 
 As feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it goes from an embedding to latents in one
-pass. All there is to decide about a picture stands in a *draft*: an outcome of each of a list of choices and
-some measures, normally distributed. The network first reads off the embedding how likely each outcome is; a
-draft is drawn by these odds, so that it holds what the embedding says and settles what it leaves open.
+pass, by way of a *draft*, which settles all there is to decide about a picture: an outcome of each of a list
+of choices, and some measures, uniformly distributed. One layer reads off the embedding how likely each
+outcome is, and a draft is drawn by these odds, so that it holds what the embedding says and settles by chance
+what it leaves open. The rest of the network draws what the draft says.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from mead.state_dict import StateDict, build, count, shape
 
 HEAD = 32  # channels of an attention head
 PATCH = 2  # latents along the side of one place of the transformer
-LAYERS = 4  # of the vector
+LAYERS = 3  # of the vector
 SKETCH = 32  # channels of the sketch
 ODDS_WIDTH = 256  # of the layer that reads the embedding
+THING_WIDTH = 192  # of the layers that draw a thing
+WAVES = (0.25, 0.5, 1.0, 2.0)  # how often they repeat over a picture's half side, to tell places apart
 SHARPNESS = 4.0  # power of the odds that drafts are drawn by: what is nearly certain becomes certain
-ONE = 2.0  # stands in a draft for a choice's outcome, among zeros for the others
 
 
 class Condition(nn.Module):
@@ -36,6 +38,40 @@ class Condition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layer_out(F.gelu(self.layer_in(F.layer_norm(x, x.shape[-1:]))))
+
+
+class Things(nn.Module):
+    """Draws things where they are: every place is told how far it is from each of them, and what it is.
+
+    Args:
+        numbers: how many numbers of a draft tell of one thing.
+        condition: length of the vector that says what else to draw.
+        width: channels of the places.
+    """
+
+    def __init__(self, numbers: int, condition: int, width: int) -> None:
+        super().__init__()
+        self.what = nn.Linear(numbers, condition)
+        self.modulation = nn.Linear(condition, 4 * THING_WIDTH)
+        self.layer_in = nn.Linear(2 + 4 * len(WAVES), THING_WIDTH)
+        self.layer = nn.Linear(THING_WIDTH, THING_WIDTH)
+        self.layer_out = nn.Linear(THING_WIDTH, width)
+
+    def forward(self, things: Tensor, offsets: Tensor, condition: Tensor) -> Tensor:
+        """What each thing adds to each place, [N, K, places, width].
+
+        Args:
+            things: what they are, [N, K, numbers].
+            offsets: from each thing to each place, in half sides of the picture, [N, K, places, 2].
+            condition: what else there is to draw, [N, condition].
+        """
+        what = F.silu(self.what(things) + condition[:, None])
+        parts = self.modulation(what)[:, :, None].chunk(4, -1)
+        waves = [math.pi * wave * offsets for wave in WAVES]
+        h = torch.cat([offsets, *map(torch.sin, waves), *map(torch.cos, waves)], -1)
+        h = F.gelu(self.layer_in(h) * (1 + parts[0]) + parts[1])
+        h = F.gelu(self.layer(h) * (1 + parts[2]) + parts[3])
+        return self.layer_out(h)
 
 
 class Block(nn.Module):
@@ -64,20 +100,32 @@ class Block(nn.Module):
 
 
 class LearnedStart(nn.Module):
-    """Draws the latents of a picture that shows what an embedding says, and for the rest what a draft says.
+    """Draws the latents of a picture that shows what an embedding says, by way of a draft.
+
+    A draft is a row of numbers: for each choice a one at its outcome among zeros, then the measures, each in
+    [-1, 1]. Those of the whole picture stand before those of its things, which all have the same choices and
+    measures. The first choice is the layout: how many things there are and about where, and which numbers
+    count for anything.
 
     Args:
         channels: channels of the latents.
         embed_dim: length of the embeddings.
         width: channels inside, a multiple of 32.
-        condition: length of the vector that embedding and draft become.
+        condition: length of the vector that the draft of the whole picture becomes.
         blocks: how many.
         grid: height and width of the latents it is trained on; other sizes stretch its sense of place.
-        outcomes: how many outcomes each of the draft's choices has.
-        measures: how many normally distributed numbers a draft has after its choices.
+        outcomes: how many outcomes each choice has for the whole picture, and for a thing.
+        measures: how many measures there are of the whole picture, and of a thing. A thing's first two move
+            it across and down.
+        centres: of each layout and thing x, y and how far it may be off each, in half sides from the middle,
+            [layouts, things, 4].
+        counts: one where a number of the draft counts in a layout, else zero, [layouts, numbers].
     """
 
     outcomes: Tensor
+    thing_outcomes: Tensor
+    centres: Tensor
+    counts: Tensor
 
     def __init__(
         self,
@@ -87,22 +135,29 @@ class LearnedStart(nn.Module):
         condition: int,
         blocks: int,
         grid: tuple[int, int],
-        outcomes: Sequence[int],
-        measures: int,
+        outcomes: tuple[Sequence[int], Sequence[int]],
+        measures: tuple[int, int],
+        centres: Tensor,
+        counts: Tensor,
     ) -> None:
         super().__init__()
         self.channels = channels
         self.measures = measures
-        self.register_buffer("outcomes", torch.tensor(outcomes, dtype=torch.int64))
+        self.register_buffer("outcomes", torch.tensor(outcomes[0], dtype=torch.int64))
+        self.register_buffer("thing_outcomes", torch.tensor(outcomes[1], dtype=torch.int64))
+        self.register_buffer("centres", centres)
+        self.register_buffer("counts", counts)
+        self.things_at_most = centres.shape[1]
+        self.sizes = (sum(outcomes[0]), sum(outcomes[1]))
         self.odds_in = nn.Linear(embed_dim, ODDS_WIDTH)
-        self.odds_out = nn.Linear(ODDS_WIDTH, sum(outcomes))
-        self.said_in = nn.Linear(embed_dim, condition)
-        self.draft_in = nn.Linear(sum(outcomes) + measures, condition)
+        self.odds_out = nn.Linear(ODDS_WIDTH, self.sizes[0] + self.things_at_most * self.sizes[1])
+        self.draft_in = nn.Linear(self.sizes[0] + measures[0], condition)
         self.condition = nn.ModuleList(Condition(condition) for _ in range(LAYERS))
         height, breadth = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
         self.sketch = nn.Linear(condition, SKETCH * height * breadth)
         self.sketch_in = nn.Linear(SKETCH, width)
         self.places = nn.Parameter(torch.randn(1, width, height, breadth))
+        self.things = Things(self.sizes[1] + measures[1], condition, width)
         self.blocks = nn.ModuleList(Block(width, condition) for _ in range(blocks))
         self.latents_out = nn.Linear(width, channels * PATCH**2)
 
@@ -113,28 +168,31 @@ class LearnedStart(nn.Module):
         Raises:
             StateDictError: naming keys that are missing or do not fit.
         """
-        condition, embed_dim = shape(state_dict, "said_in.weight")
+        embed_dim = shape(state_dict, "odds_in.weight")[1]
+        condition, numbers = shape(state_dict, "draft_in.weight")
+        thing_numbers = shape(state_dict, "things.what.weight")[1]
         channels = shape(state_dict, "latents_out.bias")[0] // PATCH**2
         _, width, height, breadth = shape(state_dict, "places")
-        shape(state_dict, "outcomes")
-        outcomes = state_dict["outcomes"].tolist()
-        measures = shape(state_dict, "draft_in.weight")[1] - sum(outcomes)
+        for key in ("outcomes", "thing_outcomes", "centres", "counts"):
+            shape(state_dict, key)
+        outcomes = (state_dict["outcomes"].tolist(), state_dict["thing_outcomes"].tolist())
+        measures = (numbers - sum(outcomes[0]), thing_numbers - sum(outcomes[1]))
         blocks = count(state_dict, "blocks.")
         grid = (PATCH * height, PATCH * breadth)
+        centres, counts = state_dict["centres"].float(), state_dict["counts"].float()
         return build(
-            lambda: cls(channels, embed_dim, width, condition, blocks, grid, outcomes, measures), state_dict
+            lambda: cls(
+                channels, embed_dim, width, condition, blocks, grid, outcomes, measures, centres, counts
+            ),
+            state_dict,
         )
 
-    def forward(self, embedding: Tensor, draft: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Latents [N, channels, *grid].
-
-        Args:
-            embedding: what they are to show, [N, embed_dim], unit length.
-            draft: [N, outcomes + measures], as `drafts` makes them.
-            grid: height and width.
-        """
+    def forward(self, draft: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Latents [N, channels, *grid] of drafts [N, numbers], as `drafts` makes them."""
         height, width = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
-        condition = self.said_in(embedding * math.sqrt(embedding.shape[1])) + self.draft_in(draft)
+        layout = draft[:, : self.outcomes[0]]
+        whole, things = self._parts(draft * (layout @ self.counts))
+        condition = self.draft_in(whole)
         for layer in self.condition:
             condition = layer(condition)
         condition = F.silu(condition)
@@ -144,6 +202,12 @@ class LearnedStart(nn.Module):
             for each in (sketch, self.places)
         )
         h = self.sketch_in(sketch.flatten(2).mT) + places.flatten(2).mT
+        x, y, off_x, off_y = torch.tensordot(layout, self.centres, 1).unbind(2)  # [N, things] each
+        across, down = things[:, :, self.sizes[1]], things[:, :, self.sizes[1] + 1]
+        centres = torch.stack([x + off_x * across, y + off_y * down], -1)
+        offsets = self._grid(height, width) - centres[:, :, None]
+        there = things[:, :, : self.sizes[1]].amax(2)[:, :, None, None]  # one, or zero where a thing is none
+        h = h + (there * self.things(things, offsets, condition)).sum(1)
         for block in self.blocks:
             h = block(h, condition)
         latents = self.latents_out(F.layer_norm(h, h.shape[-1:])).mT.unflatten(2, (height, width))
@@ -152,14 +216,31 @@ class LearnedStart(nn.Module):
     def odds(self, embedding: Tensor) -> list[Tensor]:
         """How likely each choice's outcomes are, given embeddings [N, embed_dim]: logits [N, ...]."""
         h = F.gelu(self.odds_in(embedding * math.sqrt(embedding.shape[1])))
-        return list(self.odds_out(h).float().split(self.outcomes.tolist(), 1))
+        each = [*self.outcomes.tolist(), *self.things_at_most * self.thing_outcomes.tolist()]
+        return list(self.odds_out(h).float().split(each, 1))
 
     def drafts(self, embedding: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Drafts for an embedding [1, embed_dim], by chance: [count, outcomes + measures]."""
+        """Drafts for an embedding [1, embed_dim], by chance: [count, numbers]."""
         chosen = []
         for logits in self.odds(embedding):
             odds = (SHARPNESS * logits[0]).softmax(0)
             outcome = torch.multinomial(odds, count, replacement=True, generator=generator)
-            chosen.append(ONE * F.one_hot(outcome, len(odds)).float())
-        measures = torch.randn((count, self.measures), generator=generator, device=generator.device)
-        return torch.cat([*chosen, measures], 1)
+            chosen.append(F.one_hot(outcome, len(odds)).float())
+        measures = self.measures[0] + self.things_at_most * self.measures[1]
+        uniform = torch.rand((count, measures), generator=generator, device=generator.device)
+        return torch.cat([*chosen, 2 * uniform - 1], 1)
+
+    def _parts(self, draft: Tensor) -> tuple[Tensor, Tensor]:
+        """What drafts [N, numbers] say of the whole pictures [N, ...] and of things [N, things, ...]."""
+        n, things = len(draft), self.things_at_most
+        sizes = (self.sizes[0], things * self.sizes[1], self.measures[0], things * self.measures[1])
+        choices, of_things, measures, measures_of_things = draft.split(sizes, 1)
+        several = [each.view(n, things, -1) for each in (of_things, measures_of_things)]
+        return torch.cat([choices, measures], 1), torch.cat(several, 2)
+
+    def _grid(self, height: int, width: int) -> Tensor:
+        """Where the places of a grid are, in half sides from the middle: [height * width, 2], x before y."""
+        down, across = (
+            (2 * torch.arange(side, device=self.centres.device) + 1) / side - 1 for side in (height, width)
+        )
+        return torch.cartesian_prod(down, across).flip(1)

@@ -26,7 +26,7 @@ from mead.perceptor import Perceptor
 from mead.precision import Precision
 from mead.revision import Progress, Revision
 from mead.weights import WeightsError, WeightSet, load_perceptor
-from StyleCLIP.align import NoFaceError, align, find_face
+from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.params import StyleCLIPParams
@@ -43,15 +43,17 @@ class Settings:
     learning_rate: float = 0.1
     l2: float = 0.008
     identity: float = 0.005
+    stay: float = 0.0  # of CLIP's agreement with the face as it was: what the words leave open stays
     cutouts: int = 0  # random crops CLIP sees in a step beside the whole picture
     face_needed: bool = True  # whether a picture without a face is an error, or is then used whole
+    framed_within: float = 0.0  # a picture no further off FFHQ's frame than this is used whole (`off_frame`)
 
 
 class Agreement(nn.Module):
-    """1 - the cosine between each embedding and the prompt's: [N] from [N, d] and [d], unit length."""
+    """1 - the cosine between each embedding and a target's: [N] from [N, d] and [d], unit length."""
 
-    def forward(self, embeddings: Tensor, prompt: Tensor) -> Tensor:
-        return 1 - embeddings @ prompt
+    def forward(self, embeddings: Tensor, target: Tensor) -> Tensor:
+        return 1 - embeddings @ target
 
 
 class Closeness(nn.Module):
@@ -82,6 +84,7 @@ class StyleRevision(Revision):
 
     prompt: Tensor  # the prompt's embedding [d]
     codes: Tensor  # w+ of the face as it was [1, n_latent, style_dim]
+    seen: Tensor  # CLIP's embedding of the face as it was [d]
     features: Tensor  # identity of the face as it was [1, d]
 
 
@@ -133,6 +136,9 @@ class StyleCLIPPipeline:
         """
         codes = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         latents = codes.clone().requires_grad_()
+        face = self._synthesise(codes)
+        with self.precision.autocast():
+            seen = self.perceptor.embed_image(self._whole(face))[0].float()
         return StyleRevision(
             latents=latents,
             optimiser=torch.optim.Adam([latents], lr=self.settings.learning_rate),
@@ -140,7 +146,8 @@ class StyleCLIPPipeline:
             steps=params.iterations or self.settings.iterations,
             prompt=self.perceptor.embed_text([params.prompt])[0],
             codes=codes,
-            features=self._features(self._synthesise(codes)),
+            seen=seen,
+            features=self._features(face),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -151,11 +158,13 @@ class StyleCLIPPipeline:
         """
         picture = read_picture(path, "img")
         try:
-            return align(picture, find_face(picture), ALIGNED)
+            face = find_face(picture)
+            if off_frame(picture, face) > self.settings.framed_within:
+                return align(picture, face, ALIGNED)
         except NoFaceError as error:
             if self.settings.face_needed:
                 raise PictureError("img", "no_face", str(error)) from error
-            return ImageOps.fit(picture, (ALIGNED, ALIGNED), Image.Resampling.LANCZOS)
+        return ImageOps.fit(picture, (ALIGNED, ALIGNED), Image.Resampling.LANCZOS)
 
     @torch.no_grad()
     def invert(self, face: Image.Image) -> Tensor:
@@ -179,6 +188,7 @@ class StyleCLIPPipeline:
                 seen = self.perceptor.embed_image(self._views(revision, image))
             losses.append(
                 self.agreement(seen, revision.prompt).mean()
+                + self.settings.stay * self.agreement(seen, revision.seen).mean()
                 + self.closeness(revision.latents, revision.codes)
                 + self.same_identity(self._features(image), revision.features)[0]
             )
@@ -210,14 +220,20 @@ class StyleCLIPPipeline:
 
     def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
         """What CLIP sees of a face [1, 3, H, W] in this step: the whole of it, and random crops."""
+        whole = self._whole(image)
+        if not self.cutouts.number:
+            return whole
         side = self.perceptor.input_size
         picture = (image.clamp(-1, 1) + 1) / 2
-        views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
-        if not self.cutouts.number:
-            return views
         maps = self.cutouts.draw(side, side, revision.generator)
         crops = self.cutouts.add_noise(self.cutouts.cut(picture, maps[None], side), revision.generator)
-        return torch.cat([views, crops])
+        return torch.cat([whole, crops])
+
+    def _whole(self, image: Tensor) -> Tensor:
+        """A face [1, 3, H, W] at the size CLIP sees, in [0, 1]."""
+        side = self.perceptor.input_size
+        picture = (image.clamp(-1, 1) + 1) / 2
+        return F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:

@@ -122,17 +122,29 @@ def test_words_show_in_the_face(pipeline: StyleCLIPPipeline, girl: Path) -> None
     assert np.abs(after[1][corner] - before[1][corner]).mean() < 40
 
 
-def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
-    assert pipeline.aligned(DATA / "coffee.jpg").size == (256, 256)  # the demo set takes it whole
-    strict = StyleCLIPPipeline(
+def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipeline:
+    return StyleCLIPPipeline(
         pipeline.generator,
         pipeline.encoder,
         pipeline.average[0],
         pipeline.identity,
         pipeline.perceptor,
-        replace(pipeline.settings, face_needed=True),
+        replace(pipeline.settings, **settings),
         pipeline.device,
     )
+
+
+def test_a_face_that_is_framed_already_is_used_whole(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    whole = Image.open(girl).resize((256, 256), Image.Resampling.LANCZOS)
+    assert psnr(pipeline.aligned(girl), whole) > 40
+    assert psnr(with_settings(pipeline, framed_within=0.0).aligned(girl), whole) < 30
+    photo = pipeline.aligned(DATA / "face.jpeg")  # which shows more than a face
+    assert psnr(photo, Image.open(DATA / "face.jpeg").resize((256, 256))) < 15
+
+
+def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
+    assert pipeline.aligned(DATA / "coffee.jpg").size == (256, 256)  # the demo set takes it whole
+    strict = with_settings(pipeline, face_needed=True)
     with pytest.raises(PictureError, match=r"^img: ") as caught:
         strict.start(params(img_path=DATA / "coffee.jpg"))
     assert caught.value.kind == "no_face"
