@@ -37,7 +37,7 @@ DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
     ),
     "styleclip": (
         Path("styleclip_out"),
-        {"prompt": "a woman with blue hair", "seed": "1"},
+        {"prompt": "A girl with purple eyes", "seed": "1"},
         {"img": PHOTOS / "face.jpeg"},
     ),
 }

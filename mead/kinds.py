@@ -41,6 +41,6 @@ STYLECLIP = Kind(
     "sc",
     StyleCLIPParams,
     must=("img",),
-    examples={"words for a face": {"prompt": "a person with blue hair", "iterations": 50}},
+    examples={"words for a face": {"prompt": "A girl with purple eyes", "iterations": 50}},
 )
 KINDS = {kind.name: kind for kind in (LATENT_REVISION, STYLECLIP)}

@@ -99,26 +99,19 @@ def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Pat
 
 
 def test_words_show_in_the_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
-    """Purple eyes are more purple than brown ones; blue hair is bluer, and the background stays."""
-    wanted = [
-        params("A girl with purple eyes", seed=1, img_path=girl),
-        params("a woman with blue hair", seed=1, img_path=DATA / "face.jpeg"),
-    ]
+    """Purple eyes are more purple than those of the drawing and of the photo, and the background stays."""
+    wanted = [params("A girl with purple eyes", seed=1, img_path=face) for face in (girl, DATA / "face.jpeg")]
     revisions = [pipeline.start(one) for one in wanted]
     before = [np.asarray(pipeline.image(revision), float) for revision in revisions]
     after = [np.asarray(picture, float) for picture in finish(pipeline, revisions)]
     eyes = (slice(54, 68), slice(40, 88))
-    hair = (slice(12, 36), slice(44, 84))
     corner = (slice(100, 110), slice(0, 10))
 
     def purpleness(picture: np.ndarray) -> float:
         return float((picture[eyes][..., [0, 2]].mean(-1) - picture[eyes][..., 1]).mean())
 
-    def blueness(picture: np.ndarray) -> float:
-        return float((picture[hair][..., 2] - picture[hair][..., 0]).mean())
-
     assert purpleness(after[0]) > purpleness(before[0]) + 10
-    assert blueness(after[1]) > blueness(before[1]) + 40
+    assert purpleness(after[1]) > purpleness(before[1]) + 10
     assert np.abs(after[1][corner] - before[1][corner]).mean() < 40
 
 
