@@ -190,7 +190,7 @@ class LearnedStart(nn.Module):
     def forward(self, draft: Tensor, grid: tuple[int, int]) -> Tensor:
         """Latents [N, channels, *grid] of drafts [N, numbers], as `drafts` makes them."""
         height, width = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
-        layout = draft[:, : self.outcomes[0]]
+        layout = draft[:, : len(self.counts)]
         whole, things = self._parts(draft * (layout @ self.counts))
         condition = self.draft_in(whole)
         for layer in self.condition:

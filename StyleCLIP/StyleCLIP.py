@@ -138,7 +138,7 @@ class StyleCLIPPipeline:
         latents = codes.clone().requires_grad_()
         face = self._synthesise(codes)
         with self.precision.autocast():
-            seen = self.perceptor.embed_image(self._whole(face))[0].float()
+            seen = self.perceptor.embed_image((face.clamp(-1, 1) + 1) / 2)[0]
         return StyleRevision(
             latents=latents,
             optimiser=torch.optim.Adam([latents], lr=self.settings.learning_rate),
@@ -220,20 +220,14 @@ class StyleCLIPPipeline:
 
     def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
         """What CLIP sees of a face [1, 3, H, W] in this step: the whole of it, and random crops."""
-        whole = self._whole(image)
-        if not self.cutouts.number:
-            return whole
         side = self.perceptor.input_size
         picture = (image.clamp(-1, 1) + 1) / 2
+        views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        if not self.cutouts.number:
+            return views
         maps = self.cutouts.draw(side, side, revision.generator)
         crops = self.cutouts.add_noise(self.cutouts.cut(picture, maps[None], side), revision.generator)
-        return torch.cat([whole, crops])
-
-    def _whole(self, image: Tensor) -> Tensor:
-        """A face [1, 3, H, W] at the size CLIP sees, in [0, 1]."""
-        side = self.perceptor.input_size
-        picture = (image.clamp(-1, 1) + 1) / 2
-        return F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        return torch.cat([views, crops])
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# YuNet finds faces of about 10 to 300 pixels, so a photo is looked at with these shares of its longer side:
+# YuNet finds faces of about 10 to 300 pixels, so a photo is looked at with these lengths of its longer side:
 # the first suits portraits and groups, the second a face that fills the picture, the third small faces.
 SEARCH_SIDES = (640, 320, 1280)
 CLOSE_LOOK_SIDE = 320  # a face in FFHQ's pose then has about 160 pixels
@@ -172,9 +172,9 @@ def off_frame(picture: Image.Image, landmarks: Landmarks) -> float:
     It is the longest way from a corner of the picture to that of FFHQ's square, in shares of its longer side.
     """
     square = _square(landmarks)
-    edges = [0 * square.across, 2 * square.across, 2 * square.down, 2 * (square.across + square.down)]
-    corners = np.array([(0, 0), (picture.width, 0), (0, picture.height), picture.size])
-    return float(np.hypot(*(square.corner + edges - corners).T).max() / max(picture.size))
+    corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+    wanted = square.corner + 2 * corners @ np.stack([square.across, square.down])
+    return float(np.hypot(*(wanted - corners * picture.size).T).max() / max(picture.size))
 
 
 def align(picture: Image.Image, landmarks: Landmarks, size: int) -> Image.Image:

@@ -3,9 +3,9 @@
 Pictures reach it as cutouts, as they do in LatentRevisions. Each caption has a hard negative with its colours
 swapped. One linear reader tells all attributes from the embedding of a picture and from that of its caption
 alike, so that both say the same thing in the same directions, things bound to their colours; it is not kept.
-The later part of that is adversarial ("free": the same batch is looked at several times and the
-gradient that trains the network also moves the picture), since only a robust CLIP gives gradients that draw
-what it reads (Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843).
+Later on the training is adversarial ("free": the same batch is looked at several times and the gradient that
+trains the network also moves the picture), since only a robust CLIP gives gradients that draw what it reads
+(Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843). Last, texts learn alone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VIEWS = Cutouts(1, mean=1.15, deviation=0.2, smallest=0.8, largest=1.7, degrees=
 class Attributes(nn.Module):
     """What embeddings [N, d] say of every attribute, and how far that is from the truth."""
 
-    kept: Tensor
+    unseen: Tensor
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -56,16 +56,16 @@ class Attributes(nn.Module):
         self.scale = embed_dim**0.5
         # What is kept for testing is never the truth here, and is not to be taken for untrue either.
         word = dict.fromkeys(DRAWERS, "thing") | dict.fromkeys(KINDS, "shape")
-        kept = [
+        unseen = [
             name in word and held_out(word[name], name, value)
             for name, values in FIELDS.items()
             for value in values
         ]
-        self.register_buffer("kept", torch.tensor(kept), persistent=False)
+        self.register_buffer("unseen", torch.tensor(unseen), persistent=False)
 
     def forward(self, embeddings: Tensor, truth: Tensor) -> Tensor:
         """The cross entropy, summed over attributes and averaged over rows; truth [N, attributes]."""
-        logits = self.linear(self.scale * embeddings).masked_fill(self.kept, -torch.inf)
+        logits = self.linear(self.scale * embeddings).masked_fill(self.unseen, -torch.inf)
         parts = logits.split([len(values) for values in FIELDS.values()], 1)
         return torch.stack([F.cross_entropy(p, t) for p, t in zip(parts, truth.mT, strict=True)]).sum()
 
@@ -147,6 +147,11 @@ def length(changes: Tensor) -> Tensor:
     return changes.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
+def found(images: Tensor, texts: Tensor) -> Tensor:
+    """The share of images [N, d] that are nearest to their own text [N, d]."""
+    return ((images @ texts.mT).argmax(1) == torch.arange(len(images))).float().mean()
+
+
 class Lessons:
     """Batches of captioned drawings. Drawing takes time: each is looked at about twice."""
 
@@ -223,8 +228,8 @@ def train_both(
             clip.logit_scale.data.clamp_(0, np.log(100))
             average.update()
             texts = texts.detach()  # they learn in the first look only
-        right = (images @ right_texts.mT).argmax(1) == torch.arange(len(images))
-        run.log(loss=loss, top1=right.float().mean(), seen=seen, said=said, scale=clip.logit_scale.exp())
+        scale = clip.logit_scale.exp()
+        run.log(loss=loss, top1=found(images, right_texts), seen=seen, said=said, scale=scale)
 
 
 def train_texts(
@@ -236,16 +241,14 @@ def train_texts(
     for step in run:
         pictures, captions, tokens, truth = lessons.next(np.random.default_rng([14, step]))
         with autocast():
-            with torch.no_grad():
-                images = perceptor.embed_image(pictures)
+            images = perceptor.embed_image(pictures)
             texts = F.normalize(encode_text(clip, tokens).float(), dim=-1)
         right_texts, wrong_texts = texts.chunk(2)
         said = attributes(right_texts, truth)
         loss = contrast(images, right_texts, wrong_texts, clip.logit_scale.exp(), captions)
         optimisers.step(loss + ATTRIBUTES * said, run.rate(1.5e-3))
         average.update()
-        right = (images @ right_texts.mT).argmax(1) == torch.arange(len(images))
-        run.log(loss=loss, top1=right.float().mean(), said=said)
+        run.log(loss=loss, top1=found(images, right_texts), said=said)
 
 
 def main() -> None:
@@ -268,8 +271,10 @@ def main() -> None:
 
     clip.load_state_dict(average.weights)
     clip.visual.eval()
+    for settled in (clip.visual, clip.logit_scale, attributes):
+        settled.requires_grad_(False)
     average = Average(clip, decay=0.99)
-    optimisers = Optimisers({k: p for k, p in named.items() if not k.startswith(("visual", "logit_scale"))})
+    optimisers = Optimisers({name: p for name, p in named.items() if p.requires_grad})
     parts = {"clip": clip, "average": average, "muon": optimisers.muon, "adam": optimisers.adam}
     run = Run("clip-texts", 0.0 if options.export else TEXTS_SHARE * options.minutes, parts)
     train_texts(run, lessons, attributes, average, optimisers)

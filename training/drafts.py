@@ -85,7 +85,7 @@ class Drafted:
             if not drawing.held_out:
                 return cls(drawing, draft)
 
-    def things(self, named: Collection[str]) -> list[tuple[str, Thing | Shape]]:
+    def things(self, named: Collection[str] = ()) -> list[tuple[str, Thing | Shape]]:
         """What is in the drawing, each with its place in the drawing's own draft ("1" or "2").
 
         What is named comes first, so that it is plain which place is left to the draft. Two things that are
@@ -99,7 +99,7 @@ class Drafted:
         return sorted(placed, key=lambda one: (one[1].kind not in named, one[1].kind))
 
 
-def layout(drafted: Drafted, named: Collection[str]) -> str:
+def layout(drafted: Drafted, named: Collection[str] = ()) -> str:
     """The layout of a drawing whose `named` things come first: one of LAYOUTS."""
     if isinstance(drafted.drawing, Face):
         return "face"
@@ -112,7 +112,7 @@ def layout(drafted: Drafted, named: Collection[str]) -> str:
     return f"landscape, first thing {side}" if scene else f"shapes, first {side}"
 
 
-def outcomes(drafted: Drafted, named: Collection[str]) -> Tensor:
+def outcomes(drafted: Drafted, named: Collection[str] = ()) -> Tensor:
     """The index of each choice's outcome, NOT_SEEN where none shows: [choices + THINGS * thing choices].
 
     Args:
@@ -131,17 +131,17 @@ def outcomes(drafted: Drafted, named: Collection[str]) -> Tensor:
     return torch.tensor(found + [NOT_SEEN] * (len(OUTCOMES) + THINGS * len(THING_OUTCOMES) - len(found)))
 
 
-def numbers(drafted: Drafted, named: Collection[str] = ()) -> Tensor:
+def numbers(drafted: Drafted) -> Tensor:
     """A draft as `LearnedStart` takes them: ones at outcomes, then measures in [-1, 1]."""
     ones = []
-    for outcome, number in zip(outcomes(drafted, named).tolist(), _numbers_of_choices(), strict=True):
+    for outcome, number in zip(outcomes(drafted).tolist(), _numbers_of_choices(), strict=True):
         one = torch.zeros(number)
         if outcome != NOT_SEEN:
             one[outcome] = 1
         ones.append(one)
     own = drafted.draft.measures
     measures = [own.get(name, 0.5) for name in MEASURES]
-    for place, _ in drafted.things(named):
+    for place, _ in drafted.things():
         # a shape's size is its radius
         measures += [own.get(f"{name}_{place}", own.get(f"radius_{place}", 0.5)) for name in THING_MEASURES]
     measures += [0.5] * (len(MEASURES) + THINGS * len(THING_MEASURES) - len(measures))

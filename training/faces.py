@@ -12,7 +12,6 @@ import torch
 
 from training.pictures import tensor
 from training.world import Face, draw
-from training.world.draft import Draft
 from training.world.faces import CHOICES, MEASURES
 
 STYLE_DIM = 96
@@ -37,9 +36,5 @@ def z_of(face: Face) -> torch.Tensor:
 
 def batch(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[Face]]:
     """`size` fresh pairs: z [size, STYLE_DIM], drawings [size, 3, 128, 128] in [-1, 1] and the faces."""
-    faces: list[Face] = []
-    while len(faces) < size:
-        face = Face.of(Draft.sample(rng, ODDS, MEASURES))
-        if not face.held_out:
-            faces.append(face)
+    faces = [Face.sample(rng, odds=ODDS) for _ in range(size)]
     return torch.stack([z_of(face) for face in faces]), tensor(map(draw, faces)), faces

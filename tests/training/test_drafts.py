@@ -36,7 +36,7 @@ def said(drafted: Drafted) -> dict[str, str]:
     """What the outcomes say, by the name of the choice; a thing's with its place behind it."""
     names = [*CHOICES, *(f"{name}_{k}" for k in range(THINGS) for name in THING_CHOICES)]
     values = [*CHOICES.values(), *THINGS * [*THING_CHOICES.values()]]
-    found = zip(names, values, outcomes(drafted, ()).tolist(), strict=True)
+    found = zip(names, values, outcomes(drafted).tolist(), strict=True)
     return {name: value[outcome] for name, value, outcome in found if outcome != NOT_SEEN}
 
 
@@ -58,18 +58,18 @@ def test_numbers_are_ones_at_outcomes_and_measures_that_count_in_the_layout(seve
     width = sum(map(len, CHOICES.values())) + THINGS * sum(map(len, THING_CHOICES.values()))
     assert rows.shape == (len(LAYOUTS), width + len(MEASURES) + THINGS * len(THING_MEASURES))
     for drafted in several:
-        row, found = numbers(drafted), outcomes(drafted, ())
+        row, found = numbers(drafted), outcomes(drafted)
         assert row.shape == rows.shape[1:] and row[width:].abs().max() <= 1
         assert row[:width].sum() == (found != NOT_SEEN).sum()
-        seen = rows[list(LAYOUTS).index(layout(drafted, ()))]
+        seen = rows[list(LAYOUTS).index(layout(drafted))]
         assert (row[:width] * seen[:width]).sum() == (found != NOT_SEEN).sum()
 
 
 def test_centres_and_measures_say_where_things_are(several: list[Drafted]) -> None:
     for drafted in several:
-        table = centres()[list(LAYOUTS).index(layout(drafted, ()))]
+        table = centres()[list(LAYOUTS).index(layout(drafted))]
         measures = numbers(drafted)[-THINGS * len(THING_MEASURES) :].view(THINGS, -1)
-        for k, (_, thing) in enumerate(drafted.things(())):
+        for k, (_, thing) in enumerate(drafted.things()):
             x, y = (table[k, :2] + table[k, 2:] * measures[k, :2] + 1) * HALF
             assert x == pytest.approx(thing.x, abs=0.01)
             if isinstance(thing, Shape):
@@ -77,13 +77,13 @@ def test_centres_and_measures_say_where_things_are(several: list[Drafted]) -> No
 
 
 def test_what_is_named_comes_first(several: list[Drafted]) -> None:
-    two = [one for one in several if not isinstance(one.drawing, Face) and len(one.things(())) == 2]
+    two = [one for one in several if not isinstance(one.drawing, Face) and len(one.things()) == 2]
     assert {type(one.drawing) for one in two} == {Landscape, Shapes}
     for drafted in two:
-        kinds = [thing.kind for _, thing in drafted.things(())]
+        kinds = [thing.kind for _, thing in drafted.things()]
         assert kinds == sorted(kinds)
         turned = drafted.things({kinds[1]})
         assert [thing.kind for _, thing in turned] == kinds[::-1]
         left = turned[0][1].x < turned[1][1].x
         assert layout(drafted, {kinds[1]}).endswith("left" if left else "right")
-        assert layout(drafted, kinds) == layout(drafted, ())
+        assert layout(drafted, kinds) == layout(drafted)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, held_out, lighter, mix, vary
-from training.world.draft import Draft
+from training.world.draft import Choices, Draft
 
 CANVAS = 256
 
@@ -106,10 +106,10 @@ class Face:
         return cls(**chosen, measures=tuple(draft.measures[name] for name in MEASURES))
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, test: bool = False) -> Face:
+    def sample(cls, rng: np.random.Generator, test: bool = False, odds: Choices = CHOICES) -> Face:
         """A random face; only combinations kept out of training if `test`, else only the others."""
         while True:
-            face = cls.of(Draft.sample(rng, CHOICES, MEASURES))
+            face = cls.of(Draft.sample(rng, odds, MEASURES))
             if face.held_out == test:
                 return face
 
