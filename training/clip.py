@@ -5,7 +5,7 @@ swapped. One linear reader tells all attributes from the embedding of a picture 
 alike, so that both say the same thing in the same directions, things bound to their colours; it is not kept.
 Later on the training is adversarial ("free": the same batch is looked at several times and the gradient that
 trains the network also moves the picture), since only a robust CLIP gives gradients that draw what it reads
-(Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843). Last, texts learn alone.
+(Santurkar et al. 2019, arXiv 1906.09453; Shafahi et al. 2019, arXiv 1904.12843). `training.texts` follows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ REPLAYS = 3
 # network that has to withstand it learns to look past them.
 EPSILON = 1.0
 ATTRIBUTES = 0.4  # weight of reading them, summed over all, beside the contrast
-TEXTS_SHARE = 0.12  # of the training, at its end, in which texts learn alone
 TEXT_EVERY = 3  # steps: texts are the simpler half to learn, and cost as much as pictures
 KEPT = 1024  # drawings from which each batch is taken
 VIEWS = Cutouts(1, mean=1.15, deviation=0.2, smallest=0.8, largest=1.7, degrees=15, shift=0.05, noise=0.1)
@@ -106,6 +105,17 @@ def build() -> tuple[Perceptor, Tensor]:
     return perceptor, tokens
 
 
+def tokenise(perceptor: Perceptor, captions: Sequence[str], rng: np.random.Generator) -> Tensor:
+    """The tokens of captions and, behind them, of their hard negatives, [2 N, context].
+
+    A word now and then becomes another, so that words the world lacks come to mean nothing.
+    """
+    tokens = perceptor.tokenise([*captions, *(wrong(text, rng) for text in captions)])
+    unknown = (torch.from_numpy(rng.random(tokens.shape)) < 0.02) & (tokens > 0) & (tokens < START)
+    tokens[unknown] = torch.from_numpy(rng.integers(1000, 40000, int(unknown.sum())))
+    return tokens
+
+
 def encode_text(clip: Any, tokens: Tensor) -> Tensor:
     """What `clip.encode_text` makes of tokens [N, context], without the places behind the longest text.
 
@@ -167,12 +177,8 @@ class Lessons:
         several = [self.drawn[int(k)] for k in rng.permutation(len(self.drawn))[: self.size]]
         drawings = [drawing for _, drawing in several]
         captions = [caption(drawing, rng).text for drawing in drawings]
-        tokens = self.perceptor.tokenise([*captions, *(wrong(text, rng) for text in captions)])
-        # a word now and then becomes another, so that words the world lacks come to mean nothing
-        unknown = (torch.from_numpy(rng.random(tokens.shape)) < 0.02) & (tokens > 0) & (tokens < START)
-        tokens[unknown] = torch.from_numpy(rng.integers(1000, 40000, int(unknown.sum())))
         pictures = torch.stack([picture for picture, _ in several]) / 2 + 0.5
-        return pictures, captions, tokens, Attributes.truth(drawings)
+        return pictures, captions, tokenise(self.perceptor, captions, rng), Attributes.truth(drawings)
 
 
 class Optimisers:
@@ -197,7 +203,7 @@ class Optimisers:
             parameter.grad = None
 
 
-def train_both(
+def train(
     run: Run, lessons: Lessons, attributes: Attributes, average: Average, optimisers: Optimisers
 ) -> None:
     """Pictures and texts learn from each other; in the end pictures under attack."""
@@ -232,52 +238,20 @@ def train_both(
         run.log(loss=loss, top1=found(images, right_texts), seen=seen, said=said, scale=scale)
 
 
-def train_texts(
-    run: Run, lessons: Lessons, attributes: Attributes, average: Average, optimisers: Optimisers
-) -> None:
-    """Texts catch up with what pictures have come to say, which changes no more."""
-    perceptor = lessons.perceptor
-    clip = perceptor.model
-    for step in run:
-        pictures, captions, tokens, truth = lessons.next(np.random.default_rng([14, step]))
-        with autocast():
-            images = perceptor.embed_image(pictures)
-            texts = F.normalize(encode_text(clip, tokens).float(), dim=-1)
-        right_texts, wrong_texts = texts.chunk(2)
-        said = attributes(right_texts, truth)
-        loss = contrast(images, right_texts, wrong_texts, clip.logit_scale.exp(), captions)
-        optimisers.step(loss + ATTRIBUTES * said, run.rate(1.5e-3))
-        average.update()
-        run.log(loss=loss, top1=found(images, right_texts), said=said)
-
-
 def main() -> None:
-    options = arguments(__doc__, minutes=65, batch=128)
+    options = arguments(__doc__, minutes=60, batch=128)
     torch.manual_seed(0)
     perceptor, vocabulary = build()
     clip = perceptor.model
     if options.onward:
         take_over("clip", clip)
     attributes = Attributes(clip.text_projection.shape[1])
-    named = dict(clip.named_parameters())
-    lessons = Lessons(perceptor, options.batch)
-
     average = Average(clip, decay=0.995)
-    optimisers = Optimisers(named, attributes.parameters())
+    optimisers = Optimisers(dict(clip.named_parameters()), attributes.parameters())
     parts: dict[str, Stateful] = {"clip": clip, "attributes": attributes, "average": average}
     parts |= {"muon": optimisers.muon, "adam": optimisers.adam}
-    run = Run("clip", 0.0 if options.export else (1 - TEXTS_SHARE) * options.minutes, parts)
-    train_both(run, lessons, attributes, average, optimisers)
-
-    clip.load_state_dict(average.weights)
-    clip.visual.eval()
-    for settled in (clip.visual, clip.logit_scale, attributes):
-        settled.requires_grad_(False)
-    average = Average(clip, decay=0.99)
-    optimisers = Optimisers({name: p for name, p in named.items() if p.requires_grad})
-    parts = {"clip": clip, "average": average, "muon": optimisers.muon, "adam": optimisers.adam}
-    run = Run("clip-texts", 0.0 if options.export else TEXTS_SHARE * options.minutes, parts)
-    train_texts(run, lessons, attributes, average, optimisers)
+    run = Run("clip", 0.0 if options.export else options.minutes, parts)
+    train(run, Lessons(perceptor, options.batch), attributes, average, optimisers)
     export("clip", {**average.weights, "tokens": vocabulary})
 
 

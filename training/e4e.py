@@ -21,6 +21,10 @@ from training.pictures import picture_loss
 from training.run import DEMO, Average, Run, Stateful, arguments, autocast, export, take_over
 from training.world import Face
 
+PEAK = 3e-3  # learning rate
+ONWARD = 0.3  # of that, from weights that ship: the full rate undoes what is learned
+PAIRS = 1.0  # weight of what pairs differ in
+
 
 def build(n_styles: int) -> Encoder4Editing:
     return Encoder4Editing(
@@ -46,6 +50,16 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return pictures + strength * torch.randn(pictures.shape, generator=generator)
 
 
+def pair_loss(off: Tensor, codes: Tensor) -> Tensor:
+    """How far codes are off along the way from one face of a pair to the other, of that way, squared.
+
+    So a mouth counts as much as a background, which changes codes far more. `off` is [N, n_styles,
+    style_dim], codes [N, style_dim]; pairs stand one behind the other.
+    """
+    way = (codes[::2] - codes[1::2]).repeat_interleave(2, 0)[:, None]
+    return ((off * way).sum(2) / way.square().sum(2)).square().mean()
+
+
 def main() -> None:
     options = arguments(__doc__, minutes=25, batch=16)
     torch.manual_seed(0)
@@ -66,27 +80,30 @@ def main() -> None:
     mean, spread = codes.mean(0), codes.std(0).mean()
     parts: dict[str, Stateful] = {"encoder": encoder, "average": average, "muon": muon, "adam": adam}
     run = Run("e4e", options.minutes, parts)
+    peak = PEAK * (ONWARD if options.onward else 1)
     for step in () if options.export else run:
         for group in [*muon.param_groups, *adam.param_groups]:
-            group["lr"] = run.rate(3e-3) * group["share"]
+            group["lr"] = run.rate(peak) * group["share"]
         noise = torch.Generator().manual_seed(step)
-        z, drawings, _ = batch(np.random.default_rng([7, step]), options.batch)
+        z, drawings = batch(np.random.default_rng([7, step]), options.batch)
         with torch.no_grad():
             wanted = generator.map(z) - mean
         with autocast():
             offsets = encoder(roughen(drawings, noise)).float()
             few = slice(0, max(1, options.batch // 4))  # pictures cost ten times what codes do
             drawn = generator.synthesise(offsets[few] + mean)
-        code_loss = ((offsets - wanted[:, None]) / spread).square().mean()
+        off = offsets - wanted[:, None]
+        code_loss = (off / spread).square().mean()
+        pairs = pair_loss(off, wanted)
         picture = picture_loss(drawn, drawings[few])
-        loss = code_loss + picture
+        loss = code_loss + PAIRS * pairs + picture
         encoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         muon.step()
         adam.step()
         average.update()
-        run.log(codes=code_loss, picture=picture)
+        run.log(codes=code_loss, pairs=pairs, picture=picture)
     export("e4e", {**average.weights, "latent_avg": mean.expand(generator.n_latent, -1)})
 
 

@@ -1,14 +1,14 @@
-"""Teach the demo set's learned start to read embeddings: `python -m training.odds`, after `training.clip` and
-`training.start`.
+"""Teach the demo set's learned start to read embeddings: `python -m training.odds`.
 
-It learns how likely each outcome of a draft's choices is, given the embedding of a caption, of a picture, or
-of a mix as LatentRevisions makes its targets: of two captions, of a caption and a picture, or of a caption
-less something else.
+After `training.start` and `training.texts`. It learns how likely each outcome of a draft's choices is, given
+the embedding of a caption, of a picture, or of a mix as LatentRevisions makes its targets: of two captions,
+of a caption and a picture, or of a caption less something else. Rare words are said as often as common ones.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from training.clip import encode_text
 from training.drafts import NOT_SEEN, Drafted, outcomes
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export
+from training.texts import SEVERAL, Speaker
 from training.world import draw
 from training.world.attributes import labels
 from training.world.captions import caption
@@ -44,10 +45,17 @@ def make(perceptor: Perceptor, rng: np.random.Generator, size: int) -> list[Exam
 
 
 @torch.no_grad()
-def lesson(perceptor: Perceptor, examples: list[Example], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, d] of unit length, and the outcomes that they should lead to [N, choices]."""
-    drawings = [drafted.drawing for drafted, _ in examples]
-    first, second = ([caption(drawing, rng) for drawing in drawings] for _ in range(2))
+def lesson(
+    perceptor: Perceptor, pool: Sequence[Example], speaker: Speaker, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Embeddings [size, d] of unit length, and the outcomes that they should lead to [size, choices]."""
+    examples, first, second = [], [], []
+    for places in rng.integers(len(pool), size=(size, SEVERAL)):
+        several = [pool[int(k)] for k in places]
+        chosen, rare = speaker.choose([drafted.drawing for drafted, _ in several], rng)
+        examples.append(several[chosen])
+        first.append(rare)
+        second.append(caption(several[chosen][0].drawing, rng))
     tokens = perceptor.tokenise([said.text for said in (*first, *second)])
     with autocast():
         said, also = F.normalize(encode_text(perceptor.model, tokens).float(), dim=-1).chunk(2)
@@ -86,15 +94,14 @@ def main() -> None:
     average = Average(network, decay=0.995)
     optimiser = torch.optim.AdamW(reading, lr=1e-3, weight_decay=0.05)
     run = Run("odds", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
+    speaker = Speaker()
     pool = deque(make(perceptor, np.random.default_rng([11, 0]), 1 if options.export else FIRST), POOL)
     for step in () if options.export else run:
         for group in optimiser.param_groups:
             group["lr"] = run.rate(2e-3)
         rng = np.random.default_rng([12, step])
         pool.extend(make(perceptor, rng, FRESH))
-        q, wanted = lesson(
-            perceptor, [pool[int(k)] for k in rng.integers(len(pool), size=options.batch)], rng
-        )
+        q, wanted = lesson(perceptor, pool, speaker, options.batch, rng)
         odds = surprise(network.odds(q), wanted)
         optimiser.zero_grad()
         odds.backward()

@@ -49,8 +49,11 @@ def caption(drawing: Face | Landscape | Shapes, rng: np.random.Generator) -> Cap
 def wrong(text: str, rng: np.random.Generator) -> str:
     """The same caption with two of its colours swapped, or one replaced: the hard negative of `text`.
 
-    A caption without a colour gets one in front, which a picture rarely has by chance.
+    A caption without a colour gets one in front, which a picture rarely has by chance. Glasses become no
+    glasses as often, and the other way round.
     """
+    if "glasses" in text and rng.random() < 0.5:
+        return re.sub(r"\b(no )?glasses", lambda match: "glasses" if match.group(1) else "no glasses", text)
     found = [match for match in re.finditer(r"\b\w+\b", text) if match.group() in COLOUR_WORDS]
     distinct = sorted({match.group() for match in found})
     if not found:
