@@ -41,6 +41,7 @@ class Settings:
     learning_rate: float = 0.5
     starts: int = 4  # learned starts drawn, of which the best is taken
     learned_start_rate: float = 0.5  # the learning rate from a learned start, which has less far to go
+    starter_rate: float = 0.5  # ... and from a starter picture, of which some is to be left
     weight_decay: float = 0.1
     cutouts: int = 32
     cutout_mean: float = 1.2
@@ -141,8 +142,11 @@ class LatentRevisionsPipeline:
         settings = self.settings
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
-        learned = params.img_path is None and (params.start or settings.start) == "learned"
-        rate = settings.learned_start_rate if learned else settings.learning_rate
+        rate = settings.learning_rate
+        if params.img_path is not None:
+            rate = settings.starter_rate
+        elif (params.start or settings.start) == "learned":
+            rate = settings.learned_start_rate
         z = self._first_latents(params, target, generator).float().requires_grad_()
         return LatentRevision(
             latents=z,

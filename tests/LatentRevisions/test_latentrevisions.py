@@ -152,6 +152,17 @@ def test_a_starter_picture_is_where_it_starts(pipeline: LatentRevisionsPipeline)
     assert psnr(begun, starter) > psnr(other, starter) + 3
 
 
+def test_each_start_has_its_own_learning_rate(pipeline: LatentRevisionsPipeline) -> None:
+    def rate(**given: Any) -> float:
+        return pipeline.start(params(**given)).optimiser.param_groups[0]["lr"]
+
+    settings = pipeline.settings
+    assert rate(start="noise") == settings.learning_rate
+    assert rate(start="learned") == settings.learned_start_rate
+    assert rate(img_path=DATA / "coffee.jpg", start="learned") == settings.starter_rate
+    assert len({settings.learning_rate, settings.learned_start_rate, settings.starter_rate}) == 3
+
+
 def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevisionsPipeline) -> None:
     settings = replace(pipeline.settings, start="noise")
     bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, settings, pipeline.device)
