@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from LatentRevisions.cutouts import Cutouts
 from mead.images import PictureError, read_picture, to_picture, to_tensor
 from mead.model import Model
+from mead.params import ParamsError
 from mead.perceptor import Perceptor
 from mead.precision import Precision
 from mead.revision import Progress, Revision
@@ -29,6 +30,7 @@ from mead.weights import WeightsError, WeightSet, load_perceptor
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
+from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.stylegan2 import Generator
 
@@ -40,10 +42,11 @@ class Settings:
     """What a weights set says of this model; the defaults are the published values."""
 
     iterations: int = 50
+    start: str = "inversion"
     learning_rate: float = 0.1
+    learned_start_rate: float = 0.1  # the learning rate from a learned start, which has less far to go
     l2: float = 0.008
     identity: float = 0.005
-    stay: float = 0.0  # of CLIP's agreement with the face as it was: what the words leave open stays
     cutouts: int = 0  # random crops CLIP sees in a step beside the whole picture
     face_needed: bool = True  # whether a picture without a face is an error, or is then used whole
     framed_within: float = 0.0  # a picture no further off FFHQ's frame than this is used whole (`off_frame`)
@@ -83,8 +86,8 @@ class StyleRevision(Revision):
     """One face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
 
     prompt: Tensor  # the prompt's embedding [d]
-    codes: Tensor  # w+ of the face as it was [1, n_latent, style_dim]
-    seen: Tensor  # CLIP's embedding of the face as it was [d]
+    codes: Tensor  # w+ where it began [1, n_latent, style_dim]
+    rate: float  # the learning rate
     features: Tensor  # identity of the face as it was [1, d]
 
 
@@ -97,6 +100,7 @@ class StyleCLIPPipeline:
         average: codes of the average face [n_latent, style_dim].
         identity: tells who a face is.
         perceptor: the CLIP that looks.
+        mapper: changes first codes as the prompt says, where the weights set has such a network.
         settings: the weights set's.
         device: where all of them are.
     """
@@ -108,6 +112,7 @@ class StyleCLIPPipeline:
         average: Tensor,
         identity: Identity,
         perceptor: Perceptor,
+        mapper: LatentMapper | None,
         settings: Settings,
         device: torch.device,
     ) -> None:
@@ -116,6 +121,7 @@ class StyleCLIPPipeline:
         self.average = average[None]
         self.identity = identity
         self.perceptor = perceptor
+        self.mapper = mapper
         self.settings = settings
         self.device = device
         self.precision = Precision(device)
@@ -132,22 +138,26 @@ class StyleCLIPPipeline:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
+            ParamsError: for a start the weights do not have.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
-        codes = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        settings = self.settings
+        face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        prompt = self.perceptor.embed_text([params.prompt])
+        learned = (params.start or settings.start) == "learned"
+        codes, rate = face, settings.learning_rate
+        if learned:
+            codes, rate = self._mapped(face, prompt), settings.learned_start_rate
         latents = codes.clone().requires_grad_()
-        face = self._synthesise(codes)
-        with self.precision.autocast():
-            seen = self.perceptor.embed_image((face.clamp(-1, 1) + 1) / 2)[0]
         return StyleRevision(
             latents=latents,
-            optimiser=torch.optim.Adam([latents], lr=self.settings.learning_rate),
+            optimiser=torch.optim.Adam([latents], lr=rate),
             generator=torch.Generator(self.device).manual_seed(params.seed),
-            steps=params.iterations or self.settings.iterations,
-            prompt=self.perceptor.embed_text([params.prompt])[0],
+            steps=params.iterations or settings.iterations,
+            prompt=prompt[0],
             codes=codes,
-            seen=seen,
-            features=self._features(face),
+            rate=rate,
+            features=self._features(self._synthesise(face)),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -188,14 +198,13 @@ class StyleCLIPPipeline:
                 seen = self.perceptor.embed_image(self._views(revision, image))
             losses.append(
                 self.agreement(seen, revision.prompt).mean()
-                + self.settings.stay * self.agreement(seen, revision.seen).mean()
                 + self.closeness(revision.latents, revision.codes)
                 + self.same_identity(self._features(image), revision.features)[0]
             )
         for revision in revisions:
             revision.optimiser.zero_grad()
             for group in revision.optimiser.param_groups:
-                group["lr"] = self.settings.learning_rate * ramp(revision.step / revision.steps)
+                group["lr"] = revision.rate * ramp(revision.step / revision.steps)
         self.scaler.scale(torch.stack(losses).sum()).backward()
         for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
             self.scaler.step(revision.optimiser)
@@ -207,6 +216,14 @@ class StyleCLIPPipeline:
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face as it is now."""
         return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
+
+    def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
+        """Codes w+ [1, n_latent, style_dim] as a prompt's embedding [1, d] changes them."""
+        if self.mapper is None:
+            raise ParamsError(
+                "start", 'these weights have no learned start; use "inversion"', out_of_range=True
+            )
+        return self.mapper(codes, prompt)
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
@@ -255,8 +272,13 @@ def load_pipeline(weights: str = "demo", device: str = "cpu") -> StyleCLIPPipeli
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
+    mapper = None
+    if "mapper" in chosen.files:
+        mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
     settings = chosen.settings("StyleCLIP", Settings)
-    return StyleCLIPPipeline(generator, encoder, average, identity, perceptor, settings, torch.device(device))
+    return StyleCLIPPipeline(
+        generator, encoder, average, identity, perceptor, mapper, settings, torch.device(device)
+    )
 
 
 class StyleCLIP(Model):
@@ -267,7 +289,7 @@ class StyleCLIP(Model):
         uid: the PNG's name without its ending; a new one each time when left out.
         output_path: folder the PNG is written to; made if it is not there.
         img_path: the photo of a face; the average face when left out.
-        seed, iterations, method: see `StyleCLIPParams`.
+        seed, iterations, method, start: see `StyleCLIPParams`.
         weights: name of a weights set of the manifest.
         device: a torch device; the GPU if there is one when left out.
         callback: called with a `Progress` after each step.
@@ -287,6 +309,7 @@ class StyleCLIP(Model):
         seed: int | None = None,
         iterations: int | None = None,
         method: str = "optimisation",
+        start: str | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -299,5 +322,6 @@ class StyleCLIP(Model):
             "seed": seed,
             "iterations": iterations,
             "method": method,
+            "start": start,
         }
         super().__init__(StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, uid)

@@ -17,3 +17,8 @@ class StyleCLIPParams(JobParams):
     method: Literal["optimisation"] = Field(
         "optimisation", description="How the edit is found: by optimising the codes w+."
     )
+    start: Literal["inversion", "learned"] | None = Field(
+        None,
+        description="Where to start: at the face's own codes, or where a network moves them that has learned "
+        "what words ask for; the weights set's own start when left out.",
+    )

@@ -36,6 +36,7 @@ NETWORKS: Mapping[str, str] = {
     "stylegan2": "StyleCLIP.stylegan2.Generator",
     "e4e": "StyleCLIP.e4e.Encoder4Editing",
     "identity": "StyleCLIP.identity.Identity",
+    "mapper": "StyleCLIP.mapper.LatentMapper",
 }
 """By the name a network has in a weights set: the class it is loaded as."""
 
@@ -47,6 +48,7 @@ _HYPERPARAMETERS = {
     "stylegan2": ("size", "style_dim", "n_latent"),
     "e4e": ("input_size", "n_styles", "style_dim"),
     "identity": ("input_size", "embed_dim"),
+    "mapper": ("style_dim", "embed_dim"),
 }
 
 
@@ -348,12 +350,13 @@ _LAYOUTS = (
     _Layout("clip", "ln_final.weight", _openai_clip),
     _Layout("vqgan", "quantize.embedding.weight", _vqgan),
     _Layout("vqgan", "quantize.embed.weight", _vqgan),
-    _Layout("start", "latents_in.weight", _as_it_is),
+    _Layout("start", "odds_in.weight", _as_it_is),
     _Layout("stylegan2", "to_rgb1.conv.weight", _rosinality),
     _Layout("stylegan2", "style_conv1.modulated_conv.weight", _basicsr),
     _Layout("stylegan2", "synthesis.b4.const", _nvidia),
     _Layout("e4e", "styles.0.linear.weight", _as_it_is),
     _Layout("identity", "output_layer.3.weight", _as_it_is),
+    _Layout("mapper", "mapper_in.weight", _as_it_is),
 )
 
 

@@ -38,7 +38,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "weights"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a set and a published file may be called."""
 
-FITTED = {"start": {"clip", "vqgan"}}
+FITTED = {"start": {"clip", "vqgan"}, "mapper": {"clip", "stylegan2", "e4e"}}
 """Networks that only work beside the very ones they were trained with."""
 
 S = TypeVar("S")
@@ -392,14 +392,15 @@ def _inherit(
 ) -> tuple[dict[str, WeightFile], dict[str, dict[str, Any]]]:
     """Files and settings, with the base's where they leave something open.
 
-    A learned start is not lent to another CLIP or VQGAN, nor the setting that asks for it.
+    A learned start is not lent to networks it was not trained with, nor the setting that asks for it.
     """
     lent = {
         network: file for network, file in base.files.items() if not FITTED.get(network, set()) & files.keys()
     }
     settings = {model: dict(values) for model, values in base.models.items()}
-    if "start" not in lent and "start" not in files:
-        settings.get("LatentRevisions", {}).pop("start", None)
+    for network, model in (("start", "LatentRevisions"), ("mapper", "StyleCLIP")):
+        if network not in lent and network not in files:
+            settings.get(model, {}).pop("start", None)
     for model, values in models.items():
         settings[model] = settings.get(model, {}) | dict(values)
     return lent | dict(files), settings

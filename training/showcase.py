@@ -58,7 +58,7 @@ def from_words(prompt: str, seed: int, start: str | None = None) -> Image.Image:
 def edited(path: Path, kind: str) -> list[Tile]:
     """A face, its inversion and edits of it."""
     pipeline: StyleCLIPPipeline = load_style_clip()
-    inverted = pipeline.image(pipeline.start(StyleCLIPParams(prompt="-", img_path=path)))
+    inverted = pipeline.image(pipeline.start(StyleCLIPParams(prompt="-", img_path=path, start="inversion")))
     row = [Tile(pipeline.aligned(path), kind), Tile(inverted, "as its codes draw it")]
     for prompt in EDITS:
         row.append(Tile(run(pipeline, StyleCLIPParams(prompt=prompt, seed=1, img_path=path)), prompt))

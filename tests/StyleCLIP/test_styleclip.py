@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mead.images import PictureError
+from mead.params import ParamsError
 from mead.revision import Progress
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
@@ -92,27 +93,67 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: StyleCLIPPipeline,
 
 
 def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
-    inverted = pipeline.image(pipeline.start(params(img_path=girl)))
-    average = pipeline.image(pipeline.start(params()))
+    inverted = pipeline.image(pipeline.start(params(img_path=girl, start="inversion")))
+    average = pipeline.image(pipeline.start(params(start="inversion")))
     with Image.open(girl) as original:
         assert psnr(inverted, original) > psnr(average, original) + 3
 
 
+EYES = (slice(54, 68), slice(40, 88))
+HAIR = (slice(16, 28), slice(46, 82))
+CORNER = (slice(100, 110), slice(0, 10))
+
+
+def excess(picture: Image.Image, place: tuple[slice, slice], channels: list[int]) -> float:
+    """How much more of some colour channels a place has than of the others, on average."""
+    part = np.asarray(picture, float)[place]
+    others = [channel for channel in range(3) if channel not in channels]
+    return float(part[..., channels].mean() - part[..., others].mean())
+
+
 def test_words_show_in_the_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     """Purple eyes are more purple than those of the drawing and of the photo, and the background stays."""
-    wanted = [params("A girl with purple eyes", seed=1, img_path=face) for face in (girl, DATA / "face.jpeg")]
-    revisions = [pipeline.start(one) for one in wanted]
-    before = [np.asarray(pipeline.image(revision), float) for revision in revisions]
-    after = [np.asarray(picture, float) for picture in finish(pipeline, revisions)]
-    eyes = (slice(54, 68), slice(40, 88))
-    corner = (slice(100, 110), slice(0, 10))
+    faces = (girl, DATA / "face.jpeg")
+    wanted = [params("A girl with purple eyes", seed=1, img_path=face) for face in faces]
+    starts = [pipeline.start(params(img_path=face, start="inversion")) for face in faces]
+    before = [pipeline.image(start) for start in starts]
+    after = finish(pipeline, [pipeline.start(one) for one in wanted])
+    for old, new in zip(before, after, strict=True):
+        assert excess(new, EYES, [0, 2]) > excess(old, EYES, [0, 2]) + 10
+        corners = [np.asarray(picture, float)[CORNER] for picture in (old, new)]
+        assert np.abs(corners[1] - corners[0]).mean() < 20
 
-    def purpleness(picture: np.ndarray) -> float:
-        return float((picture[eyes][..., [0, 2]].mean(-1) - picture[eyes][..., 1]).mean())
 
-    assert purpleness(after[0]) > purpleness(before[0]) + 10
-    assert purpleness(after[1]) > purpleness(before[1]) + 10
-    assert np.abs(after[1][corner] - before[1][corner]).mean() < 40
+def test_brown_hair_becomes_blue_and_eyes_stay_brown(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    before = pipeline.image(pipeline.start(params(img_path=girl, start="inversion")))
+    after = finish(pipeline, [pipeline.start(params("a woman with blue hair", seed=1, img_path=girl))])[0]
+    assert excess(before, HAIR, [2]) < -20 and excess(after, HAIR, [2]) > 60
+    assert abs(excess(after, EYES, [2]) - excess(before, EYES, [2])) < 20
+
+
+def test_a_learned_start_is_another_and_the_face_is_still_the_reference(
+    pipeline: StyleCLIPPipeline, girl: Path
+) -> None:
+    asked = "a woman with blue hair"
+    learned = pipeline.start(params(asked, img_path=girl))
+    inverted = pipeline.start(params(asked, img_path=girl, start="inversion"))
+    assert pipeline.settings.start == "learned"
+    assert not torch.equal(learned.codes, inverted.codes)
+    assert torch.equal(learned.features, inverted.features)
+    assert (learned.rate, inverted.rate) == (
+        pipeline.settings.learned_start_rate,
+        pipeline.settings.learning_rate,
+    )
+
+
+def test_without_a_mapper_asking_for_a_learned_start_is_an_error(
+    pipeline: StyleCLIPPipeline, girl: Path
+) -> None:
+    bare = with_settings(pipeline, start="inversion")
+    bare.mapper = None
+    with pytest.raises(ParamsError, match=r"^start: "):
+        bare.start(params(img_path=girl, start="learned"))
+    assert bare.start(params(img_path=girl)).rate == pipeline.settings.learning_rate
 
 
 def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipeline:
@@ -122,6 +163,7 @@ def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipe
         pipeline.average[0],
         pipeline.identity,
         pipeline.perceptor,
+        pipeline.mapper,
         replace(pipeline.settings, **settings),
         pipeline.device,
     )
@@ -165,5 +207,5 @@ def test_the_learning_rate_rises_and_falls_as_published() -> None:
 
 
 def test_nothing_is_left_to_chance_without_a_picture(pipeline: StyleCLIPPipeline) -> None:
-    revision = pipeline.start(params())
+    revision = pipeline.start(params(start="inversion"))
     assert torch.equal(revision.codes, pipeline.average)

@@ -21,6 +21,7 @@ from LatentRevisions.vqgan import VQGAN
 from mead import conversion
 from mead.checkpoints import CheckpointError
 from mead.state_dict import StateDictError
+from mead.weights import WeightSet
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.stylegan2 import Generator
@@ -68,6 +69,14 @@ def test_vqgan_of_a_lightning_checkpoint(folder: Path) -> None:
         "losses": {},
         "device": "cpu",
     }
+
+
+@pytest.mark.parametrize("network", conversion.NETWORKS)
+def test_a_file_of_the_demo_set_is_known_for_what_it_is(folder: Path, network: str) -> None:
+    original = WeightSet.find("demo").files[network].path
+    assert conversion.networks(original) == (network,)
+    conversion.convert(original, network, folder / "again.safetensors")
+    assert load_file(folder / "again.safetensors").keys() == load_file(original).keys()
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
     describe(folder, server)
     weights = fetch("local", Said(), patience=HURRIED)
     demo = WeightSet.find("demo")
-    assert weights.files.keys() == demo.files.keys() - {"start"}
+    assert weights.files.keys() == demo.files.keys() - {"start", "mapper"}
     for network in ("stylegan2", "e4e", "identity"):
         assert same(weights.read(network), demo.read(network))
     lock = Lock.read(folder / "local")
@@ -327,7 +327,7 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    assert full.files.keys() == NETWORKS.keys() - {"start"}
+    assert full.files.keys() == NETWORKS.keys() - {"start", "mapper"}
     for published, _ in full.downloads.values():
         assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
         assert published.sha256 and published.size and published.licence
@@ -369,7 +369,7 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
     assert mine.settings("LatentRevisions", LatentRevisions.Settings).size == "64x64"
 
 
-def test_a_set_without_another_clip_or_vqgan_keeps_the_learned_start(
+def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
     add(own(tmp_path, published, "e4e.pt"), "faces", None, "demo", Said())
@@ -377,6 +377,9 @@ def test_a_set_without_another_clip_or_vqgan_keeps_the_learned_start(
     assert faces.own_files.keys() == {"stylegan2", "e4e"}
     assert "start" in faces.files
     assert faces.settings("LatentRevisions", LatentRevisions.Settings).start == "learned"
+    # a mapper belongs to its own StyleGAN2, e4e and CLIP
+    assert "mapper" not in faces.files
+    assert faces.settings("StyleCLIP", StyleCLIP.Settings).start == "inversion"
 
 
 @pytest.mark.parametrize("name", ["demo", "full", "../mine", ".mine", "a b", "", "mine/", "café"])

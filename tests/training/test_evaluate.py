@@ -67,7 +67,7 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
         "text_to_add, w1 = 5.0",
         "ne_img_enc, w3 = 2.5",
         "changed",
-        "kept by inversion alone",
+        "inversion alone",
         "the drawn girl, ",
         "the photo's inversion",
     ):

@@ -55,10 +55,10 @@ class Bench:
         """A job of LatentRevisions with default settings but for what is given."""
         return LatentRevisionsParams(prompt=prompt, seed=seed, iterations=self.options.iterations, **given)
 
-    def edit(self, prompt: str, seed: int, face: Path) -> StyleCLIPParams:
-        """A job of StyleCLIP with default settings."""
+    def edit(self, prompt: str, seed: int, face: Path, **given: Any) -> StyleCLIPParams:
+        """A job of StyleCLIP with default settings but for what is given."""
         iterations = self.options.iterations
-        return StyleCLIPParams(prompt=prompt, seed=seed, iterations=iterations, img_path=face)
+        return StyleCLIPParams(prompt=prompt, seed=seed, iterations=iterations, img_path=face, **given)
 
     def file(self, picture: Image.Image) -> Path:
         """A file that holds the picture, for a job to be given."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
+from StyleCLIP.params import StyleCLIPParams
 from training.evaluation import cases
 from training.evaluation.bench import Bench, share
 from training.evaluation.cases import face_fields
@@ -28,47 +31,73 @@ PHOTO_EDITS = {
 }
 
 
+@dataclass
+class Tally:
+    """For each attribute: whether edits changed it as they should, and whether those of others kept it."""
+
+    changed: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    kept: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+
+    def row(self) -> list[str]:
+        return [share(hit for hits in self.changed.values() for hit in hits), mean(self.kept)]
+
+
 def edits(bench: Bench) -> None:
     """Drawn faces, judged where the reader reads the drawing itself right; then a girl and a photo."""
     asked = list(cases.edits(bench.options.edits))
     drawn = [draw(edit.face) for edit in asked]
-    jobs = [bench.edit(e.prompt, k, bench.file(drawn[k])) for k, e in enumerate(asked)]
-    inverted, edited = bench.faces.starts(jobs), bench.faces.pictures(jobs)
-    originals, inversions, results = (bench.read(pictures) for pictures in (drawn, inverted, edited))
+    files = [bench.file(picture) for picture in drawn]
+    jobs = [bench.edit(edit.prompt, k, files[k]) for k, edit in enumerate(asked)]
+    inverted = bench.faces.starts(
+        [bench.edit(edit.prompt, k, files[k], start="inversion") for k, edit in enumerate(asked)]
+    )
+    mapped, edited = bench.faces.starts(jobs), bench.faces.pictures(jobs)
+    originals = bench.read(drawn)
+    known = [
+        {name for name in face_fields() if reading[name] == labels(edit.face)[name]}
+        for reading, edit in zip(originals, asked, strict=True)
+    ]
     targets = bench.read([draw(edit.after) for edit in asked])
-    changed: dict[str, list[bool]] = defaultdict(list)
-    ceiling: list[bool] = []
-    kept: dict[str, list[bool]] = defaultdict(list)
+
+    def tally(readings: Sequence[Readings]) -> Tally:
+        found = Tally()
+        for edit, reading, names in zip(asked, readings, known, strict=True):
+            found.changed[edit.field].append(reading[edit.field] == labels(edit.after)[edit.field])
+            for name in names.intersection(edit.kept):
+                found.kept[name].append(reading[name] == labels(edit.face)[name])
+        return found
+
+    inversions, results = bench.read(inverted), bench.read(edited)
+    start, end = tally(bench.read(mapped)), tally(results)
     survived: dict[str, list[bool]] = defaultdict(list)
+    for edit, reading, names in zip(asked, inversions, known, strict=True):
+        for name in names:
+            survived[name].append(reading[name] == labels(edit.face)[name])
+    rows = [
+        ["true drawings of the change", tally(targets).row()[0], "-"],
+        ["inversion alone", "-", mean(survived)],
+        ["learned start alone", *start.row()],
+        ["learned start + optimisation", *end.row()],
+    ]
+    title = f"{len(asked)} edits of unseen drawn faces"
+    bench.table(title, ("", "changed", "all others kept, mean over attributes"), rows)
+    rows = [
+        [name, *map(share, (start.changed[name], end.changed[name], survived[name], end.kept[name]))]
+        for name in face_fields()
+    ]
+    head = ("", "changed by the start", "changed in the end", "kept by inversion", "kept by edits of others")
+    bench.table("Each attribute", head, rows)
     tiles = []
-    for k, edit in enumerate(asked):
-        truth, wanted = labels(edit.face), labels(edit.after)[edit.field]
-        known = [field for field in face_fields() if originals[k][field] == truth[field]]
-        stay = [field for field in edit.kept if field in known]
-        for field in known:
-            survived[field].append(inversions[k][field] == truth[field])
-        for field in stay:
-            kept[field].append(results[k][field] == truth[field])
-        changed[edit.field].append(results[k][edit.field] == wanted)
-        ceiling.append(targets[k][edit.field] == wanted)
-        done = "changed" if changed[edit.field][-1] else f"not changed: {results[k][edit.field]}"
+    for k, edit in enumerate(asked[:SHOWN]):
+        truth = labels(edit.face)
+        now, wanted = results[k][edit.field], labels(edit.after)[edit.field]
+        done = "changed" if now == wanted else f"not changed: {now}"
         tiles += [
             Tile(drawn[k], f"{k + 1}"),
-            Tile(inverted[k], "inversion", differing(inversions[k], truth, known)),
-            Tile(edited[k], f"{edit.prompt} ({done})", differing(results[k], truth, stay)),
+            Tile(inverted[k], "inversion", differing(inversions[k], truth, known[k])),
+            Tile(edited[k], f"{edit.prompt} ({done})", differing(results[k], truth, known[k] & {*edit.kept})),
         ]
-    rows = [
-        ["changed", share(hit for hits in changed.values() for hit in hits)],
-        ["... read on true drawings of the change", share(ceiling)],
-        ["all others kept, mean over attributes", mean(kept)],
-        ["kept by inversion alone, mean over attributes", mean(survived)],
-    ]
-    bench.table(f"{len(asked)} edits of unseen drawn faces", ("", ""), rows)
-    rows = [
-        [field, share(changed[field]), share(kept[field]), share(survived[field])] for field in face_fields()
-    ]
-    bench.table("Each attribute", ("", "changed", "kept by edits of others", "kept by inversion"), rows)
-    bench.sheets("edits", pages(tiles[: 3 * SHOWN], columns=9, rows=5))
+    bench.sheets("edits", pages(tiles, columns=9, rows=5))
     girl_and_photo(bench)
 
 
@@ -77,50 +106,57 @@ def mean(hits: Mapping[str, list[bool]]) -> str:
     return f"{np.mean([np.mean(found) for found in hits.values()]):.1%}"
 
 
-def differing(reading: Readings, truth: Readings, fields: list[str]) -> str:
+def differing(reading: Readings, truth: Readings, names: Collection[str]) -> str:
     """Which attributes are not read as they should be, and as what."""
-    return "; ".join(f"{field}: {reading[field]}" for field in fields if reading[field] != truth[field])
+    off = (name for name in face_fields() if name in names and reading[name] != truth[name])
+    return "; ".join(f"{name}: {reading[name]}" for name in off)
 
 
 def girl_and_photo(bench: Bench) -> None:
     """A drawn girl with brown eyes gets purple ones; a photo becomes a drawing, and is edited."""
+
+    def inversion_of(job: StyleCLIPParams) -> Image.Image:
+        return bench.faces.starts([job.model_copy(update={"start": "inversion"})])[0]
+
     girl = draw(drawn_girl())
     truth = labels(drawn_girl())
-    others = [field for field in face_fields() if field != "eye_colour"]
+    others = [name for name in face_fields() if name != "eye_colour"]
     jobs = [bench.edit(GIRL, seed, bench.file(girl)) for seed in range(5)]
-    pictures, inverted = bench.faces.pictures(jobs), bench.faces.starts(jobs[:1])
-    before, *after = bench.read([*inverted, *pictures])
+    pictures, inverted = bench.faces.pictures(jobs), inversion_of(jobs[0])
+    before, *after = bench.read([inverted, *pictures])
     rows = [
-        ["the drawn girl's inversion", "-", share(before[field] == truth[field] for field in others)],
+        ["the drawn girl's inversion", "-", share(before[name] == truth[name] for name in others)],
         [
             f'the drawn girl, "{GIRL}", {len(jobs)} seeds',
             share(reading["eye_colour"] == "purple" for reading in after),
-            share(reading[field] == truth[field] for reading in after for field in others),
+            share(reading[name] == truth[name] for reading in after for name in others),
         ],
     ]
-    row = [Tile(girl, "a drawn girl"), Tile(inverted[0], "inversion", differing(before, truth, others))]
+    row = [Tile(girl, "a drawn girl"), Tile(inverted, "inversion", differing(before, truth, others))]
     for picture, reading in zip(pictures, after, strict=True):
         caption = f"{GIRL} (eyes: {reading['eye_colour']})"
         row.append(Tile(picture, caption, differing(reading, truth, others)))
 
     jobs = [bench.edit(prompt, 0, PHOTO) for prompt in PHOTO_EDITS]
-    pictures, inverted = bench.faces.pictures(jobs), bench.faces.starts(jobs[:1])
-    before, *after = bench.read([*inverted, *pictures])
-    seen = ", ".join(f"{field} {before[field]}" for field in PHOTO_SHOWS)
+    pictures, inverted = bench.faces.pictures(jobs), inversion_of(jobs[0])
+    before, *after = bench.read([inverted, *pictures])
+    seen = ", ".join(f"{name} {before[name]}" for name in PHOTO_SHOWS)
     rows.append(
         [
             f"the photo's inversion ({seen})",
             "-",
-            share(before[field] in values for field, values in PHOTO_SHOWS.items()),
+            share(before[name] in values for name, values in PHOTO_SHOWS.items()),
         ]
     )
-    photo = [Tile(bench.style_clip.aligned(PHOTO), "a photo"), Tile(inverted[0], f"inversion: {seen}")]
+    photo = [Tile(bench.style_clip.aligned(PHOTO), "a photo"), Tile(inverted, f"inversion: {seen}")]
     done, same = [], []
-    for (prompt, (field, value)), picture, reading in zip(PHOTO_EDITS.items(), pictures, after, strict=True):
-        rest = [other for other in face_fields() if other != field]
-        done.append(reading[field] == value)
-        same += [reading[other] == before[other] for other in rest]
-        photo.append(Tile(picture, f"{prompt} ({reading[field]})", differing(reading, before, rest)))
+    for (prompt, (changed, value)), picture, reading in zip(
+        PHOTO_EDITS.items(), pictures, after, strict=True
+    ):
+        rest = [name for name in face_fields() if name != changed]
+        done.append(reading[changed] == value)
+        same += [reading[name] == before[name] for name in rest]
+        photo.append(Tile(picture, f"{prompt} ({reading[changed]})", differing(reading, before, rest)))
     rows.append(["the photo, edited", share(done), f"{share(same)} (as in its inversion)"])
     bench.table("A drawn girl and a photo", ("", "changed", "otherwise the same"), rows)
     bench.sheets("faces", [sheet([row, photo])])
