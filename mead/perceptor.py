@@ -128,7 +128,6 @@ def expand(state_dict: StateDict) -> dict[str, Tensor]:
     if n_rows != len(tokens) + 1 or tokens.min() < 0 or tokens.max() >= VOCABULARY:
         raise StateDictError(f"{n_rows} rows of 'token_embedding.weight' do not fit {len(tokens)} 'tokens'")
     rows = state_dict["token_embedding.weight"]
-    expanded["token_embedding.weight"] = (
-        rows[-1].repeat(VOCABULARY, 1).index_copy(0, tokens.long(), rows[:-1])
-    )
+    tokens = tokens.long().to(rows.device)  # rows without values are checked as well
+    expanded["token_embedding.weight"] = rows[-1].repeat(VOCABULARY, 1).index_copy(0, tokens, rows[:-1])
     return expanded
