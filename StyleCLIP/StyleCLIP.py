@@ -87,7 +87,7 @@ class StyleRevision(Revision):
 
     prompt: Tensor  # the prompt's embedding [d]
     codes: Tensor  # w+ where it began [1, n_latent, style_dim]
-    rate: float  # the learning rate
+    learning_rate: float  # the largest, see `ramp`
     features: Tensor  # identity of the face as it was [1, d]
 
 
@@ -144,9 +144,8 @@ class StyleCLIPPipeline:
         settings = self.settings
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         prompt = self.perceptor.embed_text([params.prompt])
-        learned = (params.start or settings.start) == "learned"
         codes, rate = face, settings.learning_rate
-        if learned:
+        if (params.start or settings.start) == "learned":
             codes, rate = self._mapped(face, prompt), settings.learned_start_rate
         latents = codes.clone().requires_grad_()
         return StyleRevision(
@@ -156,7 +155,7 @@ class StyleCLIPPipeline:
             steps=params.iterations or settings.iterations,
             prompt=prompt[0],
             codes=codes,
-            rate=rate,
+            learning_rate=rate,
             features=self._features(self._synthesise(face)),
         )
 
@@ -204,7 +203,7 @@ class StyleCLIPPipeline:
         for revision in revisions:
             revision.optimiser.zero_grad()
             for group in revision.optimiser.param_groups:
-                group["lr"] = revision.rate * ramp(revision.step / revision.steps)
+                group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
         self.scaler.scale(torch.stack(losses).sum()).backward()
         for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
             self.scaler.step(revision.optimiser)

@@ -22,7 +22,7 @@ from training.clip import encode_text
 from training.drafts import NOT_SEEN, Drafted, outcomes
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export
-from training.texts import SEVERAL, Speaker
+from training.texts import SEVERAL, Speaker, embed
 from training.world import draw
 from training.world.attributes import labels
 from training.world.captions import caption
@@ -34,14 +34,11 @@ Example = tuple[Drafted, Tensor]
 """A drawing and its embedding [d]."""
 
 
-@torch.no_grad()
 def make(perceptor: Perceptor, rng: np.random.Generator, size: int) -> list[Example]:
     """`size` fresh drawings."""
     several = [Drafted.sample(rng) for _ in range(size)]
     pictures = tensor(draw(one.drawing) for one in several)
-    with autocast():
-        seen = [perceptor.embed_image(some / 2 + 0.5).float() for some in pictures.split(64)]
-    return list(zip(several, torch.cat(seen), strict=True))
+    return list(zip(several, embed(perceptor, pictures), strict=True))
 
 
 @torch.no_grad()

@@ -29,12 +29,16 @@ Example = tuple[Drawing, Tensor]
 
 
 @torch.no_grad()
+def embed(perceptor: Perceptor, pictures: Tensor) -> Tensor:
+    """The embeddings [N, d] of pictures [N, 3, 128, 128] in [-1, 1]."""
+    with autocast():
+        return torch.cat([perceptor.embed_image(some / 2 + 0.5).float() for some in pictures.split(64)])
+
+
 def make(perceptor: Perceptor, rng: np.random.Generator, size: int) -> list[Example]:
     """`size` fresh drawings."""
     pictures, drawings = batch(rng, size)
-    with autocast():
-        seen = [perceptor.embed_image(some / 2 + 0.5).float() for some in pictures.split(64)]
-    return list(zip(drawings, torch.cat(seen), strict=True))
+    return list(zip(drawings, embed(perceptor, pictures), strict=True))
 
 
 class Speaker:

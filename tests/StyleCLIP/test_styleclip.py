@@ -140,7 +140,7 @@ def test_a_learned_start_is_another_and_the_face_is_still_the_reference(
     assert pipeline.settings.start == "learned"
     assert not torch.equal(learned.codes, inverted.codes)
     assert torch.equal(learned.features, inverted.features)
-    assert (learned.rate, inverted.rate) == (
+    assert (learned.learning_rate, inverted.learning_rate) == (
         pipeline.settings.learned_start_rate,
         pipeline.settings.learning_rate,
     )
@@ -153,7 +153,7 @@ def test_without_a_mapper_asking_for_a_learned_start_is_an_error(
     bare.mapper = None
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(img_path=girl, start="learned"))
-    assert bare.start(params(img_path=girl)).rate == pipeline.settings.learning_rate
+    assert bare.start(params(img_path=girl)).learning_rate == pipeline.settings.learning_rate
 
 
 def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipeline:
