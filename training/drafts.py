@@ -8,21 +8,26 @@ stands beside a "no".
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from training.world import Drawing, Face, Landscape, Shapes, faces, landscapes, shapes
+from training.world.attributes import labels
 from training.world.colours import COLOURS
-from training.world.draft import Draft
+from training.world.draft import Choices, Draft
 from training.world.landscapes import Thing
 from training.world.shapes import Shape
 
 HALF = faces.CANVAS / 2
 THINGS = 2  # at most
 NOT_SEEN = -100  # what a choice has for an outcome that nothing shows
+SOURCES = {Face: faces, Landscape: landscapes, Shapes: shapes}
+# To learn to draw faces, what few of them wear is shown more often than the world draws it: hats, earrings.
+WORN = faces.CHOICES | {"headwear": {"none": 5, "hat": 4, "crown": 1}, "earrings": {"no": 1, "yes": 2}}
+SMALL = ("earrings", "expression")  # what takes few pixels of a face
 
 # About where a layout's things are, and how far off they may be: x, y and off each, in pixels of the canvas.
 ONE_THING, TWO_THINGS = [(128, 158, 22, 0)], [(74, 158, 8, 0), (184, 158, 8, 0)]
@@ -75,12 +80,16 @@ class Drafted:
     draft: Draft
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Drafted:
-        """Half landscapes, the hardest, and as many faces as plain shapes; none kept for testing."""
-        kind = (Face, Landscape, Shapes)[int(np.searchsorted((0.25, 0.75), rng.random()))]
-        source = {Face: faces, Landscape: landscapes, Shapes: shapes}[kind]
+    def sample(
+        cls, rng: np.random.Generator, kind: type[Drawing] | None = None, odds: Choices = faces.CHOICES
+    ) -> Drafted:
+        """Unless a kind is given, half landscapes, the hardest, and as many faces as plain shapes; none kept
+        for testing. `odds` are those of faces.
+        """
+        kind = kind or (Face, Landscape, Shapes)[int(np.searchsorted((0.25, 0.75), rng.random()))]
+        choices = odds if kind is Face else SOURCES[kind].CHOICES
         while True:
-            draft = Draft.sample(rng, source.CHOICES, source.MEASURES)
+            draft = Draft.sample(rng, choices, SOURCES[kind].MEASURES)
             drawing = kind.of(draft)
             if not drawing.held_out:
                 return cls(drawing, draft)
@@ -97,6 +106,20 @@ class Drafted:
         several = self.drawing.things if isinstance(self.drawing, Landscape) else self.drawing.shapes
         placed: list[tuple[str, Thing | Shape]] = list(zip("12", several, strict=False))
         return sorted(placed, key=lambda one: (one[1].kind not in named, one[1].kind))
+
+
+def pair(rng: np.random.Generator, kind: type[Drawing] | None = None) -> list[Drafted]:
+    """Two drawings that differ in one choice that shows: half of the faces in what is small."""
+    while True:
+        one = Drafted.sample(rng, kind, WORN)
+        kind_of_it = type(one.drawing)
+        choices = SOURCES[kind_of_it].CHOICES
+        name = str(rng.choice(SMALL if kind_of_it is Face and rng.random() < 0.5 else list(choices)))
+        chosen = one.draft.chosen | {name: str(rng.choice(list(choices[name])))}
+        draft = replace(one.draft, chosen=chosen)
+        other = Drafted(kind_of_it.of(draft), draft)
+        if labels(one.drawing) != labels(other.drawing) and not other.drawing.held_out:
+            return [one, other]
 
 
 def layout(drafted: Drafted, named: Collection[str] = ()) -> str:

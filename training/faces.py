@@ -7,23 +7,17 @@ network hours to learn: it has to make steps of them.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
+from training.drafts import SMALL, pair
 from training.pictures import tensor
 from training.world import Face, draw
-from training.world.attributes import labels
-from training.world.draft import Draft
 from training.world.faces import CHOICES, MEASURES
 
 STYLE_DIM = 96
 ONE = 2.4  # makes the mean square of z about one, but for what is loud
 LOUD = 5.0  # what SMALL attributes have instead: they are told louder than the many pixels others take
-# What few faces wear is shown more often than the world draws it: colours of hats, and earrings.
-ODDS = CHOICES | {"headwear": {"none": 5, "hat": 4, "crown": 1}, "earrings": {"no": 1, "yes": 2}}
-SMALL = ("earrings", "expression")  # what takes few pixels: half of the pairs differ in one of these
 
 
 def z_of(face: Face) -> torch.Tensor:
@@ -40,18 +34,8 @@ def z_of(face: Face) -> torch.Tensor:
     return z
 
 
-def pair(rng: np.random.Generator) -> list[Face]:
-    """Two faces that differ in one attribute that shows: what is small counts, too."""
-    while True:
-        draft = Draft.sample(rng, ODDS, MEASURES)
-        name = str(rng.choice(SMALL if rng.random() < 0.5 else list(CHOICES)))
-        value = str(rng.choice(list(CHOICES[name])))
-        faces = [Face.of(draft), Face.of(replace(draft, chosen={**draft.chosen, name: value}))]
-        if labels(faces[0]) != labels(faces[1]) and not any(face.held_out for face in faces):
-            return faces
-
-
 def batch(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """z [size, STYLE_DIM] of fresh faces and their drawings [size, 3, 128, 128] in [-1, 1], in pairs."""
-    faces = [face for _ in range(size // 2) for face in pair(rng)]
+    drawings = (one.drawing for _ in range(size // 2) for one in pair(rng, Face))
+    faces = [drawing for drawing in drawings if isinstance(drawing, Face)]
     return torch.stack([z_of(face) for face in faces]), tensor(map(draw, faces))

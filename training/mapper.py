@@ -23,7 +23,8 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.stylegan2 import Generator
 from training.clip import Optimisers, encode_text
-from training.faces import ODDS, z_of
+from training.drafts import WORN
+from training.faces import z_of
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, Stateful, arguments, autocast, export
 from training.texts import SEVERAL, Speaker
@@ -77,14 +78,14 @@ class Edits:
     @torch.no_grad()
     def add(self, rng: np.random.Generator, faces: int, captions: int) -> None:
         """Draw and invert fresh faces, and embed fresh captions."""
-        several = [Face.sample(rng, odds=ODDS) for _ in range(faces)]
+        several = [Face.sample(rng, odds=WORN) for _ in range(faces)]
         with autocast():
             codes = [self.encoder(some).float() for some in tensor(map(draw, several)).split(16)]
         found = (torch.cat(codes) + self.average).mean(1)
         self.faces.extend(zip(several, found, self.codes(several), strict=True))
         others, said = [], []
         for _ in range(captions):
-            several = [Face.sample(rng, odds=ODDS) for _ in range(SEVERAL)]
+            several = [Face.sample(rng, odds=WORN) for _ in range(SEVERAL)]
             chosen, caption = self.speaker.choose(several, rng)
             others.append(several[chosen])
             said.append(caption)

@@ -37,6 +37,18 @@ def picture_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return loss
 
 
+def pair_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far the change from one of a pair to the other is off, of that change, squared.
+
+    So an earring counts as much as a background. drawn and wanted are pictures or latents [N, C, H, W]; pairs
+    stand one behind the other.
+    """
+    change = (wanted[::2] - wanted[1::2]).flatten(1)
+    off = (drawn[::2] - drawn[1::2]).flatten(1) - change
+    far = change.square().sum(1)
+    return (off.square().sum(1) / far.clamp_min(0.05 * far.mean())).mean()  # some is hardly to be seen
+
+
 def _detail(pictures: torch.Tensor) -> torch.Tensor:
     """How far each place [N, 1, H, W] stands out from what is around it: mouths, not large areas."""
     around = F.avg_pool2d(F.pad(pictures, (4, 4, 4, 4), mode="replicate"), 9, stride=1)

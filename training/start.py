@@ -1,8 +1,9 @@
 """Train the demo set's learned start to draw: `python -m training.start`, after `training.vqgan`.
 
 It learns by regression: a draft (see `training.drafts`) says all that a drawing shows, and the drawing's
-latents are known. What an embedding says of drafts is learned after that, by `training.odds`. Drawings and
-their latents are kept in a pool that grows by a few each step, until the oldest make room for them.
+latents are known. Drawings come in pairs that differ in one choice, so that a small thing counts as much as a
+large one. What an embedding says of drafts is learned after that, by `training.odds`. Drawings and their
+latents are kept in a pool that grows by a few each step, until the oldest make room for them.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ from training.drafts import (
     OUTCOMES,
     THING_MEASURES,
     THING_OUTCOMES,
-    Drafted,
     centres,
     counts,
     numbers,
+    pair,
 )
-from training.pictures import tensor
+from training.pictures import pair_loss, tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export, take_over
 from training.world import draw
 
 EMBED_DIM = 128  # of the demo CLIP
-FIRST, POOL = 3_072, 40_000  # examples kept, at first and at most
-FRESH = 3  # examples made at each step
-CHUNK = 32  # of pictures encoded together
+PEAK = 2e-3  # learning rate
+ONWARD = 0.2  # of this, from weights that ship
+PAIRS = 0.1  # weight of what pairs differ in
+FIRST, POOL = 1_536, 20_000  # pairs kept, at first and at most
+FRESH = 2  # pairs made at each step
+CHUNK = 16  # of pairs encoded together
 
-Example = tuple[Tensor, Tensor]
-"""A draft's numbers [n], and the latents [c, h, w] of its drawing in half precision."""
+Pair = tuple[Tensor, Tensor]
+"""Two drafts' numbers [2, n], and the latents [2, c, h, w] of their drawings in half precision."""
 
 
 def build(channels: int, grid: tuple[int, int]) -> LearnedStart:
@@ -51,14 +55,15 @@ def build(channels: int, grid: tuple[int, int]) -> LearnedStart:
 
 
 @torch.no_grad()
-def make(vqgan: VQGAN, rng: np.random.Generator, size: int) -> list[Example]:
-    """`size` fresh examples."""
-    made: list[Example] = []
+def make(vqgan: VQGAN, rng: np.random.Generator, size: int) -> list[Pair]:
+    """`size` fresh pairs."""
+    made: list[Pair] = []
     while len(made) < size:
-        several = [Drafted.sample(rng) for _ in range(min(CHUNK, size - len(made)))]
+        several = [one for _ in range(min(CHUNK, size - len(made))) for one in pair(rng)]
         with autocast():
             latents = vqgan.encode(tensor(draw(one.drawing) for one in several)).half()
-        made += zip(map(numbers, several), latents, strict=True)
+        drafts = torch.stack([*map(numbers, several)])
+        made += zip(drafts.split(2), latents.split(2), strict=True)
     return made
 
 
@@ -67,7 +72,7 @@ def main() -> None:
     torch.manual_seed(0)
     vqgan = VQGAN.from_state_dict(load_file(DEMO / "vqgan.safetensors")).requires_grad_(False)
     pool = deque(make(vqgan, np.random.default_rng([9, 0]), 1 if options.export else FIRST), POOL)
-    channels, *grid = pool[0][1].shape
+    channels, *grid = pool[0][1].shape[1:]
     network = build(channels, (grid[0], grid[1]))
     if options.onward:
         take_over("start", network)
@@ -75,24 +80,26 @@ def main() -> None:
     drawing = [p for name, p in network.named_parameters() if not name.startswith("odds")]
     optimiser = torch.optim.AdamW(drawing, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
     run = Run("start", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
-    deviation = torch.stack([latents.float() for _, latents in [*pool][:512]]).std()
+    deviation = torch.stack([latents.float() for _, latents in [*pool][:256]]).std()
     for step in () if options.export else run:
         for group in optimiser.param_groups:
-            group["lr"] = run.rate(2e-3)
+            group["lr"] = run.rate(PEAK * (ONWARD if options.onward else 1))
         rng = np.random.default_rng([10, step])
         pool.extend(make(vqgan, rng, FRESH))
-        several = [pool[int(k)] for k in rng.integers(len(pool), size=options.batch)]
-        drafts, latents = (torch.stack(each) for each in zip(*several, strict=True))
+        several = [pool[int(k)] for k in rng.integers(len(pool), size=options.batch // 2)]
+        drafts, latents = (torch.cat(each) for each in zip(*several, strict=True))
         latents = latents.float()
         with autocast():
             drawn = network(drafts, (grid[0], grid[1])).float()
-        loss = F.smooth_l1_loss(drawn / deviation, latents / deviation, beta=0.3)
+        picture = F.smooth_l1_loss(drawn / deviation, latents / deviation, beta=0.3)
+        pairs = pair_loss(drawn, latents)
+        loss = picture + PAIRS * pairs
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(drawing, 1.0)
         optimiser.step()
         average.update()
-        run.log(picture=loss, error=F.mse_loss(drawn, latents) / deviation**2)
+        run.log(picture=picture, pairs=pairs, error=F.mse_loss(drawn, latents) / deviation**2)
     export("start", average.weights)
 
 

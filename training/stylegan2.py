@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from StyleCLIP.stylegan2 import Generator
 from training.faces import STYLE_DIM, batch
 from training.muon import Muon
-from training.pictures import picture_loss
+from training.pictures import pair_loss, picture_loss
 from training.run import Average, Run, Stateful, arguments, autocast, export, take_over
 
 WIDTHS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 64, 128: 32}
@@ -35,17 +35,6 @@ def build(side: int) -> Generator:
     for name, parameter in generator.named_parameters():
         parameter.requires_grad_("noise" not in name)
     return generator
-
-
-def pair_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """How far the change from one of a pair to the other is off, of that change, squared.
-
-    So an earring counts as much as a background. drawn and wanted are [N, 3, H, W]; pairs stand one behind
-    the other.
-    """
-    change = (wanted[::2] - wanted[1::2]).flatten(1)
-    off = (drawn[::2] - drawn[1::2]).flatten(1) - change
-    return (off.square().sum(1) / change.square().sum(1)).mean()
 
 
 def train(generator: Generator, minutes: float, pictures: int, peak: float) -> Mapping[str, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training import faces
+from training.drafts import SMALL, pair
 from training.mapper import edited
 from training.world import SIDE, Face, Landscape, Shapes, draw, sample
 from training.world.attributes import FIELDS, labels
@@ -95,12 +96,13 @@ def test_the_faces_of_a_pair_differ_in_one_attribute_that_shows() -> None:
     rng = np.random.default_rng(4)
     differing = Counter[str]()
     for _ in range(300):
-        one, other = faces.pair(rng)
-        assert one.measures == other.measures and not one.held_out and not other.held_out
-        before, after = labels(one), labels(other)
+        one, other = pair(rng, Face)
+        assert one.draft.measures == other.draft.measures
+        assert not one.drawing.held_out and not other.drawing.held_out
+        before, after = labels(one.drawing), labels(other.drawing)
         differing.update(name for name in before if before[name] != after[name])
     assert {"earrings", "expression", "clothes", "hat", "crown", "eye_colour"} <= differing.keys()
-    assert min(differing[name] for name in faces.SMALL) > differing["clothes"] > 0
+    assert min(differing[name] for name in SMALL) > differing["clothes"] > 0
 
 
 def test_an_edit_takes_what_a_caption_says_and_nothing_else() -> None:
@@ -130,7 +132,7 @@ def test_z_says_every_choice_and_measure() -> None:
     several = [Face.sample(rng) for _ in range(50)]
     zs = torch.stack([faces.z_of(face) for face in several])
     assert zs.shape == (50, faces.STYLE_DIM)
-    assert ((zs == faces.ONE).sum(1) == len(CHOICES) - len(faces.SMALL)).all()
-    assert ((zs == faces.LOUD).sum(1) == len(faces.SMALL)).all()
+    assert ((zs == faces.ONE).sum(1) == len(CHOICES) - len(SMALL)).all()
+    assert ((zs == faces.LOUD).sum(1) == len(SMALL)).all()
     assert len(zs.unique(dim=0)) == len(set(several))
     assert 1 < zs.square().mean() < 1.5

@@ -13,7 +13,7 @@ from training.evaluation.bench import Named, there
 from training.reader import NONE, fresh
 from training.world import Drawing, Face, Landscape
 from training.world.attributes import FIELDS, labels
-from training.world.captions import Caption, caption
+from training.world.captions import caption
 from training.world.colours import COLOURS, held_out
 from training.world.faces import EYE_COLOURS, HAIR_COLOURS
 
@@ -44,15 +44,9 @@ def captions(drawing: Drawing, rng: np.random.Generator, fewest: int, most: int)
     """Some captions of `drawing` that name `fewest` to `most` attributes."""
     for _ in range(300):
         said = caption(drawing, rng)
-        named = telling(said)
+        named = said.telling
         if fewest <= len(named) <= most:
             yield Case(drawing, said.text, named)
-
-
-def telling(said: Caption) -> Named:
-    """What a caption names, but for "a person" and "a landscape", which nearly any picture satisfies."""
-    named = said.named.items()
-    return {k: v for k, v in named if not (k in ("gender", "ground") and len(v) == len(FIELDS[k]) - 1)}
 
 
 def prompts(number: int) -> Iterator[Case]:

@@ -14,11 +14,11 @@ from training.evaluation.sheets import Tile, sheet
 from training.world import Drawing, draw
 
 # What the cases are counted at, beside w0 = 5.
-W1, W1_AWAY, W2, W3 = 5.0, -2.5, 5.0, 2.5
+W1, W1_AWAY, W2, W3 = 5.0, -5.0, 5.0, 2.5
 # What the rows show.
 VALUES: dict[str, tuple[float, ...]] = {
     "w0": (0, 1, 2.5, 5, 10),
-    "w1": (-2.5, 0, 2.5, 5, 10),
+    "w1": (-5, 0, 2.5, 5, 10),
     "w2": (0, 1, 2.5, 5, 10),
     "w3": (0, 1, 2.5, 4),
 }

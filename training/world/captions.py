@@ -26,6 +26,12 @@ class Caption:
     text: str
     named: Mapping[str, frozenset[str]]
 
+    @property
+    def telling(self) -> dict[str, frozenset[str]]:
+        """What is named but for "a person" and "a landscape", which nearly any picture satisfies."""
+        vague = ("gender", "ground")
+        return {k: v for k, v in self.named.items() if not (k in vague and len(v) == len(FIELDS[k]) - 1)}
+
 
 def caption(drawing: Face | Landscape | Shapes, rng: np.random.Generator) -> Caption:
     """Say a random part of what `drawing` shows; everything said is true of it."""
