@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from training.drafts import (
     CHOICES,
@@ -20,8 +21,9 @@ from training.drafts import (
     layout,
     numbers,
     outcomes,
+    pair,
 )
-from training.world import Face, Landscape, Shapes
+from training.world import Drawing, Face, Landscape, Shapes
 from training.world.attributes import labels
 from training.world.shapes import Shape
 
@@ -87,3 +89,23 @@ def test_what_is_named_comes_first(several: list[Drafted]) -> None:
         left = turned[0][1].x < turned[1][1].x
         assert layout(drafted, {kinds[1]}).endswith("left" if left else "right")
         assert layout(drafted, kinds) == layout(drafted)
+
+
+@pytest.mark.parametrize("kind", [Face, Landscape, Shapes])
+def test_a_pair_is_of_one_kind_and_its_drafts_differ_where_its_drawings_do(kind: type[Drawing]) -> None:
+    rng = np.random.default_rng(10)
+    for _ in range(50):
+        one, other = pair(rng, kind)
+        assert type(one.drawing) is type(other.drawing) is kind
+        assert labels(one.drawing) != labels(other.drawing)
+        assert not torch.equal(numbers(one), numbers(other))
+        assert sum(one.draft.chosen[name] != other.draft.chosen[name] for name in one.draft.chosen) == 1
+
+
+def test_faces_of_pairs_wear_hats_and_earrings_more_often_than_others() -> None:
+    rng = np.random.default_rng(11)
+    often = [one.draft.chosen for _ in range(150) for one in pair(rng, Face)]
+    rarely = [Drafted.sample(rng, Face).draft.chosen for _ in range(300)]
+    for name, value in (("headwear", "hat"), ("earrings", "yes")):
+        counts = [sum(chosen[name] == value for chosen in several) for several in (often, rarely)]
+        assert counts[0] > 1.3 * counts[1]
