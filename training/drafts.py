@@ -112,12 +112,12 @@ def pair(rng: np.random.Generator, kind: type[Drawing] | None = None) -> list[Dr
     """Two drawings that differ in one choice that shows: half of the faces in what is small."""
     while True:
         one = Drafted.sample(rng, kind, WORN)
-        kind_of_it = type(one.drawing)
-        choices = SOURCES[kind_of_it].CHOICES
-        name = str(rng.choice(SMALL if kind_of_it is Face and rng.random() < 0.5 else list(choices)))
+        its_kind = type(one.drawing)
+        choices = SOURCES[its_kind].CHOICES
+        name = str(rng.choice(SMALL if its_kind is Face and rng.random() < 0.5 else list(choices)))
         chosen = one.draft.chosen | {name: str(rng.choice(list(choices[name])))}
         draft = replace(one.draft, chosen=chosen)
-        other = Drafted(kind_of_it.of(draft), draft)
+        other = Drafted(its_kind.of(draft), draft)
         if labels(one.drawing) != labels(other.drawing) and not other.drawing.held_out:
             return [one, other]
 

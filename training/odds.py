@@ -31,7 +31,16 @@ from training.world.captions import Caption, caption
 
 FIRST, POOL = 1_024, 20_000  # drawings kept, at first and at most
 FRESH = 8  # drawings made at each step
-LESS_A_PART = 0.85  # of the lessons come before those in which a caption is said less a part of its own
+# How often a target is mixed in each way: "also" is a second caption, "a part" one that says less.
+WAYS = {
+    "said": 0.5,
+    "said and also": 0.12,
+    "picture": 0.07,
+    "picture and said": 0.06,
+    "said less another picture": 0.05,
+    "said less another's words": 0.05,
+    "said less a part": 0.15,
+}
 # How much of a part is taken away. A caption's cosine to its part is about 0.85, and with half the part taken
 # away still 0.5.
 TAKEN = (0.65, 1.1)
@@ -86,7 +95,7 @@ def lesson(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings [size, d] of unit length, and the outcomes that they should lead to [size, choices]."""
     shown = torch.stack([example.shown for example in pool])
-    ways, shares = rng.random(size), rng.uniform(0.2, 1.0, size)
+    ways = rng.choice(list(WAYS), size, p=list(WAYS.values()))
     examples, first, second = [], [], []
     for places, way in zip(rng.integers(len(pool), size=(size, SEVERAL)), ways, strict=True):
         several = [pool[int(k)] for k in places]
@@ -94,28 +103,31 @@ def lesson(
         drawing = several[chosen].drafted.drawing
         examples.append(several[chosen])
         first.append(rare)
-        second.append(part_of(rare, drawing, rng) if way >= LESS_A_PART else caption(drawing, rng))
+        second.append(part_of(rare, drawing, rng) if way == "said less a part" else caption(drawing, rng))
     tokens = perceptor.tokenise([said.text for said in (*first, *second)])
     with autocast():
         said, also = F.normalize(encode_text(perceptor.model, tokens).float(), dim=-1).chunk(2)
     seen = torch.stack([example.embedding for example in examples])
     q, wanted = said.clone(), []
-    for i, example in enumerate(examples):
+    for i, (example, share) in enumerate(zip(examples, rng.uniform(0.2, 1.0, size), strict=True)):
         drafted, named, other = example.drafted, set(first[i].named), (i + 1) % size
-        if 0.5 <= ways[i] < 0.62:
-            q[i] += shares[i] * also[i]
-            named |= set(second[i].named)
-        elif 0.62 <= ways[i] < 0.75:
-            q[i] = seen[i] + (0.0 if ways[i] < 0.69 else shares[i]) * said[i]
-            named = {name for name, value in labels(drafted.drawing).items() if value != "none"}
-        elif 0.75 <= ways[i] < LESS_A_PART:
-            q[i] -= 0.6 * shares[i] * (seen[other] if ways[i] < 0.8 else said[other])
-        elif ways[i] >= LESS_A_PART:
-            fitting = less(example, first[i], second[i], shown)
-            if len(fitting):
-                q[i] -= rng.uniform(*TAKEN) * also[i]
-                drafted = pool[int(fitting[rng.integers(len(fitting))])].drafted
-                named -= set(second[i].named)
+        match ways[i]:
+            case "said and also":
+                q[i] += share * also[i]
+                named |= set(second[i].named)
+            case "picture" | "picture and said":
+                q[i] = seen[i] + (share * said[i] if ways[i] == "picture and said" else 0.0)
+                named = {name for name, value in labels(drafted.drawing).items() if value != "none"}
+            case "said less another picture":
+                q[i] -= 0.6 * share * seen[other]
+            case "said less another's words":
+                q[i] -= 0.6 * share * said[other]
+            case "said less a part":
+                fitting = less(example, first[i], second[i], shown)
+                if len(fitting):
+                    q[i] -= rng.uniform(*TAKEN) * also[i]
+                    drafted = pool[int(rng.choice(fitting))].drafted
+                    named -= set(second[i].named)
         wanted.append(outcomes(drafted, named))
     return F.normalize(q, dim=1), torch.stack(wanted)
 
