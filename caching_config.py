@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 import redis
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
+from mead.redis_errors import Reconnect
 
 IMAGE_CHANS = 3
 """Channels of every stored picture: red, green, blue. Not a setting: the networks take nothing else."""
@@ -159,14 +158,14 @@ class Settings(BaseSettings):
 def connect(settings: Settings) -> redis.Redis:
     """A client of the service's Redis that gives strings; it connects on its first command.
 
-    A command that meets a dropped connection is sent once more at once (a restarted Redis leaves dead
-    connections in the pool); every script of `mead.jobs` bears that. Longer absences are for the caller to
-    wait out.
+    A command that meets a dropped connection, or one that leads to a Redis that takes no writes any more, is
+    sent once more at once over a new one; every script of `mead.jobs` bears that. Longer absences are for the
+    caller to wait out.
     """
     return redis.Redis.from_url(
         settings.redis_url,
         decode_responses=True,
-        retry=Retry(NoBackoff(), retries=1),
+        retry=Reconnect(),
         socket_connect_timeout=5,
         socket_timeout=30,  # far above the longest blocking command
         socket_keepalive=True,

@@ -24,7 +24,7 @@ from mead.params import JobParams
 from mead.precision import best_device
 from mead.revision import Pipeline
 from mead.storage import Storage
-from mead.worker import Worker, new_name
+from mead.worker import OtherWeightsError, Worker, new_name
 from StyleCLIP import StyleCLIP
 from StyleCLIP.params import StyleCLIPParams
 
@@ -50,7 +50,9 @@ def make_worker(settings: Settings) -> Worker:
         ),
         engine(style_clip, StyleCLIPParams, settings.styleclip_queue, settings.styleclip_threads),
     ]
-    return Worker(name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts)
+    return Worker(
+        name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts, weights=settings.weights
+    )
 
 
 def main() -> None:
@@ -74,6 +76,9 @@ def serve(worker: Worker, what: str) -> NoReturn:
     status = 0
     try:
         worker.run(stop)
+    except OtherWeightsError as error:
+        logger.error(str(error))
+        status = 2
     except BaseException:
         logger.critical("the worker broke down", exc_info=True)
         status = 1

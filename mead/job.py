@@ -40,6 +40,7 @@ class Job(BaseModel):
     client: str = ""  # whose unfinished jobs it counts among
     idempotency_key: str | None = None
     fingerprint: str = ""  # of the request that made it
+    bytes: int = 0  # that its files take on the disk
 
     @property
     def parameters(self) -> dict[str, str]:

@@ -17,16 +17,20 @@ a job that kills its workers takes no other with it.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any, Literal, cast
 
 import redis
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from redis.client import Pipeline
 
-from mead.job import End, Job
+from mead.job import End, Job, Status
 from mead.keys import (
     STATISTICS_KEY,
     WORKERS_KEY,
@@ -37,8 +41,11 @@ from mead.keys import (
     served_key,
     worker_key,
 )
+from mead.redis_errors import code_of
 from mead.scripts import load_script
 from mead.statistics import Statistics, read_statistics
+
+log = logging.getLogger(__name__)
 
 PREVIEW_SECONDS = 10
 """How long asking for a preview keeps previews coming."""
@@ -46,6 +53,10 @@ PREVIEW_SECONDS = 10
 
 class UnknownJobError(KeyError):
     """There is no such job, or its record has expired."""
+
+
+class DamagedRecordError(UnknownJobError):
+    """What lies under the key of a job's record cannot be read as one."""
 
 
 class QueueFullError(Exception):
@@ -63,6 +74,19 @@ class TooManyJobsError(Exception):
         super().__init__(f"{most} of your jobs have not ended, which is as many as may; wait for one of them")
 
 
+class KeptLimitError(Exception):
+    """As many jobs, or bytes of their files, are kept as the settings allow."""
+
+    def __init__(self, reached: str, limits: KeptLimits) -> None:
+        whose = "your jobs" if reached.startswith("client_") else "all jobs"
+        most = f"{getattr(limits, reached):,}"
+        what = f"{most} records" if reached.endswith("jobs") else f"{most} bytes of files"
+        super().__init__(
+            f"{what} of {whose} are kept, and there is no room for more (MAX_{reached.upper()}); "
+            "they are removed JOB_TTL seconds after their jobs have ended"
+        )
+
+
 class IdempotencyError(ValueError):
     """An idempotency key came a second time, with another request."""
 
@@ -74,6 +98,16 @@ class IdempotencyError(ValueError):
 
 class NotAloneError(Exception):
     """The next job in the queue must run alone: its worker died with it."""
+
+
+@dataclass(frozen=True)
+class KeptLimits:
+    """The most that is kept of jobs from their acceptance until their records expire; 0 is no limit."""
+
+    kept_jobs: int = 0
+    kept_bytes: int = 0
+    client_kept_jobs: int = 0
+    client_kept_bytes: int = 0
 
 
 class Load(BaseModel):
@@ -88,6 +122,7 @@ class Heartbeat(BaseModel):
     """What a live worker said of itself last."""
 
     queues: dict[str, Load]  # by the queue's name
+    weights: str | None = None  # the set that it runs; None from workers before 0.2
     seen_at: datetime
     started_at: datetime
     memory_bytes: int = 0  # of its process, resident
@@ -138,6 +173,7 @@ class Jobs:
         self._finish = load_script(client, "finish")
         self._put_back = load_script(client, "put_back")
         self._recover = load_script(client, "recover")
+        self._restore = load_script(client, "restore")
         self._leave = load_script(client, "leave")
 
     # For those who ask for pictures
@@ -155,8 +191,10 @@ class Jobs:
         fingerprint: str = "",
         longest: int | None = None,
         most: int | None = None,
+        bytes_stored: int = 0,
+        kept: KeptLimits = KeptLimits(),
     ) -> str:
-        """Write the record (HSET) with a ticket (INCR) and put the id at the queue's right end (RPUSH).
+        """Put the id at the queue's right end (RPUSH) with a ticket (INCR) and write the record (HSET).
 
         Args:
             owner: whose job it is: a short hash of the API key; "" without keys.
@@ -165,6 +203,8 @@ class Jobs:
             fingerprint: of the request, to tell another request with the same idempotency key.
             longest: the most jobs that may wait in the queue; None or 0: any number.
             most: the most unfinished jobs of this client; None or 0: any number.
+            bytes_stored: what the job's uploads take on the disk.
+            kept: the most that may be kept of all jobs and of this client's; None: any number.
 
         Returns:
             `job_id`, or the id of the job that this owner made with the same idempotency key before.
@@ -172,31 +212,34 @@ class Jobs:
         Raises:
             QueueFullError: the queue is as long as it may be.
             TooManyJobsError: this client has as many unfinished jobs as it may.
+            KeptLimitError: no more may be kept.
             IdempotencyError: the idempotency key was used with another fingerprint.
         """
         client = client or owner
+        kept = kept or KeptLimits()
         record = {
             "id": job_id,
             "type": kind,
             "queue": queue,
-            "created_at": _now(),
+            "created_at": (now := _now()),
             "attempts": 0,
             "steps": 0,
             "owner": owner,
             "client": client,
             "fingerprint": fingerprint,
         }
-        named = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint]
+        named = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint, now, bytes_stored]
+        limits = [longest or 0, most or 0, *astuple(kept)]
         fields = _flat({**parameters, **record})
-        outcome, accepted = cast(
-            "tuple[str, str]", self._enqueue([], [*named, longest or 0, most or 0, *fields])
-        )
+        outcome, accepted = cast("tuple[str, str]", self._enqueue([], [*named, *limits, *fields]))
         if outcome == "full":
             raise QueueFullError(queue, longest or 0)
         if outcome == "many":
             raise TooManyJobsError(most or 0)
         if outcome == "repeated":
             raise IdempotencyError
+        if outcome != "accepted":
+            raise KeptLimitError(outcome, kept)
         return accepted
 
     def get(self, job_id: str) -> Job:
@@ -204,11 +247,20 @@ class Jobs:
 
         Raises:
             UnknownJobError: if there is none.
+            DamagedRecordError: (an UnknownJobError) if it cannot be read.
         """
-        record = cast("dict[str, str]", self.redis.hgetall(job_key(job_id)))
+        try:
+            record = cast("dict[str, str]", self.redis.hgetall(job_key(job_id)))
+        except redis.ResponseError as error:
+            if code_of(error) != "WRONGTYPE":
+                raise
+            raise _damaged(job_id, "it is no hash") from None
         if not record:
             raise UnknownJobError(job_id)
-        return Job.model_validate(record)
+        try:
+            return Job.model_validate(record)
+        except ValidationError as error:
+            raise _damaged(job_id, _first_problem(error)) from None
 
     def cancel(self, job_id: str) -> bool:
         """End a job as cancelled, whether it waits or runs; its worker drops it after its current step.
@@ -232,7 +284,7 @@ class Jobs:
         """
         if job.status != "queued":
             return 0
-        with self.redis.pipeline(transaction=True) as pipe:
+        with self.redis.pipeline(transaction=False) as pipe:  # Redis refuses MULTI when its memory is full
             pipe.get(served_key(job.queue))
             pipe.zcount(cancelled_key(job.queue), "-inf", f"({job.ticket}")
             served, cancelled = pipe.execute()
@@ -240,7 +292,7 @@ class Jobs:
 
     def queue_length(self, queue: str) -> int:
         """How many jobs wait in a queue (LLEN), cancelled ones left out (ZCARD)."""
-        with self.redis.pipeline(transaction=True) as pipe:
+        with self.redis.pipeline(transaction=False) as pipe:
             pipe.llen(queue)
             pipe.zcard(cancelled_key(queue))
             length, cancelled = pipe.execute()
@@ -271,9 +323,22 @@ class Jobs:
                 return None
             if answer == "alone":
                 raise NotAloneError
-            if answer != "again":
-                fields = cast("list[str] | dict[str, str]", answer)
-                return Job.model_validate(fields if isinstance(fields, dict) else _paired(fields))
+            if answer == "again":
+                continue
+            fields = cast("list[str] | dict[str, str]", answer)
+            record = fields if isinstance(fields, dict) else _paired(fields)
+            try:
+                return Job.model_validate(record)
+            except ValidationError as error:
+                self._fail_damaged(queue, worker, error)
+
+    def _fail_damaged(self, queue: str, worker: str, error: ValidationError) -> None:
+        """Fail what was just claimed: the newest of the worker's list, whatever its record says of itself."""
+        job_id = cast("str", self.redis.lindex(processing_key(queue, worker), -1))
+        why = f"its record in Redis is damaged: {_first_problem(error)}"
+        log.error("job failed", extra={"job": job_id, "worker": worker, "error": why})
+        fields = _flat({"status": "failed", "error": why, "error_kind": "internal", "finished_at": _now()})
+        self._finish([], [queue, worker, job_id, self.ttl, *fields])
 
     def wait_for_work(self, queue: str, timeout: float) -> None:
         """Return when the queue has a job, or after `timeout` seconds.
@@ -292,15 +357,22 @@ class Jobs:
         lost, watched, held = cast("list[list[str]]", self._report([], [queue, worker, *told]))
         return Standing(frozenset(lost), frozenset(watched), tuple(held))
 
-    def succeed(self, job: Job, worker: str, out_path: str) -> bool:
-        """End a job with its result. False if it had ended otherwise, or the worker does not hold it."""
-        return self._end(job, worker, {"status": "succeeded", "out_path": out_path})
+    def succeed(self, job: Job, worker: str, out_path: str, bytes_stored: int = 0) -> bool:
+        """End a job with its result, of so many bytes.
+
+        Returns:
+            False if it had ended otherwise, or the worker does not hold it.
+        """
+        change = {"status": "succeeded", "out_path": out_path, "bytes": str(bytes_stored)}
+        return self._end(job, worker, change)
 
     def fail(
         self, job: Job, worker: str, error: str, kind: Literal["input", "internal"], field: str | None = None
     ) -> bool:
         """End a job with the reason why it has no result. False if it had ended, or as with `succeed`."""
         named = {"error_field": field} if field else {}
+        if kind == "input":
+            named["bytes"] = "0"  # its uploads go
         return self._end(job, worker, {"status": "failed", "error": error, "error_kind": kind, **named})
 
     def _end(self, job: Job, worker: str, change: dict[str, str]) -> bool:
@@ -329,27 +401,42 @@ class Jobs:
         *,
         started_at: datetime | None = None,
         memory_bytes: int = 0,
+        weights: str | None = None,
     ) -> None:
-        """Say that a worker lives and which queues it serves: SET with a time to live, SADD to `workers`."""
+        """Say that a worker lives and which queues it serves: SET with a time to live, SADD to `workers`.
+
+        A Redis without memory refuses that. What the worker said before is then kept alive (EXPIRE).
+        """
         now = datetime.now(timezone.utc)
         loads = dict(queues) if isinstance(queues, Mapping) else {queue: Load() for queue in queues}
         heartbeat = Heartbeat(
-            queues=loads, seen_at=now, started_at=started_at or now, memory_bytes=memory_bytes
+            queues=loads,
+            weights=weights,
+            seen_at=now,
+            started_at=started_at or now,
+            memory_bytes=memory_bytes,
         )
-        with self.redis.pipeline(transaction=True) as pipe:
-            pipe.set(worker_key(worker), heartbeat.model_dump_json(), ex=ttl)
-            pipe.sadd(WORKERS_KEY, worker)
-            pipe.execute()
+        try:
+            with self.redis.pipeline(transaction=True) as pipe:
+                pipe.set(worker_key(worker), heartbeat.model_dump_json(), ex=ttl)
+                pipe.sadd(WORKERS_KEY, worker)
+                pipe.execute()
+        except redis.RedisError as error:
+            if code_of(error) != "OOM" or not self.redis.expire(worker_key(worker), ttl):
+                raise
 
     def leave(self, worker: str, queues: Iterable[str]) -> None:
         """Take back the heartbeat of a worker that stops (DEL), and its name (SREM) if it holds no job."""
         self._leave([], [worker, *queues])
 
     def workers(self) -> dict[str, Heartbeat]:
-        """The live workers (SMEMBERS, MGET)."""
-        return {
-            name: Heartbeat.model_validate_json(beat) for name, beat in self._heartbeats().items() if beat
-        }
+        """The live workers whose heartbeats can be read (SMEMBERS, MGET)."""
+        found = {}
+        for name, beat in self._heartbeats().items():
+            if beat is not None:
+                with suppress(ValidationError):
+                    found[name] = Heartbeat.model_validate_json(beat)
+        return found
 
     def recover(self, queues: Sequence[str], attempts: int) -> list[str]:
         """Put what dead workers hold of these queues back at the front, with its attempt counted.
@@ -372,16 +459,48 @@ class Jobs:
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(job_key(job_id), "status", "out_path")
-            answers = pipe.execute()
+            answers = _answers(pipe, job_ids)
         return {
-            job_id: End(status, out_path)
-            for job_id, (status, out_path) in zip(job_ids, answers, strict=True)
+            job_id: End(cast("Status", status), out_path)
+            for job_id, (status, out_path) in answers.items()
             if status is not None
         }
 
-    def redis_uptime(self) -> int:
-        """Seconds since Redis was started (INFO)."""
-        return int(self.redis.info("server")["uptime_in_seconds"])
+    def restore(self, queues: Iterable[str], attempts: int) -> list[str]:
+        """Put jobs that have not ended back into the lists that their records name, where they are missing.
+
+        A script that lacks a right stops half way, and a list may be deleted by hand. Looks through all
+        records (SCAN), so it takes longer the more there are.
+
+        Args:
+            attempts: as for `recover`, where the worker is dead.
+
+        Returns:
+            The ids of the jobs put back.
+        """
+        lists: dict[str, set[str]] = {}
+        restored = []
+        for job_id, (status, queue, worker) in self._unfinished():
+            if queue not in queues or (status == "processing" and not worker):
+                continue
+            where = queue if status == "queued" else processing_key(queue, worker or "")
+            if where not in lists:
+                lists[where] = set(cast("list[str]", self.redis.lrange(where, 0, -1)))
+            if job_id not in lists[where] and self._restore([], [job_id, _now(), self.ttl, attempts]):
+                restored.append(job_id)
+        return restored
+
+    def _unfinished(self) -> Iterator[tuple[str, list[str | None]]]:
+        """Jobs that wait or run: id, and status, queue and worker."""
+        keys = self.redis.scan_iter(job_key("*"), count=1000, _type="hash")
+        while batch := [key.removeprefix(job_key("")) for key in islice(keys, 1000)]:
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in batch:
+                    pipe.hmget(job_key(job_id), "status", "queue", "worker")
+                answers = _answers(pipe, batch)
+            for job_id, fields in answers.items():
+                if fields[0] in ("queued", "processing"):
+                    yield job_id, fields
 
     def find_workers(self, queues: Iterable[str]) -> None:
         """Add the names of all that hold jobs of these queues to `workers` (SCAN), for `recover` to see.
@@ -402,6 +521,28 @@ class Jobs:
     def statistics(self) -> Statistics:
         """What the scripts have counted since Redis was empty (HGETALL)."""
         return read_statistics(cast("dict[str, str]", self.redis.hgetall(STATISTICS_KEY)))
+
+
+def _answers(pipe: Pipeline, job_ids: Sequence[str]) -> dict[str, list[str | None]]:
+    """What the commands of a pipeline, one for each job, answer; without jobs whose key is no hash."""
+    answers = zip(job_ids, pipe.execute(raise_on_error=False), strict=True)
+    found = {}
+    for job_id, answer in answers:
+        if not isinstance(answer, redis.RedisError):
+            found[job_id] = answer
+        elif code_of(answer) != "WRONGTYPE":
+            raise answer
+    return found
+
+
+def _damaged(job_id: str, why: str) -> DamagedRecordError:
+    log.warning("a job's record is damaged", extra={"job": job_id, "why": why})
+    return DamagedRecordError(job_id)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 def _now() -> str:

@@ -57,6 +57,19 @@ def unfinished_key(client: str) -> str:
     return f"unfinished:{client}"
 
 
+def kept_key(client: str) -> str:
+    """Sorted set: a client's jobs whose records are kept, as ID:BYTES, by the second in which they expire."""
+    return f"{KEPT_KEY}:{client}"
+
+
+def kept_bytes_key(kept: str) -> str:
+    """Number: the sum of the bytes in a sorted set of kept jobs."""
+    return f"{kept}:bytes"
+
+
+KEPT_KEY = "kept"
+"""Sorted set: as `kept_key`, of all clients."""
+
 WORKERS_KEY = "workers"
 """Set: names of all workers; a dead one stays until its jobs are back in their queues."""
 

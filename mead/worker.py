@@ -21,12 +21,15 @@ import redis
 
 from mead.engine import Engine
 from mead.jobs import Jobs
+from mead.redis_check import check_rights, warnings
+from mead.redis_errors import explain
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0  # how long a step may take to end before its jobs are handed back all the same
 FAREWELL_SECONDS = 1.0  # how long handing back may take; Redis may be away
+ARRIVE_SECONDS = 1.0  # between two tries to begin, while Redis is away or refuses
 SWEEP_SECONDS = 60.0  # between two looks for files that nobody needs
 UNCLAIMED_SECONDS = 600.0  # how long uploads may lie before their job is queued
 
@@ -34,6 +37,10 @@ UNCLAIMED_SECONDS = 600.0  # how long uploads may lie before their job is queued
 def new_name() -> str:
     """A name no other worker has or had: its machine, its process and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+class OtherWeightsError(Exception):
+    """Another worker serves the same queue with other weights: who asks could not tell which it gets."""
 
 
 class Worker:
@@ -44,6 +51,7 @@ class Worker:
         ttl: seconds after its last heartbeat that a worker counts as dead.
         attempts: times that workers may die with a job before it fails.
         unclaimed: seconds that uploads without a job are kept.
+        weights: the name of the weights set that the engines run.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Worker:
         ttl: int,
         attempts: int = 3,
         unclaimed: float = UNCLAIMED_SECONDS,
+        weights: str | None = None,
     ) -> None:
         self.name = name
         self.engines = engines
@@ -63,9 +72,13 @@ class Worker:
         self.ttl = ttl
         self.attempts = attempts
         self.unclaimed = unclaimed
+        self.weights = weights
         self.queues = [engine.queue for engine in engines]
         self.started_at = datetime.now(timezone.utc)
         self._broken: list[BaseException] = []
+        self._beating_since: float | None = (
+            None  # no heartbeat has failed or been late since then (monotonic)
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then put every job back, within STOP_SECONDS and FAREWELL_SECONDS.
@@ -74,10 +87,12 @@ class Worker:
         it: the caller should end the process.
 
         Raises:
+            OtherWeightsError: before any job is taken.
             BaseException: whatever broke one of the threads; the others have stopped too, so that a worker
                 with a dead engine never looks alive.
         """
         self._arrive(stop)
+        self._beating_since = time.monotonic()
         duties = [self._beat, self._recover, self._sweep, *(engine.run for engine in self.engines)]
         threads = [self._thread(duty, stop) for duty in duties]
         stop.wait()
@@ -106,11 +121,24 @@ class Worker:
         """The first heartbeat: before any job is taken, so that none is taken away from a newcomer."""
         while not stop.is_set():
             try:
+                check_rights(self.jobs.redis, self.queues)
+                self._check_weights()
                 self._beat_once()
+                for warning in warnings(self.jobs.redis):
+                    log.warning(warning, extra={"worker": self.name})
                 return
             except redis.RedisError as error:
-                log.warning("Redis is away: %s", error, extra={"worker": self.name})
-                stop.wait(1)
+                log.warning("%s: %s", explain(error), error, extra={"worker": self.name})
+                stop.wait(ARRIVE_SECONDS)
+
+    def _check_weights(self) -> None:
+        for name, beat in self.jobs.workers().items():
+            shared = [queue for queue in self.queues if queue in beat.queues]
+            if shared and beat.weights is not None and self.weights not in (None, beat.weights):
+                raise OtherWeightsError(
+                    f"inference server {name} serves {shared[0]} with the weights {beat.weights!r}, not "
+                    f"{self.weights!r}: stop it first, or set other queues"
+                )
 
     def _leave(self) -> None:
         try:
@@ -123,29 +151,50 @@ class Worker:
     def _beat(self, stop: threading.Event) -> None:
         pause = self.ttl / 3
         while not stop.wait(pause):
+            pause = self.ttl / 3
+            began = time.monotonic()
             try:
                 self._beat_once()
-                pause = self.ttl / 3
             except redis.RedisError as error:
-                log.warning("no heartbeat: %s", error, extra={"worker": self.name})
-                pause = min(1.0, self.ttl / 3)
+                log.warning("no heartbeat: %s", explain(error), extra={"worker": self.name})
+                pause = min(1.0, pause)
+                self._beating_since = None
+            else:
+                if time.monotonic() - began > self.ttl / 3:  # late: the others' may still be on their way
+                    self._beating_since = None
+                elif self._beating_since is None:
+                    self._beating_since = time.monotonic()
 
     def _beat_once(self) -> None:
         loads = {engine.queue: engine.load() for engine in self.engines}
-        self.jobs.beat(self.name, loads, self.ttl, started_at=self.started_at, memory_bytes=resident_bytes())
+        self.jobs.beat(
+            self.name,
+            loads,
+            self.ttl,
+            started_at=self.started_at,
+            memory_bytes=resident_bytes(),
+            weights=self.weights,
+        )
+
+    def _silence_is_death(self) -> bool:
+        """Whether a worker without a heartbeat must be dead.
+
+        Redis may have been away, or refused to write heartbeats, or hung: then all workers need time to be
+        heard of again. It is over when our own heartbeats have arrived for as long as one lasts.
+        """
+        since = self._beating_since
+        return since is not None and time.monotonic() - since >= self.ttl
 
     def _recover(self, stop: threading.Event) -> None:
-        """Look for jobs of dead workers. Not soon after Redis was away: the others must get to beat again."""
-        wait_until = 0.0
+        """Look for jobs of dead workers."""
         while not stop.wait(self.ttl / 3):
+            if not self._silence_is_death():
+                continue
             try:
-                if time.monotonic() < wait_until or self.jobs.redis_uptime() < self.ttl:
-                    continue
                 for job_id in self.jobs.recover(self.queues, self.attempts):
                     log.warning("job recovered", extra={"job": job_id, "by": self.name})
             except redis.RedisError as error:
-                log.warning("cannot look for dead workers: %s", error, extra={"worker": self.name})
-                wait_until = time.monotonic() + self.ttl
+                log.warning("cannot look for dead workers: %s", explain(error), extra={"worker": self.name})
 
     def _sweep(self, stop: threading.Event) -> None:
         pause = min(SWEEP_SECONDS, self.jobs.ttl / 2)
@@ -153,6 +202,9 @@ class Worker:
             started = time.monotonic()
             try:
                 self.jobs.find_workers(self.queues)
+                if self._silence_is_death():
+                    for job_id in self.jobs.restore(self.queues, self.attempts):
+                        log.warning("job put back into its list", extra={"job": job_id, "by": self.name})
                 if removed := self.storage.sweep(self.jobs.ends, self.unclaimed):
                     log.info("files removed", extra={"files": removed, "worker": self.name})
             except (redis.RedisError, OSError) as error:

@@ -1,9 +1,15 @@
 -- Makes a job: its record, its ticket, its place at the end of the queue.
 -- Returns "accepted" and its id (or the earlier job's of the same idempotency key), or why not: "repeated" (the key
--- was another request's), "full" (the queue), "many" (of the client's jobs).
--- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, longest, most, then fields and values.
-local id, queue, kind, owner, client, key, fingerprint = unpack(ARGV, 1, 7)
-local longest, most = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- was another request's), "full" (the queue), "many" (of the client's jobs have not ended), or which of the limits
+-- of what is kept is reached.
+-- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now, bytes, longest, most, and the most kept jobs
+-- and bytes of all clients and of one; then fields and values.
+local id, queue, kind, owner, client, key, fingerprint, now, bytes = unpack(ARGV, 1, 9)
+local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
+local limits = {
+    {'kept_jobs', tonumber(ARGV[12]), 'kept_bytes', tonumber(ARGV[13])},
+    {'client_kept_jobs', tonumber(ARGV[14]), 'client_kept_bytes', tonumber(ARGV[15])},
+}
 if redis.call('EXISTS', JOB .. id) == 1 then return {'accepted', id} end
 if key ~= '' then
     local earlier = redis.call('GET', IDEMPOTENCY .. owner .. ':' .. key)
@@ -11,6 +17,7 @@ if key ~= '' then
     if made_by == fingerprint then return {'accepted', earlier} end
     if made_by then return {'repeated', earlier} end
 end
+
 local length = redis.call('LLEN', queue)
 if length == 0 then  -- also when somebody has emptied it by hand
     redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
@@ -18,23 +25,34 @@ if length == 0 then  -- also when somebody has emptied it by hand
 elseif longest > 0 and length - redis.call('ZCARD', queue .. CANCELLED) >= longest then
     return {'full', ''}
 end
+for n, place in ipairs(kept_places(client)) do
+    local jobs, most_jobs, total, most_bytes = unpack(limits[n])
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', seconds(now), 'LIMIT', 0, 100)) do
+        forget(place, entry)  -- its record has expired
+    end
+    if most_jobs > 0 and redis.call('ZCARD', place) >= most_jobs then return {jobs, ''} end
+    local sum = tonumber(redis.call('GET', place .. BYTES) or 0)
+    if most_bytes > 0 and sum + tonumber(bytes) > most_bytes then return {total, ''} end
+end
 if most > 0 then
     local unfinished = UNFINISHED .. client
     if redis.call('SCARD', unfinished) >= most then
-        for _, one in ipairs(redis.call('SMEMBERS', unfinished)) do  -- records may have been deleted by hand
-            if redis.call('EXISTS', JOB .. one) == 0 then redis.call('SREM', unfinished, one) end
+        for _, job in ipairs(redis.call('SMEMBERS', unfinished)) do  -- records may have been deleted by hand
+            if redis.call('EXISTS', JOB .. job) == 0 then redis.call('SREM', unfinished, job) end
         end
         if redis.call('SCARD', unfinished) >= most then return {'many', ''} end
     end
     redis.call('SADD', unfinished, id)
 end
+
+if key ~= '' then redis.call('SET', IDEMPOTENCY .. owner .. ':' .. key, id) end
+keep(client, id, bytes, 'inf')
 local ticket = redis.call('INCR', queue .. TICKETS)
-redis.call('HSET', JOB .. id, unpack(ARGV, 10))
-if key ~= '' then
-    redis.call('HSET', JOB .. id, 'idempotency_key', key)
-    redis.call('SET', IDEMPOTENCY .. owner .. ':' .. key, id)
-end
-change(id, {status = 'queued', ticket = ticket})
 redis.call('RPUSH', queue, id)
+local first = {'status', 'queued', 'ticket', ticket, 'seq', 1, 'bytes', bytes, 'idempotency_key', key}
+if key == '' then first = {unpack(first, 1, 8)} end
+for n = 16, #ARGV do first[#first + 1] = ARGV[n] end
+redis.call('HSET', JOB .. id, unpack(first))  -- from here on there is a job
+announce(id, {status = 'queued', ticket = ticket, seq = 1})
 count(kind, 'accepted')
 return {'accepted', id}

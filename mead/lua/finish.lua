@@ -3,10 +3,9 @@
 local queue, worker, id, ttl = unpack(ARGV, 1, 4)
 local fields = {}
 for n = 5, #ARGV, 2 do fields[ARGV[n]] = ARGV[n + 1] end
+local held = holds(worker, id)
+if held then finish(id, fields, ttl) end
 redis.call('LREM', queue .. PROCESSING .. worker, 1, id)
-if holds(worker, id) then
-    finish(id, fields, ttl)
-    return 1
-end
+if held then return 1 end
 -- A call sent twice has ended it all the same; no two results have one path.
 return fields.out_path and redis.call('HGET', JOB .. id, 'out_path') == fields.out_path and 1 or 0

@@ -4,23 +4,19 @@ local worker, now, ttl, most = unpack(ARGV, 1, 4)
 local recovered = {}
 if redis.call('EXISTS', WORKER .. worker) == 1 then return recovered end
 for n = 5, #ARGV do
-    local processing = ARGV[n] .. PROCESSING .. worker
-    local id = redis.call('RPOP', processing)
+    local queue = ARGV[n]
+    local processing = queue .. PROCESSING .. worker
+    local id = redis.call('LINDEX', processing, -1)
     while id do  -- from the newest to the oldest, which comes to lie in front
         if holds(worker, id) then
-            local job = redis.call('HMGET', JOB .. id, 'attempts', 'type')
-            local attempts = tonumber(job[1])
-            if attempts >= tonumber(most) then
-                local times = attempts == 1 and 'once' or attempts .. ' times'
-                finish(id, {status = 'failed', finished_at = now, error_kind = 'internal',
-                    error = 'its worker died ' .. times}, ttl)
-            else
-                count(job[2], 'recovered')
-                put_back(id, ARGV[n], attempts)
-            end
+            recover_job(id, queue, now, ttl, most)
+            recovered[#recovered + 1] = id
+        elseif read(id, 'status')[1] == 'queued' then  -- half taken
+            put_back(id, queue, tonumber(read(id, 'attempts')[1]) or 0)
             recovered[#recovered + 1] = id
         end
-        id = redis.call('RPOP', processing)
+        redis.call('RPOP', processing)
+        id = redis.call('LINDEX', processing, -1)
     end
 end
 redis.call('SREM', WORKERS, worker)

@@ -79,7 +79,7 @@ def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redi
         for command in commands:
             if command.startswith("SET worker:me "):
                 break
-            assert "LMOVE" not in command
+            assert f"LMOVE {QUEUE}" not in command
         assert end_of(jobs, "a").status == "succeeded"
 
 

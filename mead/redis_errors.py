@@ -1,0 +1,95 @@
+"""What Redis's errors mean: which make a connection useless, and what to tell clients.
+
+An error of Redis begins with a code (READONLY, OOM, ...). From within a script, Redis 6.2 puts it in the
+middle of the message, and where a right is missing there is no code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+T = TypeVar("T")
+
+MEANINGS = {
+    "LOADING": "Redis is loading its data",
+    "READONLY": "Redis is a read-only replica",
+    "MASTERDOWN": "Redis is a replica that has lost its primary",
+    "CLUSTERDOWN": "the Redis Cluster is down",
+    "NOREPLICAS": "Redis has too few replicas to accept writes",
+    "OOM": "Redis has no memory left",
+    "MISCONF": "Redis cannot save its data to disk",
+    "NOPERM": "the Redis user lacks a right that the service needs",
+    "NOAUTH": "Redis asks for a password",
+    "WRONGPASS": "Redis does not accept the password",
+    "WRONGTYPE": "a key in Redis has the wrong type",
+    "BUSY": "Redis is busy with a script",
+    "UNBLOCKED": "Redis has changed its role",
+}
+"""What each code says of Redis, in words for clients."""
+
+STALE = frozenset({"LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED"})
+"""Codes after which a new connection may lead to another server: the old one is closed."""
+
+_CODE = re.compile(rf"-?\b({'|'.join(MEANINGS)})\b")
+_MISSING_RIGHT = re.compile(r"The user executing the script can't|no permissions? to", re.IGNORECASE)
+
+
+class RefusedError(redis.ConnectionError):
+    """Redis answered over a connection that is of no use any more. The message begins with Redis's code."""
+
+
+def code_of(error: BaseException) -> str | None:
+    """The code of Redis's answer, as in "OOM"; None where there is no answer, or none with a known code."""
+    code = getattr(error, "status_code", None)
+    if code in MEANINGS:
+        return str(code)
+    found = _CODE.search(str(error))
+    if found:
+        return found[1]
+    if isinstance(error, redis.AuthenticationError):
+        return "WRONGPASS"
+    return "NOPERM" if _MISSING_RIGHT.search(str(error)) else None
+
+
+def explain(error: redis.RedisError) -> str:
+    """What is wrong with Redis, in a few words for clients and the log."""
+    code = code_of(error)
+    if code is not None:
+        return MEANINGS[code]
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
+        return "Redis is away"
+    return "Redis refused a command"
+
+
+class Reconnect(Retry):
+    """Sends a command once more over a new connection where the old one was dropped or is of no use.
+
+    A restarted Redis leaves dead connections in the pool. After a failover open connections stay on the old
+    primary, which is a replica now: they answer, but never take a write again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), retries=1)
+
+    def call_with_retry(self, do: Callable[[], T], *args: Any, **more: Any) -> T:
+        """Run `do`; see redis.retry.Retry.
+
+        Raises:
+            RefusedError: the connection was of no use twice.
+        """
+
+        def refusing() -> T:
+            try:
+                return do()
+            except redis.ResponseError as error:
+                if code_of(error) in STALE:
+                    raise RefusedError(f"{code_of(error)}: {error}") from error
+                raise
+
+        return super().call_with_retry(refusing, *args, **more)
