@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import redis
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
@@ -128,6 +128,20 @@ class Settings(BaseSettings):
         ge=0,
         description="Unfinished jobs one API key may have (one address, without keys); 0 is no limit.",
     )
+    max_kept_jobs: int = Field(
+        100_000,
+        ge=0,
+        description="Records kept of all jobs; each goes JOB_TTL after its end. 0 is no limit.",
+    )
+    max_kept_bytes: int = Field(
+        32 * 2**30, ge=0, description="Bytes kept of all jobs' uploads and results; 0 is no limit."
+    )
+    max_client_kept_jobs: int = Field(
+        50_000, ge=0, description="As MAX_KEPT_JOBS, of one API key (one address, without keys)."
+    )
+    max_client_kept_bytes: int = Field(
+        16 * 2**30, ge=0, description="As MAX_KEPT_BYTES, of one API key (one address, without keys)."
+    )
     max_iterations: int = Field(
         MAX_ITERATIONS, ge=1, le=MAX_ITERATIONS, description="Most optimisation steps a request may ask for."
     )
@@ -153,6 +167,13 @@ class Settings(BaseSettings):
         gt=0,
         description="Pause asked of clients (Retry-After) before they look again or try again; seconds.",
     )
+
+    @field_validator("styleclip_queue")
+    @classmethod
+    def _not_both_models(cls, queue: str, info: ValidationInfo) -> str:
+        if queue == info.data.get("latentrevisions_queue"):
+            raise ValueError("must differ from LATENTREVISIONS_QUEUE: each model has a queue of its own")
+        return queue
 
 
 def connect(settings: Settings) -> redis.Redis:

@@ -24,6 +24,7 @@ from caching_config import Settings
 from mead import log
 from mead.access import check_listening
 from mead.api import create_app
+from mead.readiness import log_problems
 
 __all__ = ["create_app"]
 
@@ -128,6 +129,7 @@ def main() -> None:
     settings = Settings()
     log.set_up(settings)
     check_listening(settings)
+    log_problems(settings)
     allow_open_files()
     give_back_memory()
     CachingServer(settings).run()

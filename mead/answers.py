@@ -47,6 +47,16 @@ class Alive(Answer):
     status: Literal["success"] = "success"
 
 
+class Ready(Answer):
+    """The service can work."""
+
+    status: Literal["success"] = "success"
+    warnings: list[str] = Field(
+        description="What may yet lose jobs.",
+        examples=[["Redis loses accepted jobs when it is restarted (appendonly no): set appendonly yes"]],
+    )
+
+
 class Picture(Answer):
     """A finished picture."""
 

@@ -17,13 +17,15 @@ from werkzeug.exceptions import HTTPException
 
 from caching_config import Settings, connect
 from mead import access, asking, looking, metrics, openapi, page
-from mead.answers import Alive, error_answer, respond, retry_after
+from mead.answers import Alive, Ready, error_answer, respond, retry_after
 from mead.events import Events
 from mead.forms import ApiError
 from mead.jobs import Jobs
-from mead.log import log_requests
+from mead.log import log_requests, reason
 from mead.multipart import FormRequest
 from mead.openapi import Description, describe
+from mead.readiness import what_may_go_wrong, why_not_ready
+from mead.redis_errors import code_of, explain
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,11 @@ def new_app(settings: Settings) -> Flask:
 
     @app.errorhandler(redis.RedisError)
     def on_redis_away(error: redis.RedisError) -> Response:
-        log.warning("Redis is away", extra={"error": type(error).__name__})
-        return on_api_error(ApiError(503, "Redis is away; try again soon"))
+        if code_of(error) is None and isinstance(error, redis.ResponseError):
+            return _on_bug(error)
+        why = explain(error)
+        log.warning(why, extra={"error": reason(error)})
+        return on_api_error(ApiError(503, f"{why}; try again soon"))
 
     @app.errorhandler(OSError)
     def on_storage(error: OSError) -> Response:
@@ -109,13 +114,16 @@ def _health(settings: Settings, jobs: Jobs, storage: Storage) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/readyz")
-    @describe(Description({200: [Alive]}, errors=(503,)))
+    @describe(Description({200: [Ready]}, errors=(503,)))
     def readyz() -> Response:
-        """Whether the service can work: Redis, a live inference server for each model, the disk."""
-        wrong = metrics.why_not_ready(settings, jobs, storage)
+        """Whether the service can work: Redis, a live inference server for each model, the disk.
+
+        `warnings` says what may yet lose jobs, such as a Redis that forgets them when it is restarted.
+        """
+        wrong = why_not_ready(settings, jobs, storage)
         if wrong:
             raise ApiError(503, "; ".join(wrong))
-        return respond(Alive())
+        return respond(Ready(warnings=what_may_go_wrong(jobs)))
 
     return routes
 

@@ -16,9 +16,18 @@ from mead import access
 from mead.answers import Accepted, Picture, accepted, ended
 from mead.events import ClosedError, Events
 from mead.forms import ApiError, Forms, read_idempotency_key
-from mead.jobs import IdempotencyError, Jobs, QueueFullError, TooManyJobsError, UnknownJobError
+from mead.jobs import (
+    IdempotencyError,
+    Jobs,
+    KeptLimitError,
+    KeptLimits,
+    QueueFullError,
+    TooManyJobsError,
+    UnknownJobError,
+)
 from mead.kinds import LATENT_REVISION, STYLECLIP, Kind
 from mead.openapi import Description, describe
+from mead.readiness import RedisRights, queue_problem
 from mead.storage import Storage
 from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
 
@@ -33,7 +42,14 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     routes = Blueprint("asking", __name__)
     forms = Forms(storage, settings)
     queues = (settings.latentrevisions_queue, settings.styleclip_queue)
-    workers = {queue: _Workers(jobs, queue, settings.worker_ttl) for queue in queues}
+    kept = KeptLimits(
+        settings.max_kept_jobs,
+        settings.max_kept_bytes,
+        settings.max_client_kept_jobs,
+        settings.max_client_kept_bytes,
+    )
+    workers = {queue: _Workers(jobs, queue, settings) for queue in queues}
+    rights = RedisRights(settings, jobs)
 
     def described(kind: Kind) -> Description:
         return Description(
@@ -84,6 +100,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         if (request.content_length or 0) > settings.max_upload_bytes:
             raise RequestEntityTooLarge
         key = read_idempotency_key(request)
+        rights.check()
         if not workers[queue].any_alive():  # before a picture is decoded in vain
             raise ApiError(503, NO_WORKER)
         _check_room(storage, settings)
@@ -102,11 +119,12 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
                 fingerprint=form.fingerprint,
                 longest=settings.max_queue_length,
                 most=settings.max_jobs_per_client,
+                kept=kept,
             )
         except redis.RedisError:
             made = job_id  # perhaps: its pictures stay until it is known to have no record
             raise
-        except (QueueFullError, TooManyJobsError) as error:
+        except (QueueFullError, TooManyJobsError, KeptLimitError) as error:
             log.info("job refused", extra={"queue": queue, "why": str(error)})
             raise ApiError(429, str(error)) from error
         except IdempotencyError as error:
@@ -144,18 +162,19 @@ class _Workers:
 
     BELIEVED = 1.0
 
-    def __init__(self, jobs: Jobs, queue: str, ttl: float) -> None:
+    def __init__(self, jobs: Jobs, queue: str, settings: Settings) -> None:
         self.jobs = jobs
         self.queue = queue
-        self.ttl = ttl
+        self.settings = settings
+        self.ttl = settings.worker_ttl
         self._believed_until = 0.0
 
     def any_alive(self) -> bool:
-        """Whether a live worker serves the queue."""
+        """Whether a live worker serves the queue, with the weights that the settings name."""
         now = time.monotonic()
         if now < self._believed_until:
             return True
-        alive = any(self.queue in heartbeat.queues for heartbeat in self.jobs.workers().values())
+        alive = queue_problem(self.queue, self.settings, self.jobs.workers().values()) is None
         if alive:
             self._believed_until = now + self.BELIEVED
         return alive

@@ -1,4 +1,4 @@
-"""Seeing inside: what Prometheus reads at /metrics, and why the service cannot work, if it cannot.
+"""Seeing inside: what Prometheus reads at /metrics.
 
 Everything is read at the moment of asking: from Redis, from the disk, and from the system for each of the
 server's processes. None of them counts on its own, so that the numbers are the same whichever is asked.
@@ -30,6 +30,7 @@ from caching_config import Settings
 from mead.jobs import Heartbeat, Jobs
 from mead.log import reason
 from mead.openapi import Description, describe
+from mead.readiness import queues_of
 from mead.statistics import Histogram, Statistics
 from mead.storage import Storage
 
@@ -53,27 +54,6 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage) -> Blueprint:
     return routes
 
 
-def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]:
-    """Everything that keeps the service from working, each in a few words; nothing when it can work."""
-    wrong = []
-    try:
-        workers = jobs.workers()
-        for queue in _queues(settings):
-            if not any(queue in heartbeat.queues for heartbeat in workers.values()):
-                wrong.append(f"no live worker serves {queue}")
-    except redis.RedisError:
-        wrong.append("Redis is away")
-    try:
-        storage.check()
-        free = storage.free_bytes()
-        if free < settings.min_free_disk_bytes:
-            megabytes = (amount // 2**20 for amount in (free, settings.min_free_disk_bytes))
-            wrong.append("the disk has {} MB left, less than the {} MB to keep free".format(*megabytes))
-    except OSError as error:
-        wrong.append(f"results cannot be stored ({reason(error)})")
-    return wrong
-
-
 class ServiceCollector(Collector):
     """What Redis and the disk say, as Prometheus's metrics."""
 
@@ -86,7 +66,7 @@ class ServiceCollector(Collector):
         """The metrics as of now; without those of Redis when it is away."""
         try:
             statistics = self.jobs.statistics()
-            lengths = {queue: self.jobs.queue_length(queue) for queue in _queues(self.settings)}
+            lengths = {queue: self.jobs.queue_length(queue) for queue in queues_of(self.settings)}
             workers = self.jobs.workers()
         except redis.RedisError as error:
             log.warning("metrics without Redis", extra={"error": reason(error)})
@@ -191,7 +171,3 @@ def _gauge(
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return [(floatToGoString(bound), number) for bound, number in histogram.buckets.items()]
-
-
-def _queues(settings: Settings) -> list[str]:
-    return [settings.latentrevisions_queue, settings.styleclip_queue]

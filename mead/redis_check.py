@@ -11,15 +11,11 @@ from typing import Any
 import redis
 
 from mead import keys
-from mead.redis_errors import code_of
+from mead.redis_errors import MissingRightsError, code_of
 
 log = logging.getLogger(__name__)
 
 _SCRIPT = "return 1"
-
-
-class MissingRightsError(redis.exceptions.NoPermissionError):
-    """The Redis user may not do what the service needs; the message names what is missing."""
 
 
 def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:

@@ -40,13 +40,17 @@ _CODE = re.compile(rf"-?\b({'|'.join(MEANINGS)})\b")
 _MISSING_RIGHT = re.compile(r"The user executing the script can't|no permissions? to", re.IGNORECASE)
 
 
+class MissingRightsError(redis.exceptions.NoPermissionError):
+    """The Redis user may not do what the service needs; the message names what is missing."""
+
+
 class RefusedError(redis.ConnectionError):
     """Redis answered over a connection that is of no use any more. The message begins with Redis's code."""
 
 
 def code_of(error: BaseException) -> str | None:
     """The code of Redis's answer, as in "OOM"; None where there is no answer, or none with a known code."""
-    code = getattr(error, "status_code", None)
+    code = "NOPERM" if isinstance(error, MissingRightsError) else getattr(error, "status_code", None)
     if code in MEANINGS:
         return str(code)
     found = _CODE.search(str(error))
@@ -59,6 +63,8 @@ def code_of(error: BaseException) -> str | None:
 
 def explain(error: redis.RedisError) -> str:
     """What is wrong with Redis, in a few words for clients and the log."""
+    if isinstance(error, MissingRightsError):
+        return str(error)
     code = code_of(error)
     if code is not None:
         return MEANINGS[code]

@@ -1,0 +1,96 @@
+"""Whether the service can work, not just answer: Redis, a live inference server for each model, the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import redis
+
+from caching_config import Settings, connect
+from mead.jobs import Heartbeat, Jobs
+from mead.log import reason
+from mead.redis_check import check_rights, warnings
+from mead.redis_errors import MissingRightsError, explain
+from mead.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+def queues_of(settings: Settings) -> tuple[str, ...]:
+    """The queues that the service serves."""
+    return settings.latentrevisions_queue, settings.styleclip_queue
+
+
+def queue_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) -> str | None:
+    """Why no live worker can do the jobs of a queue; None if one can."""
+    serving = [worker.weights for worker in workers if queue in worker.queues]
+    if not serving:
+        return f"no live worker serves {queue}"
+    if not {None, settings.weights}.intersection(serving):
+        return f"the live worker of {queue} has the weights {serving[0]!r}, not {settings.weights!r}"
+    return None
+
+
+class RedisRights:
+    """Whether the Redis user has every right that the service needs. Once it had, it is not asked again."""
+
+    def __init__(self, settings: Settings, jobs: Jobs) -> None:
+        self.queues = queues_of(settings)
+        self.jobs = jobs
+        self._granted = False
+
+    def check(self) -> None:
+        """Return if it has.
+
+        Raises:
+            MissingRightsError: naming those that are missing.
+            redis.RedisError: Redis is away.
+        """
+        if not self._granted:
+            check_rights(self.jobs.redis, self.queues)
+            self._granted = True
+
+
+def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]:
+    """Everything that keeps the service from working, each in a few words; nothing when it can work."""
+    wrong = []
+    try:
+        workers = jobs.workers().values()
+        problems = [queue_problem(queue, settings, workers) for queue in queues_of(settings)]
+        wrong += [problem for problem in problems if problem]
+        check_rights(jobs.redis, queues_of(settings))
+    except MissingRightsError as error:
+        wrong.append(str(error))
+    except redis.RedisError as error:
+        wrong.append(explain(error))
+    try:
+        storage.check()
+        free = storage.free_bytes()
+        if free < settings.min_free_disk_bytes:
+            megabytes = (amount // 2**20 for amount in (free, settings.min_free_disk_bytes))
+            wrong.append("the disk has {} MB left, less than the {} MB to keep free".format(*megabytes))
+    except OSError as error:
+        wrong.append(f"results cannot be stored ({reason(error)})")
+    return wrong
+
+
+def what_may_go_wrong(jobs: Jobs) -> list[str]:
+    """How Redis is set up to lose jobs, each in a sentence; nothing when it keeps them, or is away."""
+    try:
+        return warnings(jobs.redis)
+    except redis.RedisError:
+        return []
+
+
+def log_problems(settings: Settings) -> None:
+    """Say in the log what is wrong with Redis, as a server starts."""
+    jobs = Jobs(connect(settings), settings.job_ttl)
+    try:
+        check_rights(jobs.redis, queues_of(settings))
+        found = warnings(jobs.redis)
+    except redis.RedisError as error:
+        found = [explain(error)]
+    for problem in found:
+        log.warning(problem)
+    jobs.redis.close()
