@@ -231,7 +231,7 @@ class Jobs:
         named = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint, now, bytes_stored]
         limits = [longest or 0, most or 0, *astuple(kept)]
         fields = _flat({**parameters, **record})
-        outcome, accepted = cast("tuple[str, str]", self._enqueue([], [*named, *limits, *fields]))
+        outcome, accepted = cast("tuple[str, str]", self._enqueue(*named, *limits, *fields))
         if outcome == "full":
             raise QueueFullError(queue, longest or 0)
         if outcome == "many":
@@ -271,7 +271,7 @@ class Jobs:
         Raises:
             UnknownJobError: if there is no such job.
         """
-        outcome = self._cancel([], [job_id, _now(), self.ttl])
+        outcome = self._cancel(job_id, _now(), self.ttl)
         if outcome == -1:
             raise UnknownJobError(job_id)
         return bool(outcome)
@@ -318,7 +318,7 @@ class Jobs:
             NotAloneError: such a job is the next, and the worker is not alone.
         """
         while True:
-            answer = self._claim([], [queue, worker, _now(), int(alone)])
+            answer = self._claim(queue, worker, _now(), int(alone))
             if not answer:
                 return None
             if answer == "alone":
@@ -338,7 +338,7 @@ class Jobs:
         why = f"its record in Redis is damaged: {_first_problem(error)}"
         log.error("job failed", extra={"job": job_id, "worker": worker, "error": why})
         fields = _flat({"status": "failed", "error": why, "error_kind": "internal", "finished_at": _now()})
-        self._finish([], [queue, worker, job_id, self.ttl, *fields])
+        self._finish(queue, worker, job_id, self.ttl, *fields)
 
     def wait_for_work(self, queue: str, timeout: float) -> None:
         """Return when the queue has a job, or after `timeout` seconds.
@@ -354,7 +354,7 @@ class Jobs:
         for one in progress:
             loss = round(one.loss, 6) if math.isfinite(one.loss) else ""
             told += [one.job_id, one.steps, one.total_steps, loss]
-        lost, watched, held = cast("list[list[str]]", self._report([], [queue, worker, *told]))
+        lost, watched, held = cast("list[list[str]]", self._report(queue, worker, *told))
         return Standing(frozenset(lost), frozenset(watched), tuple(held))
 
     def succeed(self, job: Job, worker: str, out_path: str, bytes_stored: int = 0) -> bool:
@@ -378,7 +378,7 @@ class Jobs:
     def _end(self, job: Job, worker: str, change: dict[str, str]) -> bool:
         """HSET the end, EXPIRE the record, LREM the id from the worker's list."""
         fields = _flat({**change, "finished_at": _now()})
-        return bool(self._finish([], [job.queue, worker, job.id, self.ttl, *fields]))
+        return bool(self._finish(job.queue, worker, job.id, self.ttl, *fields))
 
     def put_back(self, queue: str, worker: str, job_ids: Sequence[str] = ()) -> list[str]:
         """Hand jobs back unfinished: to the front of their queue (LPUSH), as if they had not been taken.
@@ -389,7 +389,7 @@ class Jobs:
         Returns:
             The ids of those that were its to hand back.
         """
-        return cast("list[str]", self._put_back([], [queue, worker, *job_ids]))
+        return cast("list[str]", self._put_back(queue, worker, *job_ids))
 
     # For whoever looks after workers
 
@@ -427,7 +427,7 @@ class Jobs:
 
     def leave(self, worker: str, queues: Iterable[str]) -> None:
         """Take back the heartbeat of a worker that stops (DEL), and its name (SREM) if it holds no job."""
-        self._leave([], [worker, *queues])
+        self._leave(worker, *queues)
 
     def workers(self) -> dict[str, Heartbeat]:
         """The live workers whose heartbeats can be read (SMEMBERS, MGET)."""
@@ -450,7 +450,7 @@ class Jobs:
         recovered: list[str] = []
         for name, beat in self._heartbeats().items():
             if beat is None:
-                answer = self._recover([], [name, _now(), self.ttl, attempts, *queues])
+                answer = self._recover(name, _now(), self.ttl, attempts, *queues)
                 recovered += cast("list[str]", answer)
         return recovered
 
@@ -486,7 +486,7 @@ class Jobs:
             where = queue if status == "queued" else processing_key(queue, worker or "")
             if where not in lists:
                 lists[where] = set(cast("list[str]", self.redis.lrange(where, 0, -1)))
-            if job_id not in lists[where] and self._restore([], [job_id, _now(), self.ttl, attempts]):
+            if job_id not in lists[where] and self._restore(job_id, _now(), self.ttl, attempts):
                 restored.append(job_id)
         return restored
 

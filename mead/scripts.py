@@ -9,10 +9,11 @@ Cluster does not).
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import redis
-from redis.commands.core import Script
 
 from mead import keys
 from mead.statistics import BUCKETS
@@ -31,8 +32,28 @@ local KEPT, BYTES = '{keys.KEPT_KEY}', '{keys.kept_bytes_key("")}'
 """
 
 
+class Script:
+    """A script that Redis keeps once it has seen it (EVALSHA).
+
+    Where Redis does not have it, its text goes along (EVAL). redis-py's own class loads the text first,
+    perhaps into another Redis than the one that is to run it: a failover may come between.
+    """
+
+    def __init__(self, client: redis.Redis, text: str) -> None:
+        self.client = client
+        self.text = text
+        self.sha = hashlib.sha1(text.encode()).hexdigest()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it; what it returns."""
+        try:
+            return self.client.evalsha(self.sha, 0, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self.client.eval(self.text, 0, *arguments)
+
+
 def load_script(client: redis.Redis, name: str) -> Script:
-    """The script mead/lua/NAME.lua, to be called with ([], its arguments)."""
+    """The script mead/lua/NAME.lua."""
     common, script = ((_FOLDER / f"{part}.lua").read_text("utf-8") for part in ("common", name))
     run = f"local function run()\n{script}end\nlocal answer = run()\npublish()\nreturn answer\n"
-    return client.register_script(_NAMES + common + run)
+    return Script(client, _NAMES + common + run)

@@ -65,6 +65,10 @@ local function holds(worker, id)
     return held[1] == 'processing' and held[2] == worker
 end
 
+-- Lets a script go on when Redis's memory is full: Redis refuses its first write then, if that may take memory, but no
+-- later one. A job that runs must be able to report and to end. The record of such a job has no time to live.
+local function even_without_memory(id) redis.call('PERSIST', JOB .. id) end
+
 -- What is kept of jobs, of all clients and of one: entries ID:BYTES in a sorted set, by the second in which they go
 -- (inf while the job has not ended), and beside it the sum of their bytes.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
@@ -91,6 +95,7 @@ local function finish(id, fields, ttl)
     local job = read(id, 'status', 'type', 'started_at', 'owner', 'client', 'idempotency_key', 'bytes')
     local client, bytes = job[5] or '', job[7] or '0'
     fields.bytes = fields.bytes or bytes
+    even_without_memory(id)
     change(id, fields)
     redis.call('EXPIRE', JOB .. id, ttl)
     if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. (job[4] or '') .. ':' .. job[6], ttl) end

@@ -6,6 +6,7 @@ local lost, watched = {}, {}
 for n = 3, #ARGV, 4 do
     local id = ARGV[n]
     if holds(worker, id) then
+        even_without_memory(id)
         change(id, {status = 'processing', steps = tonumber(ARGV[n + 1]),
             total_steps = tonumber(ARGV[n + 2]), loss = tonumber(ARGV[n + 3])})
         if redis.call('EXISTS', PREVIEW .. id) == 1 then watched[#watched + 1] = id end

@@ -11,8 +11,11 @@ import pytest
 import redis
 
 from mead.jobs import (
+    DamagedRecordError,
     IdempotencyError,
     Jobs,
+    KeptLimitError,
+    KeptLimits,
     NotAloneError,
     Progress,
     QueueFullError,
@@ -500,3 +503,151 @@ def test_a_long_queue_of_cancelled_jobs(jobs: Jobs) -> None:
     assert jobs.rank(last) == 1 and jobs.queue_length(QUEUE) == 2
     claimed = [jobs.claim(QUEUE, "me") for _ in range(3)]
     assert [job.id if job else None for job in claimed] == ["0", "1999", None]
+
+
+# Records and lists that somebody has changed by hand
+
+
+def test_a_damaged_record_is_no_job(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    client.hset("job:a", "steps", "many")
+    client.hset("job:b", "id", "b")
+    client.rpush("job:c", "x")
+    for name in "abc":
+        with pytest.raises(DamagedRecordError):
+            jobs.get(name)
+    assert set(jobs.ends(list("abcd"))) == {"a"}
+
+
+def test_damaged_records_stop_no_queue(jobs: Jobs, client: redis.Redis) -> None:
+    """Ids without a record, of another type, with fields that cannot be read: the next good job is taken."""
+    client.rpush(QUEUE, "nonsense", "a b c")
+    client.rpush("job:list", "x")
+    client.rpush(QUEUE, "list")
+    client.hset(
+        "job:evil", mapping={"id": "evil", "type": "lr", "status": "queued", "created_at": "yesterday"}
+    )
+    client.rpush(QUEUE, "evil")
+    put(jobs, "good")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "good"
+    assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == ["good"]
+    status, error, kind = client.hmget("job:evil", "status", "error", "error_kind")
+    assert status == "failed" and kind == "internal" and error.startswith("its record in Redis is damaged: ")
+    assert client.ttl("job:evil") > 0
+
+
+def test_a_heartbeat_that_cannot_be_read(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.beat("me", [QUEUE], LIMIT)
+    jobs.beat("odd", [QUEUE], LIMIT)
+    client.set("worker:odd", "hello")
+    assert set(jobs.workers()) == {"me"}
+    put(jobs, "a")
+    assert jobs.claim(QUEUE, "odd") is not None
+    assert jobs.recover([QUEUE], 3) == [], "its key is there, so it lives"
+
+
+def test_jobs_that_are_in_no_list_are_put_back(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, *"abcdefg")
+    jobs.beat("alive", [QUEUE], LIMIT)
+    assert jobs.claim(QUEUE, "alive") and jobs.claim(QUEUE, "dead")  # a and b
+    jobs.cancel("g")
+    client.delete(QUEUE, f"{QUEUE}:processing:alive", f"{QUEUE}:processing:dead")
+    put(jobs, "h")
+    client.hset("job:probe", "x", 1)
+    assert sorted(jobs.restore([QUEUE], attempts=3)) == list("abcdef")
+    assert client.lrange(f"{QUEUE}:processing:alive", 0, -1) == ["a"]
+    assert sorted(client.lrange(QUEUE, 0, -1)) == list("bcdefh")
+    assert jobs.restore([QUEUE], attempts=3) == []
+    alone = jobs.get("b")
+    assert alone.status == "queued" and alone.attempts == 1
+    for name in "cdefh":
+        assert jobs.get(name).attempts == 0
+
+
+def test_what_was_half_taken_is_put_back(jobs: Jobs, client: redis.Redis) -> None:
+    """A claim that was stopped after it had moved the id, and before it wrote the record."""
+    put(jobs, "a", "b")
+    jobs.beat("me", [QUEUE], LIMIT)
+    for worker, undo in (
+        ("me", lambda: jobs.put_back(QUEUE, "me")),
+        ("dead", lambda: jobs.recover([QUEUE], 3)),
+    ):
+        client.lmove(QUEUE, f"{QUEUE}:processing:{worker}", "LEFT", "RIGHT")
+        client.sadd("workers", worker)
+        assert undo() == ["a"]
+        assert client.lrange(QUEUE, 0, -1) == ["a", "b"] and jobs.get("a").attempts == 0
+        assert not client.exists(f"{QUEUE}:processing:{worker}")
+
+
+# What is kept
+
+
+def kept(client: redis.Redis, whose: str = "") -> tuple[int, int]:
+    """Records and bytes that are counted, of all or of one client."""
+    key = f"kept{whose}"
+    return client.zcard(key), int(client.get(f"{key}:bytes") or 0)
+
+
+def test_what_is_kept_is_counted(jobs: Jobs, client: redis.Redis) -> None:
+    for name, owner in zip("abcd", ("ann", "ann", "ann", "bob"), strict=True):
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": name}, owner=owner, bytes_stored=100)
+    assert kept(client) == (4, 400) and kept(client, ":ann") == (3, 300) and kept(client, ":bob") == (1, 100)
+    assert jobs.cancel("a")
+    assert kept(client, ":ann") == (3, 200)
+    b, c, d = (jobs.claim(QUEUE, "me") for _ in "bcd")
+    assert b and c and d
+    jobs.succeed(b, "me", "b.png", bytes_stored=30)
+    jobs.fail(c, "me", "a bug", "internal")
+    jobs.fail(d, "me", "no face", "input")
+    assert kept(client, ":ann") == (3, 130) and kept(client, ":bob") == (1, 0) and kept(client) == (4, 130)
+    assert 0 < client.ttl("kept:ann") <= jobs.ttl and 0 < client.ttl("kept:ann:bytes") <= jobs.ttl
+    jobs.enqueue("e", "lr", QUEUE, {"prompt": "e"}, owner="ann", bytes_stored=5)
+    assert client.ttl("kept:ann") == -1, "a job that has not ended is counted however long it waits"
+
+
+def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.ttl = 1
+    limits = KeptLimits(client_kept_jobs=2, client_kept_bytes=250)
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        jobs.fail(job, "me", "a bug", "internal")
+    with pytest.raises(KeptLimitError):
+        jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", kept=limits)
+    jobs.enqueue("c", "lr", QUEUE, {}, owner="bob", kept=limits)
+    deadline = datetime.now(timezone.utc).timestamp() + LIMIT
+    while client.exists("job:a", "job:b"):
+        assert datetime.now(timezone.utc).timestamp() < deadline
+    while True:
+        try:
+            assert jobs.enqueue("d", "lr", QUEUE, {}, owner="ann", bytes_stored=7, kept=limits) == "d"
+            break
+        except KeptLimitError:  # counted by whole seconds
+            assert datetime.now(timezone.utc).timestamp() < deadline
+    assert kept(client, ":ann") == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        (KeptLimits(kept_jobs=2), "MAX_KEPT_JOBS"),
+        (KeptLimits(kept_bytes=250), "MAX_KEPT_BYTES"),
+        (KeptLimits(client_kept_jobs=2), "MAX_CLIENT_KEPT_JOBS"),
+        (KeptLimits(client_kept_bytes=250), "MAX_CLIENT_KEPT_BYTES"),
+    ],
+)
+def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: KeptLimits, named: str) -> None:
+    """Cancelled jobs count as well: a client cannot pass the limits by cancelling what it has made."""
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+    if named.endswith("JOBS"):
+        jobs.cancel("a")
+    with pytest.raises(KeptLimitError, match=named):
+        jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", bytes_stored=100, idempotency_key="k", kept=limits)
+    assert (
+        not client.exists("job:c")
+        and not client.exists("idempotency:ann:k")
+        and jobs.queue_length(QUEUE) <= 2
+    )

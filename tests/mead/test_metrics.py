@@ -176,3 +176,16 @@ def test_redis_is_away(mortal_redis: RedisServer, settings: Settings) -> None:
     assert value("mead_redis_up") == 0 and value("process_resident_memory_bytes", pid=str(os.getpid()))
     mortal_redis.start()
     assert samples(door)("mead_redis_up") == 1
+
+
+def test_weights_must_be_those_of_the_workers(door: FlaskClient, jobs: Jobs) -> None:
+    jobs.beat("me", QUEUES, 60, weights="full")
+    answer = door.get("/readyz")
+    assert answer.status_code == 503
+    for queue in QUEUES:
+        assert (
+            f"the live worker of {queue} has the weights 'full', not 'demo'" in answer.get_json()["message"]
+        )
+    assert door.post("/latent_revision", data={"prompt": "a house"}).status_code == 503
+    jobs.beat("me", QUEUES, 60, weights="demo")
+    assert door.get("/readyz").get_json() == {"status": "success", "warnings": []}

@@ -19,7 +19,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.storage import Storage, write_picture
-from mead.worker import Worker, new_name
+from mead.worker import OtherWeightsError, Worker, new_name
 from tests.conftest import end_of
 
 QUEUE = "latentrevisions_queue"
@@ -193,3 +193,49 @@ def test_a_full_disk_fails_the_job_and_heals(worker: Worker, jobs: Jobs, storage
     assert job.status == "succeeded"
     assert [str(path) for path in storage.results.iterdir()] == [job.out_path]
     assert not list(storage.previews.iterdir())
+
+
+def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    """No heartbeat arrives while Redis refuses writes: nobody is taken for dead, not even some time later."""
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    put(jobs, "a")
+    other = jobs.claim(QUEUE, "other")
+    assert other is not None
+    jobs.beat("other", [QUEUE], LIMIT)
+    worker = Worker(
+        "me",
+        [Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, 0.1)],
+        jobs,
+        storage,
+        ttl=1,
+    )
+    with at_work(worker):
+        eventually(lambda: "me" in jobs.workers())
+        jobs.redis.config_set("maxmemory", "1kb")
+        jobs.redis.delete("worker:other")
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            assert jobs.get("a").worker == "other" and jobs.get("a").attempts == 1
+        assert "me" in jobs.workers(), "its own heartbeat is kept alive"
+        jobs.redis.config_set("maxmemory", "0")
+        jobs.beat("other", [QUEUE], LIMIT)
+        put(jobs, "b")
+        assert end_of(jobs, "b").status == "succeeded"
+        assert jobs.get("a").worker == "other"
+
+
+def test_no_two_sets_of_weights_on_one_queue(worker: Worker, jobs: Jobs) -> None:
+    worker.weights = "demo"
+    jobs.beat("older", [QUEUE], LIMIT)  # says nothing of its weights
+    jobs.beat("another", [QUEUE], LIMIT, weights="full")
+    with pytest.raises(
+        OtherWeightsError, match="another serves latentrevisions_queue with the weights 'full'"
+    ):
+        worker.run(threading.Event())
+    assert "me" not in jobs.workers()
+    jobs.beat("another", [QUEUE], LIMIT, weights="demo")
+    put(jobs, "a")
+    with at_work(worker):
+        assert end_of(jobs, "a").status == "succeeded"
+        assert jobs.workers()["me"].weights == "demo"
