@@ -1,11 +1,13 @@
 """Real jobs while everything is killed at random: `python -m benchmarks.chaos --jobs 500 --seconds 240`.
 
-Runs Redis and gunicorn with the shipped settings and two inference servers on the demo weights. Every second
-one of them that has had a moment's peace is killed (SIGKILL), stopped for a while (SIGSTOP) or told to end
-(SIGTERM), and started again. Meanwhile clients post jobs of a few steps, wait, follow the events, hang up,
-cancel, and repeat what got no answer with the same Idempotency-Key. Then everything is left in peace until
-the jobs have ended, and the books are checked: what clients were told against what the records, the counters
-and the folders say. Lost, ended twice, stuck and files left over must all be 0.
+Runs Redis with a replica, gunicorn with the shipped settings and two inference servers on the demo weights.
+About every second one of them that has run undisturbed for a while is killed (SIGKILL), stopped for a while
+(SIGSTOP) or told to end (SIGTERM), and started again; or Redis runs out of memory, becomes read-only, fails
+over to its replica, or drops all connections and scripts. Meanwhile clients post jobs of a few steps, wait,
+follow the events, hang up, cancel, see their job's record deleted, and repeat what got no answer with the
+same Idempotency-Key. Then everything is left alone until the jobs have ended, and what clients were told is
+compared with what the records, the counters and the folders say. Lost, ended twice, stuck and files left over
+must all be 0.
 
 - accepted: jobs whose id a client was told;
 - lost: of those, the ones without a record, or succeeded without a picture;
@@ -28,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,6 +44,7 @@ import redis
 import requests
 from PIL import Image
 
+from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
 from mead.cli import PHOTOS
 from mead.job import ENDED
@@ -56,7 +59,7 @@ TIMEOUT = 60.0  # seconds a client waits for bytes
 PATIENCE = 300.0  # seconds that jobs may take to end once there is peace
 
 
-# What is killed
+# What is hit
 
 
 class Part:
@@ -122,6 +125,43 @@ class Part:
         return time.monotonic() - began
 
 
+class RedisPair:
+    """What is done to Redis beside killing it. Its Part is whichever of two processes is the primary."""
+
+    def __init__(self, parts: tuple[Part, Part], ports: tuple[int, int], name: Name) -> None:
+        self.parts = parts
+        self.ports = ports
+        self.name = name
+        follow(ports[1], ports[0])
+
+    @property
+    def primary(self) -> Part:
+        """The process that takes writes now."""
+        return self.parts[self.ports.index(self.name.target)]
+
+    def hit(self, rng: random.Random) -> str:
+        """Do one of the things; its name. What could not be done changes nothing."""
+        what = rng.choice(["out of memory", "read-only", "failover", "connections dropped"])
+        with redis.Redis(port=self.name.target, socket_timeout=30) as client:
+            if what == "out of memory":
+                client.config_set("maxmemory", "1kb")
+                time.sleep(rng.uniform(0.5, 3 * WORKER_TTL))
+                client.config_set("maxmemory", "0")
+            elif what == "read-only":
+                client.execute_command("REPLICAOF", "127.0.0.1", 1)
+                time.sleep(rng.uniform(0.5, 3 * WORKER_TTL))
+                client.execute_command("REPLICAOF", "NO", "ONE")
+            elif what == "failover":
+                old, new = self.name.target, sum(self.ports) - self.name.target
+                follow(new, old)
+                fail_over(old, new, self.name)
+            else:
+                for kind in ("normal", "pubsub"):
+                    client.execute_command("CLIENT", "KILL", "TYPE", kind)
+                client.script_flush()
+        return what
+
+
 class Chaos:
     """Hits one part a second until told to stop.
 
@@ -130,19 +170,22 @@ class Chaos:
         endings: the longest that each part took to end when told to, in seconds.
     """
 
-    def __init__(self, parts: Sequence[Part], seed: int) -> None:
-        self.parts = parts
+    def __init__(self, pair: RedisPair, servers: Sequence[Part], seed: int) -> None:
+        self.pair = pair
+        self.servers = servers
         self.random = random.Random(seed)
         self.hits: Counter[str] = Counter()
         self.endings: dict[str, float] = defaultdict(float)
         self.died: list[str] = []  # what ended though nobody had hit it
+        self.failed: list[str] = []  # hits that did not succeed
         self._under_way: list[threading.Thread] = []
 
     def run(self, stop: threading.Event) -> None:
         """Hit until `stop` is set; then let everything recover."""
         while not stop.wait(self.random.uniform(0.6, 1.4)):
             now = time.monotonic()
-            restful = [part for part in self.parts if part.left_alone_until < now and not part.busy.locked()]
+            parts = [self.pair.primary, *self.servers]
+            restful = [part for part in parts if part.left_alone_until < now and not part.busy.locked()]
             if restful:
                 hit = threading.Thread(target=self.hit, args=[self.random.choice(restful)])
                 hit.start()
@@ -156,6 +199,13 @@ class Chaos:
             if part.process.poll() is not None:
                 self.died.append(f"{part.name} ({part.process.returncode})")
                 part.start()
+                return
+            if part is self.pair.primary and self.random.random() < 0.5:
+                try:
+                    self.hits[f"Redis {self.pair.hit(self.random)}"] += 1
+                except (redis.RedisError, TimeoutError) as error:
+                    self.failed.append(f"Redis could not be hit: {error}")
+                part.rest()
                 return
             what = self.random.choices(["kill -9", "SIGSTOP", "SIGTERM"], [4, 3, 3])[0]
             self.hits[f"{what} {part.name}"] += 1
@@ -201,8 +251,10 @@ class NotAnsweredError(Exception):
 class Clients:
     """Ask for jobs in every way, and note what they are told."""
 
-    def __init__(self, url: str, jobs: int, seconds: float, seed: int) -> None:
+    def __init__(self, url: str, jobs: int, seconds: float, seed: int, client: redis.Redis) -> None:
         self.url = url
+        self.redis = client
+        self.forgotten: dict[str, dict[str, str]] = {}  # records that were deleted, as they were then
         self.address = url.removeprefix("http://")
         self.jobs = jobs
         self.pause = seconds / jobs
@@ -228,8 +280,8 @@ class Clients:
         time.sleep(max(0.0, self.began + number * self.pause - time.monotonic()))
         rng = random.Random(f"{self.seed} {number}")
         asked = Asked(key=f"chaos-{self.seed}-{number}")
-        ways = [self.leave, self.wait, self.hang_up, self.cancel, self.follow, self.twice]
-        way = rng.choices(ways, [3, 3, 2, 2, 2, 1])[0]
+        ways = [self.leave, self.wait, self.hang_up, self.cancel, self.follow, self.twice, self.be_forgotten]
+        way = rng.choices(ways, [3, 3, 2, 2, 2, 1, 1])[0]
         with self._lock:
             self.asked.append(asked)
         give_up = time.monotonic() + PATIENCE
@@ -298,6 +350,27 @@ class Clients:
                     return
         raise NotAnsweredError  # the stream broke off
 
+    def be_forgotten(self, asked: Asked, rng: random.Random) -> None:
+        """Post and follow the events of a job whose record is deleted meanwhile: the stream must end."""
+        if not asked.ids:
+            self._post(asked, {"Prefer": "respond-async"})
+        (job_id, *_) = asked.ids
+        url = f"{self.url}/jobs/{job_id}/events"
+        with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == 404 and job_id in self.forgotten:
+                return
+            if answer.status_code not in (200, 204):
+                self._refused(asked, answer.status_code, answer.text)
+            with self.redis.pipeline() as pipe:
+                pipe.hgetall(job_key(job_id)).delete(job_key(job_id))
+                record, deleted = pipe.execute()
+            if deleted:
+                self.forgotten[job_id] = record
+            try:
+                deque(answer.iter_content(None), maxlen=0)
+            except requests.ReadTimeout:
+                self.wrong.append(f"{asked.key} waits for a job whose record is gone")
+
     def twice(self, asked: Asked, rng: random.Random) -> None:
         """Post the same at the same time."""
         with ThreadPoolExecutor(2) as pool:
@@ -356,6 +429,7 @@ class Books:
     """What a run came to. Each of the last four holds a line for each thing that must not be."""
 
     accepted: int = 0
+    forgotten: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     swept: int = 0
@@ -369,9 +443,11 @@ class Books:
         return not (self.lost or self.ended_twice or self.stuck or self.files_left_over)
 
 
-def check(asked: Sequence[Asked], url: str, jobs: Jobs, storage: Storage, settings: Settings) -> Books:
+def check(clients: Clients, jobs: Jobs, storage: Storage, settings: Settings) -> Books:
     """Compare what clients were told with the records, the counters and the folders."""
     books = Books()
+    asked, url, forgotten = clients.asked, clients.url, clients.forgotten
+    books.forgotten = len(forgotten)
     queues = [settings.latentrevisions_queue, settings.styleclip_queue]
     told = {job_id: one for one in asked for job_id in one.ids}
     books.accepted = len(told)
@@ -389,6 +465,8 @@ def check(asked: Sequence[Asked], url: str, jobs: Jobs, storage: Storage, settin
             if not record.get("error"):
                 books.lost.append(f"{job_id} failed without a reason")
     for job_id, one in told.items():
+        if job_id in forgotten:
+            continue
         known = records.get(job_id)
         if known is None:
             books.lost.append(f"{job_id} has no record")
@@ -399,7 +477,8 @@ def check(asked: Sequence[Asked], url: str, jobs: Jobs, storage: Storage, settin
             books.ended_twice.append(f"{job_id} is {known['status']}; told was {sorted(one.ends)}")
     books.ended_twice += [f"{one.key} made {sorted(one.ids)}" for one in asked if len(one.ids) > 1]
     for kind, counted in jobs.statistics().items():
-        by_status = Counter(record["status"] for record in records.values() if record["type"] == kind)
+        every = [*records.values(), *forgotten.values()]
+        by_status = Counter(record["status"] for record in every if record["type"] == kind)
         for status in ENDED:
             if counted.ended[status] != by_status[status]:
                 books.ended_twice.append(
@@ -445,6 +524,7 @@ class Run:
     hits: Counter[str]
     endings: dict[str, float]
     died: list[str]
+    failed: list[str]
     answers: Counter[str]
     wrong: list[str]
     seconds: float
@@ -458,8 +538,9 @@ class Run:
 def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
     """Run the service in `folder` and hit it for `seconds` while clients ask for `jobs` jobs."""
     began = time.monotonic()
-    redis_port, port = free_port(), free_port()
-    url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{redis_port}/0"
+    redis_ports, port = (free_port(), free_port()), free_port()
+    address = Name(redis_ports[0])
+    url, redis_url = f"http://127.0.0.1:{port}", f"redis://127.0.0.1:{address.port}/0"
     environment = {
         "REDIS_URL": redis_url,
         "DATA_DIR": str(folder / "data"),
@@ -468,9 +549,14 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         "TORCH_THREADS": "1",
         "API_KEYS": "",
     }
-    (folder / "redis").mkdir()
+
+    def redis_command(number: int) -> list[str | Path]:
+        (folder / f"redis {number}").mkdir()
+        return [find_redis(), *redis_options(redis_ports[number], folder / f"redis {number}")]
+
     commands: dict[str, tuple[list[str | Path], tuple[float, float]]] = {
-        "Redis": ([find_redis(), *redis_options(redis_port, folder / "redis")], (2, 8)),
+        "Redis": (redis_command(0), (2, 8)),
+        "Redis, the other": (redis_command(1), (2, 8)),
         "gunicorn": ([sys.executable, REPOSITORY / "caching_server.py"], (3, 8)),
         "inference server 1": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
         "inference server 2": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
@@ -485,7 +571,8 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         _wait_until(lambda: _ready(url), "the service is not ready", 180)
         for part in parts:
             part.rest()
-        chaos, clients = Chaos(parts, seed), Clients(url, jobs, seconds, seed)
+        pair = RedisPair((parts[0], parts[1]), redis_ports, address)
+        chaos, clients = Chaos(pair, parts[2:], seed), Clients(url, jobs, seconds, seed, store.redis)
         stop = threading.Event()
         hitting = threading.Thread(target=chaos.run, args=[stop])
         asking = threading.Thread(target=clients.run)
@@ -504,12 +591,14 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
             _wait_until(lambda: _all_ended(store, settings), "jobs do not end", PATIENCE)
         _wait_until(lambda: _ready(url), "the service does not come back", PATIENCE)
         took = time.monotonic() - left_alone
-        books = check(clients.asked, url, store, Storage(settings.data_dir), settings)
+        books = check(clients, store, Storage(settings.data_dir), settings)
+        address.close()
     return Run(
         books,
         chaos.hits,
         dict(chaos.endings),
         chaos.died,
+        chaos.failed,
         clients.answers,
         clients.wrong,
         time.monotonic() - began,
@@ -560,6 +649,7 @@ def show(found: Run) -> None:
     print(f"peace until every job had ended: {found.peace_seconds:.0f} s; all of it {found.seconds:.0f} s")
     unknown = sum(books.ended.values()) - books.accepted
     print(f"accepted            {books.accepted:6}   and {unknown} whose client was never told")
+    print(f"record deleted      {books.forgotten:6}")
     print(f"succeeded           {books.ended['succeeded']:6}")
     print(f"cancelled           {books.ended['cancelled']:6}")
     print(f"failed with reason  {books.ended['failed']:6}   {dict(books.reasons)}")
@@ -572,6 +662,8 @@ def show(found: Run) -> None:
     }
     for name, lines in must_not_be.items():
         print(f"{name:19} {len(lines):6}")
+    for line in found.failed:
+        print(f"not hit: {line}")
     for line in [*chain(*must_not_be.values()), *found.wrong, *(f"{one} died unhit" for one in found.died)]:
         print(f"WRONG: {line}")
 

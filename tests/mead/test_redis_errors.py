@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
 from mead.api import create_app
 from mead.jobs import Jobs, Progress
@@ -20,7 +17,6 @@ from tests.conftest import RedisServer
 
 QUEUE = "latentrevisions_queue"
 QUEUES = (QUEUE, "styleclip_queue")
-LIMIT = 60
 
 
 @pytest.fixture
@@ -113,46 +109,13 @@ def test_reads_go_on_while_memory_is_full(server: RedisServer, tmp_path: Path) -
     assert code_of(wrong.value) == "OOM"
 
 
-class Name:
-    """An address that leads to one Redis, then to another, as a name does after a failover."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self) -> None:
-        """Lead each new connection on; old ones stay where they lead."""
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target))
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=self.carry, args=pair, daemon=True).start()
-
-    @staticmethod
-    def carry(source: socket.socket, to: socket.socket) -> None:
-        """Carry bytes until one side closes."""
-        try:
-            while data := source.recv(65536):
-                to.sendall(data)
-        except OSError:
-            pass
-        for end in (source, to):
-            with end, contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
     """A primary and its replica."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     primary, replica = RedisServer(tmp_path / "a"), RedisServer(tmp_path / "b")
-    redis.Redis.from_url(replica.url).execute_command("REPLICAOF", "127.0.0.1", primary.port)
+    follow(replica.port, primary.port)
     yield primary, replica
     primary.stop()
     replica.stop()
@@ -160,24 +123,18 @@ def replicas(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 
 def test_a_planned_failover(replicas: tuple[RedisServer, RedisServer]) -> None:
     """Open connections stay on the old primary, which is read-only now; each is given up as it says so."""
-    old, new = (redis.Redis.from_url(server.url) for server in replicas)
-    name = Name(replicas[0].port)
+    old, new = replicas
+    name = Name(old.port)
     client = connect(Settings(redis_url=f"redis://127.0.0.1:{name.port}/0"))
     jobs = Jobs(client, 600)
     with client.pubsub() as busy:  # holds a connection of its own
         busy.subscribe("something")
         jobs.enqueue("a", "lr", QUEUE, {"prompt": "a"})
-        deadline = time.monotonic() + LIMIT
-        while not new.exists("job:a"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        new.execute_command("REPLICAOF", "NO", "ONE")
-        old.execute_command("REPLICAOF", "127.0.0.1", replicas[1].port)
-        name.target = replicas[1].port
+        fail_over(old.port, new.port, name)
         assert jobs.claim(QUEUE, "me") is not None, "the first command after the failover already succeeds"
         jobs.enqueue("b", "lr", QUEUE, {"prompt": "b"})
-        assert new.lrange(QUEUE, 0, -1) == [b"b"]
-    name.listener.close()
+        assert redis.Redis.from_url(new.url).lrange(QUEUE, 0, -1) == [b"b"]
+    name.close()
 
 
 @pytest.mark.parametrize(
