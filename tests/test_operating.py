@@ -14,7 +14,7 @@ from caching_config import Settings
 from mead.api import create_app
 from mead.job import Job
 from mead.jobs import Jobs, Load
-from mead.local_service import find_redis
+from mead.local_redis import find_redis
 from tests.conftest import RedisServer, report
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from mead import local_service
-from mead.local_service import ServiceError, child, find_redis, free_port, local_redis
+from mead.child import ServiceError, child
+from mead.local_redis import find_redis, free_port, local_redis
 
 
 @pytest.fixture
