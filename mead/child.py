@@ -73,7 +73,7 @@ class Child:
             raise
 
     def _start(self) -> None:
-        launch = [sys.executable, "-I", "-S", REPOSITORY / "mead" / "launch.py"]
+        launch: list[str | Path] = [sys.executable, "-I", "-S", REPOSITORY / "mead" / "launch.py"]
         with ExitStack() as stack:
             output = stack.enter_context(self.log.open("ab")) if self.log else sys.__stderr__
             self.process = subprocess.Popen(
@@ -111,7 +111,7 @@ class Child:
         what = f"the {self.name} {how}"
         if self._failures > self.restarts:
             if self.restarts:
-                what += f", for the {self._failures}th time in a row soon after its start"
+                what += f", {self._failures} times in a row soon after its start"
             raise ServiceError("\n".join([what, *self.last_lines()]))
         pause = min(2.0 ** (self._failures - 1), LONGEST_PAUSE)
         self._again_at = now + pause
