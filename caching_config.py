@@ -56,14 +56,16 @@ def _check_redis_url(url: str) -> str:
 
 
 class Settings(BaseSettings):
-    """The service's settings; a field `some_name` is the environment variable SOME_NAME.
+    """The service's settings; a field `some_name` is the environment variable SOME_NAME (unset, if empty).
 
     Raises:
         pydantic.ValidationError: (a ValueError) naming each variable that is wrong, never its value, which
             may be a secret.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     redis_url: Annotated[str, AfterValidator(_check_redis_url)] = Field(
         "redis://127.0.0.1:6379/0", description="Where Redis is, with its password if it has one."

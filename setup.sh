@@ -144,6 +144,8 @@ case $command in
     test)
         set_up requirements-dev.txt
         set_up_browser
+        export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
+        export no_proxy=$NO_PROXY
         exec "$python" -m pytest "$@"
         ;;
     -h | --help) usage ;;

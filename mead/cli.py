@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except ValidationError as error:  # of the settings
         for problem in error.errors():
-            print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
+            what = problem["msg"].removeprefix("Value error, ")
+            print(f"mead: {problem['loc'][0]}: {what}", file=sys.stderr)
         sys.exit(2)
     except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
         print(f"mead: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,21 @@ def serve(options: argparse.Namespace) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP."""
     settings = Settings()
     log.set_up(settings)
-    with local_service(
-        settings.data_dir,
-        settings.host,
-        settings.port,
-        _redis_url(settings),
-        environment=_weights_environment(),
-        redis_port=REDIS_PORT,
-        restart=True,
-    ) as service:
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # was closed, and is not for a pipe of ours
+        pass
+    os.close(file)
+    with (
+        suppress(KeyboardInterrupt),
+        local_service(
+            settings.data_dir,
+            settings.host,
+            settings.port,
+            _redis_url(settings),
+            environment=_weights_environment(),
+            redis_port=REDIS_PORT,
+            restart=True,
+        ) as service,
+    ):
         up = f"The service is up at {service.url} with Redis at {service.shown_redis_url}; Ctrl-C stops it."
         if (command := service.redis_cli()) is not None:
             up += f"\nTo look into Redis: {command}"

@@ -109,9 +109,8 @@ class Serve:
 
     def redis_url(self) -> str:
         """Its own Redis, with the password."""
-        port, password = (
-            (self.data_dir / "redis" / name).read_text().strip() for name in ("port", "password")
-        )
+        folder = self.data_dir / "redis"
+        port, password = ((folder / name).read_text().strip() for name in ("port", "password"))
         return f"redis://:{password}@127.0.0.1:{port}/0"
 
     def end(self) -> int:
@@ -153,12 +152,10 @@ def test_killed_in_the_middle_of_a_job(serve: Callable[..., Serve]) -> None:
     text = second.out.read_text()
     port = (second.data_dir / "redis" / "port").read_text().strip()
     assert re.search(rf"with Redis at redis://127\.0\.0\.1:{port}/0;", text)
-    command = re.search(r"^To look into Redis: (.*)$", text, re.MULTILINE)
     if shutil.which("redis-cli"):
-        said = subprocess.run(
-            ["sh", "-c", f"{command[1]} hget job:{job_id} prompt"], capture_output=True, text=True
-        )
-        assert said.stdout == "a red heart\n"
+        (command,) = re.findall(r"^To look into Redis: (.*)$", text, re.MULTILINE)
+        line = f"{command} hget job:{job_id} prompt"
+        assert subprocess.check_output(["sh", "-c", line], text=True) == "a red heart\n"
     assert second.end() == 0
     password = (second.data_dir / "redis" / "password").read_text().strip()
     assert password not in second.out.read_text() + second.err.read_text()
@@ -200,10 +197,8 @@ def test_what_dies_is_started_again(serve: Callable[..., Serve]) -> None:
     assert one.end() == 0
 
 
-def test_it_starts_behind_a_proxy_in_a_folder_of_any_name(
-    serve: Callable[..., Serve], tmp_path: Path
-) -> None:
-    """Its own requests go past the proxy. It may be told to listen on all addresses, and nobody need listen to it."""
+def test_it_starts_behind_a_proxy_in_any_folder(serve: Callable[..., Serve], tmp_path: Path) -> None:
+    """Its own requests go past the proxy, also where it listens on all addresses."""
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
     folder = Path(os.path.relpath(tmp_path / "the data, 漢字", ROOT))
     anybody = {"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "true", "LC_ALL": "C"}
@@ -265,24 +260,24 @@ def test_a_data_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
 def test_a_data_folder_of_another_user_is_named(tmp_path: Path) -> None:
-    (tmp_path / "var").mkdir(mode=0o755)
-    program = [
-        sys.executable,
-        "-c",
-        f"import os, sys; os.setuid(65534); os.execv({sys.executable!r}, sys.argv[1:])",
-    ]
-    del program  # the checkout may not be readable for others: the lock alone is tried
-    code = (
-        "import os, sys; from pathlib import Path; from mead.local_service import local_service\n"
-        f"os.setuid(65534)\nwith local_service(Path({str(tmp_path / 'var')!r})): pass"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
-    )
-    assert f"DATA_DIR={tmp_path / 'var'} cannot be used: [Errno 13] Permission denied" in done.stderr
+    folder = tmp_path / "var"
+    folder.mkdir(mode=0o755)
+    code = f"""
+import os
+from pathlib import Path
+from mead.local_service import local_service
+os.setuid(65534)
+with local_service(Path({str(folder)!r})):
+    pass
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert f"DATA_DIR={folder} cannot be used: [Errno 13] Permission denied" in done.stderr
 
 
-@pytest.mark.parametrize("url", ["valkey://host", "redis://:pa/ss@host:6379", "host:6379"])
+@pytest.mark.parametrize(
+    "url", ["valkey://here", "redis://:pa/ss@here:6379", "here:6379", "redis://here:port"]
+)
 def test_an_address_of_no_redis_is_named_and_not_shown(url: str, tmp_path: Path) -> None:
     said = refused(REDIS_URL=url, DATA_DIR=str(tmp_path))
     assert said.startswith("mead: redis_url: ") and "rediss://host:6379/0" in said and url not in said

@@ -137,7 +137,7 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
     """The program is not run at all; nor is it where only the pipe can tell."""
     note = tmp_path / "note"
     reader, writer = os.pipe()
-    launch = [sys.executable, REPOSITORY / "mead" / "launch.py"]
+    launch: list[str | Path] = [sys.executable, REPOSITORY / "mead" / "launch.py"]
     one = subprocess.run([*launch, "1", str(reader), "touch", note], pass_fds=[reader], check=False)
     assert one.returncode == 1 and not note.exists()
     with subprocess.Popen([*launch, "0", str(reader), "sleep", "1000"], pass_fds=[reader]) as other:
