@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mead.child import STOP_SECONDS, ServiceError
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 3  # seconds for a service that may have been told to stop just now
 END_SECONDS = 2 * STOP_SECONDS  # the servers end, then Redis
@@ -47,6 +50,7 @@ def folder_lock(data_dir: Path, url: str) -> Iterator[int]:
 
 def _acquire(file: int, data_dir: Path) -> None:
     began = time.monotonic()
+    told = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,6 +60,9 @@ def _acquire(file: int, data_dir: Path) -> None:
         holder = _holder(file)
         gone = "pid" in holder and not _lives(holder["pid"])
         ending = gone or holder.get("stopping")
+        if ending and not told and time.monotonic() - began > 1:
+            log.warning("waiting for the service of process %d to end", holder["pid"])
+            told = True
         if time.monotonic() - began > (END_SECONDS if ending else PATIENCE):
             who = "process {pid} since {since}, at {url}".format(**holder) if holder else "no more is known"
             what = "its process has ended, but not all that it started" if gone else "stop it"

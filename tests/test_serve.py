@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,40 @@ def test_what_dies_is_started_again(serve: Callable[..., Serve]) -> None:
     with redis.Redis.from_url(one.redis_url()) as client:
         client.shutdown()
     eventually(one.ready)
+    assert one.end() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("may not mount a disk here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_answered_503_until_there_is_room(
+    small_disk: Path, serve: Callable[..., Serve]
+) -> None:
+    one = serve(small_disk / "var", MIN_FREE_DISK_BYTES="0").wait_until_up()
+    job_id = one.post(iterations="3").json()["id"]
+    eventually(lambda: one.job(job_id)["status"] == "succeeded")
+    with (small_disk / "fill").open("wb") as fill, suppress(OSError):
+        while True:
+            fill.write(bytes(2**16))
+    eventually(lambda: "the Redis ended with status 1; it is started again" in one.err.read_text())
+    eventually(lambda: not one.ready())
+    refused = one.post(iterations="3")
+    assert refused.status_code == 503 and refused.json()["status"] == "error"
+    assert one.http.get(f"{one.url}/healthz", timeout=LIMIT).ok
+    (small_disk / "fill").unlink()
+    eventually(one.ready)
+    assert one.job(job_id)["status"] == "succeeded"
+    accepted = one.post(iterations="3").json()["id"]
+    eventually(lambda: one.job(accepted)["status"] == "succeeded")
     assert one.end() == 0
 
 
