@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import redis
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
 from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.redis_errors import Reconnect
@@ -42,17 +43,30 @@ def _check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return keys
 
 
+def _check_redis_url(url: str) -> str:
+    try:
+        parse_url(url)
+    except ValueError:  # its own words may hold part of the password
+        raise ValueError(
+            "is not the URL of a Redis, as in redis://:PASSWORD@host:6379/0, rediss://host:6379/0 or "
+            "unix:///path/of/socket?db=0 (`/`, `@`, `#` and the like in a password are written %2F, %40, %23)"
+        ) from None
+    return url
+
+
 class Settings(BaseSettings):
-    """The service's settings; a field `some_name` is the environment variable SOME_NAME.
+    """The service's settings; a field `some_name` is the environment variable SOME_NAME (unset, if empty).
 
     Raises:
         pydantic.ValidationError: (a ValueError) naming each variable that is wrong, never its value, which
             may be a secret.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(_check_redis_url)] = Field(
         "redis://127.0.0.1:6379/0", description="Where Redis is, with its password if it has one."
     )
     latentrevisions_queue: str = Field(
@@ -183,14 +197,15 @@ def connect(settings: Settings) -> redis.Redis:
     sent once more at once over a new one; every script of `mead.jobs` bears that. Longer absences are for the
     caller to wait out.
     """
+    over_tcp = {} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
         settings.redis_url,
         decode_responses=True,
         retry=Reconnect(),
         socket_connect_timeout=5,
         socket_timeout=30,  # far above the longest blocking command
-        socket_keepalive=True,
         max_connections=4096,  # a thread each while it speaks; redis-py's own limit is 100
+        **over_tcp,
     )
 
 

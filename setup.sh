@@ -75,7 +75,7 @@ set_up_packages() {
     echo "$wanted" >"$note"
 }
 
-redis_is_there() { "$python" -c 'from mead.local_service import find_redis; find_redis()' 2>/dev/null; }
+redis_is_there() { "$python" -c 'from mead.local_redis import find_redis; find_redis()' 2>/dev/null; }
 
 set_up_redis() {
     if [ -n "${REDIS_URL:-}" ] || redis_is_there; then return; fi
@@ -144,6 +144,8 @@ case $command in
     test)
         set_up requirements-dev.txt
         set_up_browser
+        export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
+        export no_proxy=$NO_PROXY
         exec "$python" -m pytest "$@"
         ;;
     -h | --help) usage ;;

@@ -40,10 +40,11 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.cli import PHOTOS
+from mead.child import REPOSITORY, Child, child
 from mead.events import Events
 from mead.jobs import Jobs
-from mead.local_service import REPOSITORY, Child, child, free_port, local_redis
+from mead.local_redis import free_port, local_redis
+from mead.serve import PHOTOS
 
 QUEUE = "latentrevisions_queue"
 LENGTHS = (10, 1_000, 100_000)

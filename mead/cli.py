@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import signal
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,33 +12,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
-import requests
 from pydantic import ValidationError
 
-from caching_config import Settings, without_password
+from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
+from mead import serve
+from mead.child import ServiceError
 from mead.download import DownloadError, megabytes
-from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
 from mead.params import JobParams, ParamsError, check
+from mead.progress_bar import ProgressBar
 from mead.weights import WeightFile, WeightsError, WeightSet, set_names, weights_dir
 from StyleCLIP.params import StyleCLIPParams
 
 _Parser: TypeAlias = argparse.ArgumentParser
-
-PHOTOS = REPOSITORY / "tests" / "data"
-DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
-    "latent_revision": (
-        Path("latentrevisions_out"),
-        {"prompt": "a girl with green hair", "w2": "1", "seed": "9"},
-        {"img_enc": PHOTOS / "face.jpeg"},
-    ),
-    "styleclip": (
-        Path("styleclip_out"),
-        {"prompt": "A girl with purple eyes", "seed": "1"},
-        {"img": PHOTOS / "face.jpeg"},
-    ),
-}
-"""By route: the folder for its picture, the form's fields, its files."""
 
 
 class CommandError(Exception):
@@ -52,7 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Do what the command line asks for, and exit: 0 done, 1 failed, 2 not understood, 130 interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _interrupt)
     try:
         options.run(options)
     except ParamsError as error:
@@ -60,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except ValidationError as error:  # of the settings
         for problem in error.errors():
-            print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
+            what = problem["msg"].removeprefix("Value error, ")
+            print(f"mead: {problem['loc'][0]}: {what}", file=sys.stderr)
         sys.exit(2)
     except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
         print(f"mead: {error}", file=sys.stderr)
@@ -70,6 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """As Ctrl-C. What comes after it (a closed terminal says so twice) must not disturb the end."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -84,13 +73,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add(
         "serve",
-        _serve,
+        serve.serve,
         "Run the whole service until Ctrl-C",
         epilog="Settings, read from the environment (with REDIS_URL unset, a Redis is started):\n\n"
         + _settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add("demo", _demo, "Start the service on free ports, make two pictures through its API, and stop it")
+    add("demo", serve.demo, "Start the service on free ports, make two pictures through its API, and stop it")
     command = add(
         "latent_revision", _latent_revision, "Make a picture from words (VQGAN + CLIP), without any server"
     )
@@ -168,109 +157,6 @@ def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> 
         "--weights", default=argparse.SUPPRESS, help='The set of weights: "demo", "full" or one of your own.'
     )
     command.add_argument("--device", default=argparse.SUPPRESS, help='Where to run, as in "cpu" or "cuda:0".')
-
-
-# The service
-
-
-def _serve(options: argparse.Namespace) -> None:
-    settings = Settings()
-    redis_url = settings.redis_url if "redis_url" in settings.model_fields_set else None
-    with local_service(
-        settings.data_dir, settings.host, settings.port, redis_url, environment=_weights_environment()
-    ) as service:
-        print(
-            f"The service is up at {service.url} with Redis at {without_password(service.redis_url)}; "
-            "Ctrl-C stops it.",
-            flush=True,
-        )
-        try:
-            while True:
-                time.sleep(0.5)
-                service.check()
-        except KeyboardInterrupt:
-            print("\nstopping", flush=True)
-
-
-def _demo(options: argparse.Namespace) -> None:
-    began = time.monotonic()
-    redis_url = os.environ.get("REDIS_URL")
-    # At a Redis that others use too, nobody else must take the demo's jobs.
-    queues = f"demo_{secrets.token_hex(4)}"
-    environment = {
-        **_weights_environment(),
-        "LATENTREVISIONS_QUEUE": f"{queues}_latentrevisions_queue",
-        "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
-        "API_KEYS": "",
-    }
-    with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
-        print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
-        with local_service(
-            Path(folder) / "data", redis_url=redis_url, logs=Path(folder) / "logs", environment=environment
-        ) as service:
-            print(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
-            for route in DEMO_JOBS:
-                try:
-                    path, seconds = _demo_job(service, route)
-                except (CommandError, requests.RequestException) as error:
-                    service.check()  # a dead server is the better explanation
-                    raise CommandError(f"{route}: {error}\n{_last_lines(service)}") from error
-                print(f"{path}  ({seconds:.1f} s)", flush=True)
-    print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
-
-
-def _weights_environment() -> dict[str, str]:
-    """The servers run in another folder than this process: a relative WEIGHTS_DIR must mean the same."""
-    return {"WEIGHTS_DIR": str(weights_dir())}
-
-
-def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
-    """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
-    began = time.monotonic()
-    folder, fields, pictures = DEMO_JOBS[route]
-    print(
-        f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
-        file=sys.stderr,
-    )
-    files = {name: (path.name, path.read_bytes()) for name, path in pictures.items()}
-    headers = {"Prefer": "respond-async"}
-    asked = _json(requests.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
-    job_url = f"{service.url}/jobs/{asked['id']}"
-    bar = ProgressBar(route)
-    while (job := _json(requests.get(job_url, timeout=60)))["status"] in ("queued", "processing"):
-        bar.show(job.get("steps", 0), job.get("total_steps") or 0)
-        service.check()
-        time.sleep(0.2)
-    bar.end()
-    if job["status"] != "succeeded":
-        raise CommandError(f"the job {job['status']}: {job.get('error')}")
-    png = requests.get(f"{job_url}/image", timeout=60)
-    if not png.ok:
-        raise CommandError(_said(png))
-    folder.mkdir(exist_ok=True)
-    path = folder / f"demo_{asked['id']}.png"
-    part = path.with_suffix(".part")
-    part.write_bytes(png.content)
-    part.replace(path)
-    return path, time.monotonic() - began
-
-
-def _json(answer: requests.Response) -> dict[str, Any]:
-    if not answer.ok:
-        raise CommandError(_said(answer))
-    record: dict[str, Any] = answer.json()
-    return record
-
-
-def _said(answer: requests.Response) -> str:
-    return f"{answer.request.method} {answer.url} answered {answer.status_code}: {answer.text.strip()}"
-
-
-def _last_lines(service: LocalService) -> str:
-    lines = []
-    for one in service.children:
-        lines += [f"the {one.name} wrote last:", *one.last_lines()]
-    return "\n".join(lines)
 
 
 # The models
@@ -455,35 +341,3 @@ class TransferBar:
             left = f", {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
         bar = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}]"
         return f"{self._name} {bar} {megabytes(done)} of {megabytes(total)}{moving}{left}"
-
-
-class ProgressBar:
-    """One line on stderr that shows how far a job is; where that is no terminal, one line per quarter."""
-
-    WIDTH = 30
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.began = time.monotonic()
-        self.shown = -1
-
-    def show(self, step: int, steps: int) -> None:
-        """Show that `step` of `steps` are done; `steps` is 0 as long as nobody knows."""
-        if not sys.stderr.isatty():
-            quarter = 4 * step // steps if steps else 0
-            if quarter > self.shown:
-                self.shown = quarter
-                print(self._line(step, steps), file=sys.stderr, flush=True)
-            return
-        print(f"\r{self._line(step, steps)}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-
-    def _line(self, step: int, steps: int) -> str:
-        done = self.WIDTH * step // steps if steps else 0
-        count = f"{step}/{steps}" if steps else "waiting"
-        seconds = time.monotonic() - self.began
-        return f"{self.name} [{'#' * done}{'.' * (self.WIDTH - done)}] {count} {seconds:.1f} s"

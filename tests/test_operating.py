@@ -14,7 +14,7 @@ from caching_config import Settings
 from mead.api import create_app
 from mead.job import Job
 from mead.jobs import Jobs, Load
-from mead.local_service import find_redis
+from mead.local_redis import find_redis, local_redis
 from tests.conftest import RedisServer, report
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +89,22 @@ def said(question: str, names: dict[str, str], redis_server: RedisServer) -> str
 
 
 REDIS = "Looking in with redis-cli"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/operating.md"])
+def test_the_lines_that_reach_our_own_redis(tmp_path: Path, page: str) -> None:
+    lines = re.findall(
+        r"^(?:export REDISCLI_AUTH|alias redis-cli)=.*var/redis.*$", (ROOT / page).read_text(), re.M
+    )
+    client = find_redis().with_name(find_redis().name.replace("server", "cli"))
+    (tmp_path / "redis-cli").symlink_to(client)
+    script = "\n".join(["shopt -s expand_aliases", *lines, "redis-cli lpush latentrevisions_queue a"])
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with local_redis(tmp_path / "var" / "redis"):
+        said = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert (said.stdout, said.stderr) == ("1\n", "")
 
 
 def test_what_waits(queue: dict[str, str], redis_server: RedisServer) -> None:

@@ -18,7 +18,7 @@ from caching_config import Settings
 from mead import access
 from mead.api import create_app
 from mead.jobs import Jobs
-from mead.local_service import free_port
+from mead.local_redis import free_port
 from tests.conftest import Process, answers
 
 ROOT = Path(access.__file__).parents[1]

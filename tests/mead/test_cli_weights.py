@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from LatentRevisions.LatentRevisions import LatentRevisions
-from mead.local_service import free_port
+from mead.local_redis import free_port
 from mead.weights import FOLDER, WeightSet
 from tests import originals
 from tests.conftest import ROOT, Process, answers

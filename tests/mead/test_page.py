@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 from caching_config import Settings
 from mead import page as room
 from mead.api import create_app
-from mead.local_service import free_port
+from mead.local_redis import free_port
 from tests.conftest import DATA, Process, answers, report
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
