@@ -371,13 +371,17 @@ class Jobs:
         """How those of these jobs stand that have a record (HMGET of each, in one go)."""
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.hmget(job_key(job_id), "status", "out_path")
-            answers = pipe.execute()
-        return {
-            job_id: End(status, out_path)
-            for job_id, (status, out_path) in zip(job_ids, answers, strict=True)
-            if status is not None
-        }
+                pipe.hmget(job_key(job_id), "status", "out_path", "error_kind")
+            answers = pipe.execute(raise_on_error=False)
+        ends = {}
+        for job_id, answer in zip(job_ids, answers, strict=True):
+            if isinstance(answer, redis.ResponseError) and str(answer).startswith("WRONGTYPE"):
+                continue  # somebody else's key: no record
+            if isinstance(answer, Exception):
+                raise answer
+            if answer[0] is not None:
+                ends[job_id] = End(*answer)
+        return ends
 
     def redis_uptime(self) -> int:
         """Seconds since Redis was started (INFO)."""
