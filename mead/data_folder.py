@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
-from typing import Any, cast
 
 import redis
 
@@ -67,7 +66,7 @@ def _look(client: redis.Redis) -> tuple[str | None, bool]:
     with client.pipeline(transaction=False) as pipe:  # a full Redis answers no transaction
         pipe.get(DATA_FOLDER_KEY)
         pipe.ttl(DATA_FOLDER_KEY)
-        known, seconds = cast("list[Any]", pipe.execute())
+        known, seconds = pipe.execute()
     return known, seconds < 0
 
 

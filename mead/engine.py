@@ -18,11 +18,12 @@ import redis
 import torch
 from pydantic import BaseModel
 
+from mead.files import remove
 from mead.job import Job
 from mead.jobs import Jobs, Load, NotAloneError, Progress
 from mead.log import reason
 from mead.revision import Pipeline, R
-from mead.storage import Storage, remove
+from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 

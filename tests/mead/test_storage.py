@@ -150,9 +150,8 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def modes(storage: Storage) -> tuple[set[int], set[int]]:
     """The permissions of all files, and of all folders, below the root."""
     found = [path.lstat().st_mode for path in storage.root.rglob("*")]
-    return tuple(
-        {stat.S_IMODE(mode) for mode in found if kind(mode)} for kind in (stat.S_ISREG, stat.S_ISDIR)
-    )
+    of_files = {stat.S_IMODE(mode) for mode in found if stat.S_ISREG(mode)}
+    return of_files, {stat.S_IMODE(mode) for mode in found if stat.S_ISDIR(mode)}
 
 
 def fill(storage: Storage) -> None:
@@ -361,7 +360,8 @@ def test_files_that_are_being_written_are_left_alone(storage: Storage) -> None:
     probe = storage.uploads / f".probe.{secrets.token_hex(4)}"
     for path in (unfinished, abandoned, probe):
         path.write_bytes(b"half")
-    age(abandoned), age(probe)
+    age(abandoned)
+    age(probe)
     assert sweep(storage, {}) == 2
     assert files(storage) == {f"uploads/{waiting.name}", f"uploads/{unfinished.name}"}
 
