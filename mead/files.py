@@ -30,7 +30,7 @@ def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
     _sync_folder(path.parent)
 
 

@@ -32,7 +32,7 @@ from mead.job import End, Job
 
 log = logging.getLogger(__name__)
 
-UPLOAD_GROWTH = 16  # bytes on the disk for each byte that was sent, before an upload is packed
+UPLOAD_GROWTH = 32  # bytes on the disk for each that was sent, as a photo of JPEG quality 75 takes
 DISK_BLOCK = 4096  # bytes; no file takes less of the disk
 LONGEST_WEBP_SIDE = 16_383  # pixels
 
@@ -94,8 +94,9 @@ class Storage:
         Raises:
             OSError: if the disk is full or the folder cannot be written.
         """
-        make_private_folder(self.root)
-        make_private_folder(path.parent)
+        if not path.parent.is_dir():
+            make_private_folder(self.root)
+            make_private_folder(path.parent)
         write_whole(path, content, _mode_in(path.parent))
 
     def write_picture(self, picture: Image.Image, path: Path) -> None:
