@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flask import Response, jsonify, url_for
@@ -15,6 +14,7 @@ from mead.forms import ApiError
 from mead.job import Job, Status
 from mead.jobs import Jobs
 from mead.kinds import KINDS
+from mead.storage import Storage
 
 Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
 Steps = Annotated[int, Field(ge=0, description="Optimisation steps done.", examples=[40])]
@@ -189,7 +189,7 @@ def processing(job: Job, jobs: Jobs, settings: Settings) -> Response:
     return answer
 
 
-def ended(job: Job) -> Response:
+def ended(job: Job, storage: Storage) -> Response:
     """What is said of a job that has ended.
 
     Raises:
@@ -198,7 +198,7 @@ def ended(job: Job) -> Response:
     if job.out_path is None:
         raise failure(job)
     try:
-        return success(job.id, Path(job.out_path).read_bytes())
+        return success(job.id, storage.read_result(job))
     except FileNotFoundError:
         raise not_kept(job) from None
 

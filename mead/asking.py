@@ -6,6 +6,8 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import redis
 from flask import Blueprint, Response, g, request, url_for
@@ -27,6 +29,7 @@ from mead.jobs import (
 )
 from mead.kinds import LATENT_REVISION, STYLECLIP, Kind
 from mead.openapi import Description, describe
+from mead.params import JobParams
 from mead.readiness import RedisRights, queue_problem
 from mead.storage import Storage
 from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
@@ -105,14 +108,14 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
             raise ApiError(503, NO_WORKER)
         _check_room(storage, settings)
         job_id = secrets.token_hex(16)
-        form = forms.read(request, kind.params, job_id, kind.must)
         made = None
         try:
+            form = forms.read(request, kind.params, job_id, kind.must)
             made = jobs.enqueue(
                 job_id,
                 kind.name,
                 queue,
-                form.params.model_dump(mode="json", exclude_none=True),
+                _recorded(form.params),
                 owner=access.owner(),
                 client=access.client(),
                 idempotency_key=key,
@@ -121,8 +124,10 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
                 most=settings.max_jobs_per_client,
                 kept=kept,
             )
-        except redis.RedisError:
+        except redis.RedisError as error:
             made = job_id  # perhaps: its pictures stay until it is known to have no record
+            if isinstance(error, redis.ResponseError) and not jobs.ends([job_id]):
+                made = None  # Redis has refused it
             raise
         except (QueueFullError, TooManyJobsError, KeptLimitError) as error:
             log.info("job refused", extra={"queue": queue, "why": str(error)})
@@ -131,7 +136,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
             raise ApiError(422, str(error), error.field) from error
         finally:
             if made != job_id:
-                storage.remove_uploads(form.params.pictures().values())
+                storage.remove_uploads(_upload_paths(storage, kind, job_id))
         g.job_id = made  # the request's line in the log names it
         if made == job_id:
             log.info("job accepted", extra={"job": job_id, "type": kind.name, "owner": access.owner()})
@@ -142,7 +147,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         nobody_left = workers[queue].watch()
         for job in events.follow(job_id, min(LOOK_AT_CLIENT, settings.worker_ttl / 2)):
             if job is not None and job.ended:
-                return ended(job)
+                return ended(job, storage)
             if hung_up(request):
                 log.info("the client has hung up", extra={"job": job_id})
                 break
@@ -205,6 +210,18 @@ def _check_room(storage: Storage, settings: Settings) -> None:
     """
     if storage.free_bytes() < settings.min_free_disk_bytes:
         raise ApiError(503, "the disk is full; try again later")
+
+
+def _recorded(params: JobParams) -> dict[str, Any]:
+    """Parameters as a job's record holds them: pictures by the names of their files."""
+    names = {f"{field}_path": path.name for field, path in params.pictures().items()}
+    return {**params.model_dump(mode="json", exclude_none=True), **names}
+
+
+def _upload_paths(storage: Storage, kind: Kind, job_id: str) -> list[Path]:
+    """Where all pictures that a job of this kind may have would lie."""
+    pictures = [name for name in kind.params.model_fields if name.endswith("_path")]
+    return [storage.upload_path(job_id, name.removesuffix("_path")) for name in pictures]
 
 
 def _prefers_async() -> bool:

@@ -18,11 +18,12 @@ import redis
 import torch
 from pydantic import BaseModel
 
+from mead.files import remove
 from mead.job import Job
 from mead.jobs import Jobs, Load, NotAloneError, Progress
 from mead.log import reason
 from mead.revision import Pipeline, R
-from mead.storage import Storage, write_picture
+from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ class Engine(Generic[R]):
         log.info("job started", extra={"job": job.id, "worker": self.worker, "attempts": job.attempts})
         out_of_memory = False
         try:
-            revision = self.pipeline.start(self.params.model_validate(job.parameters))
+            revision = self.pipeline.start(self.params.model_validate(self.storage.parameters(job)))
         except torch.OutOfMemoryError as error:
             out_of_memory = bool(self.running)
             if not out_of_memory:
@@ -280,7 +281,7 @@ class Engine(Generic[R]):
         """Make the finished picture. Its name is new, so that it never replaces another worker's."""
         path = self.storage.new_result_path(one.job.id)
         try:
-            write_picture(self.pipeline.image(one.revision), path)
+            self.storage.write_picture(self.pipeline.image(one.revision), path)
         except Exception as error:
             one.error = error
         else:
@@ -292,18 +293,19 @@ class Engine(Generic[R]):
             return
         one.previewed = now
         try:
-            write_picture(self.pipeline.image(one.revision), self.storage.preview_path(one.job.id))
+            path = self.storage.preview_path(one.job.id)
+            self.storage.write_picture(self.pipeline.image(one.revision), path)
         except Exception as error:  # the job itself may yet succeed
             log.warning("no preview: %s", error, extra={"job": one.job.id, "worker": self.worker})
 
     def _succeed(self, one: Running[R], result: Path) -> None:
-        if not self.jobs.succeed(one.job, self.worker, str(result)):
+        if not self.jobs.succeed(one.job, self.worker, result.name):
             self._drop(one)
             return
         extra = {"job": one.job.id, "worker": self.worker, "steps": one.revision.step}
         log.info("job succeeded", extra=extra)
         self._leave(one.job)
-        self.storage.tidy(one.job, "succeeded")
+        self.storage.tidy(one.job)
 
     def _fail(self, job: Job, error: Exception, starting: bool = False) -> None:
         kind: Literal["input", "internal"] = "internal"
@@ -325,17 +327,17 @@ class Engine(Generic[R]):
                 extra=extra,
                 exc_info=error if kind == "internal" else None,
             )
-            self.storage.tidy(job, "failed")
+            self.storage.tidy(job, keep_uploads=kind == "internal")
 
     def _drop(self, one: Running[R]) -> None:
         """Forget a job that the worker does not hold any more: it was cancelled, or given to another."""
         log.info("job dropped", extra={"job": one.job.id, "worker": self.worker})
         self._leave(one.job)
         if one.result is not None:
-            one.result.unlink(missing_ok=True)
-        standing = self.jobs.ends([one.job.id])
-        if one.job.id not in standing or standing[one.job.id].ended:
-            self.storage.tidy(one.job, "cancelled")
+            remove(one.result)
+        end = self.jobs.ends([one.job.id]).get(one.job.id)
+        if end is None or end.ended:
+            self.storage.tidy(one.job, keep_uploads=end is not None and end.needs_uploads)
 
     def _leave(self, job: Job) -> None:
         self.running.pop(job.id, None)
@@ -350,7 +352,7 @@ class Engine(Generic[R]):
         for one in list(self.running.values()):
             self._leave(one.job)
             if one.result is not None:
-                one.result.unlink(missing_ok=True)
+                remove(one.result)
 
 
 def reason_of(error: Exception) -> str:

@@ -19,7 +19,7 @@ from caching_config import Settings
 from mead.images import PictureError, read_picture
 from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
-from mead.storage import Storage, write_picture
+from mead.storage import Storage
 
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
 
@@ -126,7 +126,8 @@ class Forms:
             # All are decoded before the first is written: most errors leave no file behind.
             pictures = {field: self._read_upload(file, field) for field, file in files.items()}
             for field, picture in pictures.items():
-                write_picture(picture, self.storage.upload_path(job_id, field))
+                path = self.storage.upload_path(job_id, field)
+                self.storage.write_upload(picture, path, _length(files[field]))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error
         except OSError:
@@ -196,6 +197,10 @@ def _read_header(request: Request, name: str, good: re.Pattern[str], right: str)
     if value is not None and not good.fullmatch(value):
         raise ApiError(400, f"{name}: {right}", name)
     return value
+
+
+def _length(file: FileStorage) -> int:
+    return file.stream.seek(0, os.SEEK_END)
 
 
 def _fingerprint(route: str, texts: dict[str, str], files: dict[str, FileStorage]) -> str:

@@ -131,6 +131,16 @@ def bmp_bytes(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def webp_bytes(picture: Image.Image) -> bytes:
+    """`picture` as a WebP file without loss, packed as fast as can be.
+
+    A third of a photo's pixels, in half the time of a PNG; next to nothing of a picture that repeats itself.
+    """
+    file = BytesIO()
+    picture.save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
 class _Upload(BytesIO):
     """A file in memory that Pillow may read from a limited number of times.
 

@@ -32,7 +32,7 @@ class Job(BaseModel):
     steps: int = 0  # done
     total_steps: int | None = None  # known once it has started
     loss: float | None = None
-    out_path: str | None = None
+    out_path: str | None = None  # name of its picture's file; older records hold a whole path
     error: str | None = None
     error_kind: Literal["input", "internal"] | None = None  # whose fault: what was asked for, or ours
     error_field: str | None = None
@@ -49,7 +49,7 @@ class Job(BaseModel):
 
     @property
     def pictures(self) -> list[Path]:
-        """The files among its parameters."""
+        """The files among its parameters: their names, or whole paths in older records."""
         return [Path(value) for name, value in self.parameters.items() if name.endswith("_path")]
 
     @property
@@ -68,7 +68,16 @@ class End:
 
     status: Status
     out_path: str | None
+    error_kind: str | None = None
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def needs_uploads(self) -> bool:
+        """Whether the job may still run, also as one that failed and is put back.
+
+        One that cannot be done as it was asked would only fail again.
+        """
+        return not self.ended or (self.status == "failed" and self.error_kind != "input")

@@ -458,13 +458,9 @@ class Jobs:
         """How those of these jobs stand that have a record (HMGET of each, in one go)."""
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.hmget(job_key(job_id), "status", "out_path")
+                pipe.hmget(job_key(job_id), "status", "out_path", "error_kind")
             answers = _answers(pipe, job_ids)
-        return {
-            job_id: End(cast("Status", status), out_path)
-            for job_id, (status, out_path) in answers.items()
-            if status is not None
-        }
+        return {job_id: End(*answer) for job_id, answer in answers.items() if answer[0] is not None}
 
     def restore(self, queues: Iterable[str], attempts: int) -> list[str]:
         """Put jobs that have not ended back into the lists that their records name, where they are missing.

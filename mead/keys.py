@@ -75,3 +75,6 @@ WORKERS_KEY = "workers"
 
 STATISTICS_KEY = "statistics"
 """Hash: counts since ever: TYPE:accepted, TYPE:recovered, TYPE:END, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
+
+DATA_FOLDER_KEY = "data_folder"
+"""String: the id of the data folder whose files belong to this Redis's jobs."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
+from pathlib import PurePath
 
 from flask import Blueprint, Response, request, send_file, url_for
 
@@ -48,7 +50,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     def check() -> Response:
         """The picture of a job, or how far it is."""
         job = find(read_id(request), field="id")
-        return ended(job) if job.ended else processing(job, jobs, settings)
+        return ended(job, storage) if job.ended else processing(job, jobs, settings)
 
     @routes.get("/jobs/<job_id>")
     @describe(Description({200: [Record]}, errors=(400, 404, 503), about="jobs"))
@@ -71,7 +73,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
                 raise ApiError(409, f"job {job_id} has ended already", job_id=job_id)
         except UnknownJobError:
             raise unknown(job_id) from None
-        storage.remove_uploads(job.pictures)
+        storage.tidy(job)
         log.info("job cancelled", extra={"job": job_id, "was": job.status})
         return respond(Cancelled(id=job_id))
 
@@ -96,7 +98,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
             return picture(job)
         jobs.ask_preview(job_id)
         try:
-            answer = send_file(storage.preview_path(job_id), "image/png", etag=False)
+            answer = send_file(BytesIO(storage.read_preview(job_id)), "image/png", etag=False)
         except FileNotFoundError:
             answer = processing(job, jobs, settings)
             answer.status_code = 202
@@ -147,8 +149,10 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         if job.out_path is None:
             raise ApiError(409, f"job {job.id} has no picture: it is {job.status}", job_id=job.id)
         try:
-            return send_file(job.out_path, "image/png", max_age=settings.job_ttl)
+            content = BytesIO(storage.read_result(job))
         except FileNotFoundError:
             raise not_kept(job) from None
+        # No two results have one name.
+        return send_file(content, "image/png", etag=PurePath(job.out_path).stem, max_age=settings.job_ttl)
 
     return routes

@@ -19,6 +19,7 @@ from typing import Any
 
 import redis
 
+from mead.data_folder import FolderClaimedError, hold_folder
 from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.redis_check import check_rights, warnings
@@ -197,20 +198,29 @@ class Worker:
                 log.warning("cannot look for dead workers: %s", explain(error), extra={"worker": self.name})
 
     def _sweep(self, stop: threading.Event) -> None:
+        """Hold the data folder, and now and then sweep it; never a folder that is another Redis's."""
         pause = min(SWEEP_SECONDS, self.jobs.ttl / 2)
+        due = 0.0
         while not stop.is_set():
-            started = time.monotonic()
             try:
-                self.jobs.find_workers(self.queues)
-                if self._silence_is_death():
-                    for job_id in self.jobs.restore(self.queues, self.attempts):
-                        log.warning("job put back into its list", extra={"job": job_id, "by": self.name})
-                if removed := self.storage.sweep(self.jobs.ends, self.unclaimed):
-                    log.info("files removed", extra={"files": removed, "worker": self.name})
-            except (redis.RedisError, OSError) as error:
+                hold_folder(self.jobs.redis, self.storage)
+                if time.monotonic() >= due:
+                    started = time.monotonic()
+                    self._sweep_once()
+                    took = time.monotonic() - started
+                    due = time.monotonic() + max(pause, 20 * took)  # a large store is swept less often
+            except (redis.RedisError, OSError, FolderClaimedError) as error:
                 log.warning("cannot sweep: %s", error, extra={"worker": self.name})
-            took = time.monotonic() - started
-            stop.wait(max(pause, 20 * took))  # a large store is swept less often
+                due = time.monotonic() + pause
+            stop.wait(min(pause, self.ttl / 3))
+
+    def _sweep_once(self) -> None:
+        self.jobs.find_workers(self.queues)
+        if self._silence_is_death():
+            for job_id in self.jobs.restore(self.queues, self.attempts):
+                log.warning("job put back into its list", extra={"job": job_id, "by": self.name})
+        if removed := self.storage.sweep(self.jobs.ends, self.unclaimed, self.jobs.ttl):
+            log.info("files removed", extra={"files": removed, "worker": self.name})
 
 
 def resident_bytes() -> int:

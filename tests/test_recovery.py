@@ -76,7 +76,7 @@ class Yard:
     def check(self, *succeeded: str) -> None:
         """Each of these has its picture; no other file is there, and no worker holds a job."""
         paths = {str(self.jobs.get(job_id).out_path) for job_id in succeeded}
-        eventually(lambda: {str(path) for path in self.storage.results.iterdir()} == paths)
+        eventually(lambda: {path.name for path in self.storage.results.iterdir()} == paths)
         assert not self.redis.keys("*:processing:*")
 
 

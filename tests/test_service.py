@@ -159,7 +159,7 @@ def test_what_redis_shows_while_a_job_runs(service: Any, face: Path) -> None:
     assert record["status"] == "succeeded" and record["steps"] == record["total_steps"] == 30
     assert "out_path" not in record  # a path is of no use to a client
     assert record["image"] == f"/jobs/{job_id}/image"
-    assert Path(client.hget(f"job:{job_id}", "out_path")).is_file()
+    assert (service.folder / "var" / "results" / client.hget(f"job:{job_id}", "out_path")).is_file()
     assert client.lrange(f"latentrevisions_queue:processing:{worker}", 0, -1) == []
     assert 0 < client.ttl(f"job:{job_id}") <= 24 * 3600
     image = requests.get(f"{service.url}/jobs/{job_id}/image", timeout=LIMIT)

@@ -19,7 +19,7 @@ from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
-from caching_config import Settings
+from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.api import create_app
 from mead.engine import Engine
@@ -359,12 +359,107 @@ def test_unknown_ids(http: FlaskClient) -> None:
     error_of(http.get("/jobs/nobody/image"), 404)
 
 
-def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, jobs: Jobs) -> None:
+def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, jobs: Jobs, storage: Storage) -> None:
     body = http.post("/latent_revision", data={"prompt": "teal"}).json
     assert body is not None
-    Path(str(jobs.get(body["id"]).out_path)).unlink()
+    (storage.results / str(jobs.get(body["id"]).out_path)).unlink()
     error_of(http.get(f"/jobs/{body['id']}/image"), 404)
     error_of(http.post("/check", data={"id": body["id"]}), 404)
+
+
+@pytest.mark.parametrize("named", ["/etc/passwd", "../../../etc/passwd", "{other}", "{link}", ""])
+def test_a_record_that_names_anything_else(
+    http: FlaskClient, worker: Worker, jobs: Jobs, storage: Storage, named: str
+) -> None:
+    """Whatever somebody writes into Redis, only the job's own picture is served."""
+    own, other = (http.post("/latent_revision", data={"prompt": "teal"}).json["id"] for _ in range(2))
+    link = storage.results / f"{own}.0.png"
+    link.symlink_to("/etc/passwd")
+    path = named.format(other=jobs.get(other).out_path, link=link.name)
+    jobs.redis.hset(f"job:{own}", "out_path", path)
+    for answer in (
+        http.get(f"/jobs/{own}/image"),
+        http.get(f"/jobs/{own}/preview"),
+        http.post("/check", data={"id": own}),
+    ):
+        assert "not kept any more" in error_of(answer, 404)["message"]
+
+
+def test_a_picture_under_another_path_of_the_same_folder(
+    http: FlaskClient, worker: Worker, jobs: Jobs, settings: Settings, tmp_path: Path
+) -> None:
+    """As in two containers; records of older versions name the path that the inference server saw."""
+    body = http.post("/latent_revision", data={"prompt": "teal", "img": upload(photo())}).json
+    assert body is not None
+    (tmp_path / "mounted").symlink_to(settings.data_dir.resolve())
+    there = create_app(settings.model_copy(update={"data_dir": tmp_path / "mounted"})).test_client()
+    settings.data_dir.rename(tmp_path / "moved")
+    moved = create_app(settings.model_copy(update={"data_dir": tmp_path / "moved"})).test_client()
+    for root in ("", f"{settings.data_dir}/results/"):
+        jobs.redis.hset(f"job:{body['id']}", "out_path", root + Path(str(jobs.get(body["id"]).out_path)).name)
+        assert moved.get(f"/jobs/{body['id']}/image").data == base64.b64decode(body["image"])
+    (tmp_path / "moved").rename(settings.data_dir)
+    assert there.post("/check", data={"id": body["id"]}).json == body
+
+
+def test_a_picture_is_cached_by_its_name(http: FlaskClient, worker: Worker) -> None:
+    body = http.post("/latent_revision", data={"prompt": "teal"}).json
+    assert body is not None
+    first = http.get(f"/jobs/{body['id']}/image")
+    assert int(first.headers["Content-Length"]) == len(first.data) and first.headers["ETag"]
+    again = http.get(f"/jobs/{body['id']}/image", headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status_code == 304
+    part = http.get(f"/jobs/{body['id']}/image", headers={"Range": "bytes=1-3"})
+    assert part.status_code == 206 and part.data == b"PNG"
+
+
+def test_what_cannot_be_done_as_asked_leaves_no_upload(
+    http: FlaskClient, worker: Worker, storage: Storage
+) -> None:
+    form = {"prompt": "no such colour", "img": upload(photo()), "img_enc": upload(photo())}
+    error_of(http.post("/latent_revision", data=form), 422)
+    eventually(lambda: not list(storage.uploads.iterdir()))
+
+
+REFUSED = [
+    ({"prompt": "teal", "img": upload(photo()), "img_enc": upload(b"no picture")}, 415),
+    ({"prompt": "teal", "img": upload(photo()), "iterations": "1000000"}, 422),
+    ({"prompt": "teal", "img": upload(photo()), "img_enc": upload(photo(size=(9_000, 9_000)))}, 413),
+]
+
+
+@pytest.mark.parametrize(("form", "status"), REFUSED)
+def test_what_is_refused_leaves_nothing(
+    http: FlaskClient, idle_worker: None, storage: Storage, form: dict[str, Any], status: int
+) -> None:
+    error_of(http.post("/latent_revision", data=form), status)
+    assert not list(storage.root.rglob("*.upload*"))
+
+
+def test_a_form_that_stops_half_way_leaves_nothing(
+    http: FlaskClient, idle_worker: None, storage: Storage
+) -> None:
+    body, content_type = encode_multipart_formdata({"prompt": "teal", "img": ("photo.png", photo().read())})
+    for end in (len(body) // 2, len(body) - 4):
+        answer = http.post("/latent_revision", data=body[:end], content_type=content_type)
+        error_of(answer, 400)
+    assert not list(storage.root.rglob("*.upload*"))
+
+
+def test_a_job_that_redis_refuses_leaves_nothing(
+    mortal_redis: Any, settings: Settings, storage: Storage
+) -> None:
+    settings = settings.model_copy(update={"redis_url": mortal_redis.url})
+    jobs = Jobs(connect(settings), 600)
+    jobs.beat("idle", [settings.latentrevisions_queue], 600)
+    http = create_app(settings).test_client()
+    jobs.redis.config_set("maxmemory", 1)
+    try:
+        answer = http.post("/latent_revision", data={"prompt": "teal", "img": upload(photo())})
+        error_of(answer, 503)
+    finally:
+        jobs.redis.config_set("maxmemory", 0)
+    assert not list(storage.uploads.iterdir()) and not jobs.redis.keys("job:*")
 
 
 def test_many_wait_at_once(settings: Settings, worker: Worker) -> None:

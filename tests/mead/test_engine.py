@@ -68,8 +68,8 @@ def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     turns(engine, 59)
     job = jobs.get("a")
     assert job.status == "succeeded" and job.steps == 60 and job.loss is not None and job.loss < 0.01
-    assert job.out_path is not None and Path(job.out_path).parent == storage.results
-    with Image.open(job.out_path) as picture:
+    assert job.out_path is not None and Path(job.out_path).name == job.out_path
+    with Image.open(storage.results / job.out_path) as picture:
         red, green, blue = picture.resize((1, 1)).tobytes()
     assert abs(red - 255) < 20 and abs(green - 128) < 20 and blue < 20
     assert list(storage.uploads.iterdir()) == []  # nobody needs the upload any more
@@ -105,7 +105,7 @@ def test_the_picture_does_not_depend_on_the_company(
     turns(engine, 5)
     for seed, name in enumerate("abcd"):
         alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(str(jobs.get(name).out_path)) as together:
+        with Image.open(storage.results / str(jobs.get(name).out_path)) as together:
             assert together.tobytes() == alone.tobytes()
 
 
@@ -118,6 +118,43 @@ def test_what_is_wrong_with_the_parameters_fails_that_job(engine: Engine, jobs: 
     assert (
         failed.status == "failed" and failed.error_kind == "input" and "no such colour" in str(failed.error)
     )
+
+
+@pytest.mark.parametrize("path", ["/etc/shadow", "../../etc/shadow", "b.img.upload", "a.gone.upload"])
+def test_only_a_jobs_own_pictures_are_opened(engine: Engine, jobs: Jobs, storage: Storage, path: str) -> None:
+    upload(storage, "b")
+    put(jobs, "a", img_path=path)
+    turns(engine, 1)
+    job = jobs.get("a")
+    assert job.status == "failed" and job.error_kind == "internal"
+    assert "a picture could not be read" in str(job.error)
+    assert storage.upload_path("b", "img").exists()
+
+
+@pytest.mark.parametrize("folder", ["", "/mounted/elsewhere/uploads/"])
+def test_pictures_are_found_by_name(engine: Engine, jobs: Jobs, storage: Storage, folder: str) -> None:
+    put(jobs, "a", img_path=folder + upload(storage, "a").name)
+    turns(engine, 5)
+    assert jobs.get("a").status == "succeeded" and list(storage.uploads.iterdir()) == []
+
+
+def test_an_id_that_is_no_part_of_a_path_fails_its_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+    put(jobs, "../a")
+    put(jobs, "b")
+    turns(engine, 5)
+    assert jobs.get("../a").status == "failed" and jobs.get("b").status == "succeeded"
+
+
+def test_uploads_stay_for_a_job_that_can_be_put_back(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+    put(jobs, "a", prompt="no such colour", img_path=upload(storage, "a"))
+    put(jobs, "b", img_path=upload(storage, "b"))
+    jobs.ask_preview("b")
+    turns(engine, 2)
+    engine.running["b"].error = RuntimeError("no fault of the job's")
+    turns(engine, 1)
+    assert jobs.get("a").error_kind == "input" and jobs.get("b").error_kind == "internal"
+    assert [path.name for path in storage.uploads.iterdir()] == ["b.img.upload"]
+    assert not list(storage.previews.iterdir())
 
 
 def test_a_failing_step_fails_its_job_alone(
@@ -134,7 +171,7 @@ def test_a_failing_step_fails_its_job_alone(
     assert jobs.get("b").error_kind == "internal"
     for seed, name in ((0, "a"), (2, "c")):  # the failed step left no mark on the others
         alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(str(jobs.get(name).out_path)) as together:
+        with Image.open(storage.results / str(jobs.get(name).out_path)) as together:
             assert together.tobytes() == alone.tobytes()
 
 
@@ -202,7 +239,7 @@ def test_a_worker_that_comes_back_too_late_leaves_nothing(
     turns(other, 4)
     job = jobs.get("a")
     assert job.status == "succeeded" and job.worker == "another" and job.attempts == 2
-    assert [str(path) for path in storage.results.iterdir()] == [job.out_path]
+    assert [path.name for path in storage.results.iterdir()] == [job.out_path]
 
 
 def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storage: Storage) -> None:
@@ -212,7 +249,7 @@ def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storag
     turns(engine, 2)
     with Image.open(storage.preview_path("a")) as preview:
         assert preview.size == (8, 8)
-    assert [path.name for path in storage.previews.iterdir()] == ["a.png"]
+    assert [path.name for path in storage.previews.iterdir()] == ["a.preview.png"]
     turns(engine, 3)
     assert list(storage.previews.iterdir()) == []
 
@@ -332,7 +369,7 @@ def test_a_result_made_while_redis_was_away_is_kept(
     one.revision.step = one.revision.steps  # its last step was done, or is now
     engine.turn()
     (result,) = storage.results.iterdir()
-    assert jobs.get("a").status == "succeeded" and jobs.get("a").out_path == str(result)
+    assert jobs.get("a").status == "succeeded" and jobs.get("a").out_path == result.name
     assert len(colours.batches) <= 5
 
 

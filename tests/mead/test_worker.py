@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.data_folder import claim_folder
 from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.storage import Storage, write_picture
@@ -127,14 +129,31 @@ def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
 
 def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
     jobs.ttl = 1
-    for name, prompt in {"a": "teal", "b": "no such colour"}.items():
+    ids = [secrets.token_hex(16) for _ in range(2)]
+    for name, prompt in zip(ids, ("teal", "no such colour"), strict=True):
         picture = storage.upload_path(name, "img")
         write_picture(Image.new("RGB", (8, 8)), picture)
         jobs.enqueue(name, "lr", QUEUE, {"prompt": prompt, "iterations": 5, "img_path": str(picture)})
     with at_work(worker):
-        assert end_of(jobs, "a").status == "succeeded"
+        assert end_of(jobs, ids[0]).status == "succeeded"
         eventually(lambda: not jobs.redis.keys("job:*"))
         eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
+
+
+def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+    jobs.ttl = 1
+    claim_folder(jobs.redis, storage)
+    ours = str(jobs.redis.get("data_folder"))
+    result = storage.new_result_path(secrets.token_hex(16))
+    with at_work(worker):
+        jobs.redis.set("data_folder", "0" * 32)  # as if it had been replaced
+        storage.write_picture(Image.new("RGB", (8, 8)), result)
+        os.utime(result, (0, 0))
+        put(jobs, "a")
+        assert end_of(jobs, "a").status == "succeeded"
+        assert result.exists()
+        jobs.redis.flushall()  # ours again, once it is told
+        eventually(lambda: jobs.redis.get("data_folder") == ours and not result.exists())
 
 
 def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
@@ -191,7 +210,7 @@ def test_a_full_disk_fails_the_job_and_heals(worker: Worker, jobs: Jobs, storage
         engine.turn()
     job = jobs.get("c")
     assert job.status == "succeeded"
-    assert [str(path) for path in storage.results.iterdir()] == [job.out_path]
+    assert [path.name for path in storage.results.iterdir()] == [job.out_path]
     assert not list(storage.previews.iterdir())
 
 
