@@ -16,6 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from caching_config import Settings
 from mead import access
 from mead.answers import Accepted, Picture, accepted, ended
+from mead.data_folder import FolderClaimedError
 from mead.events import ClosedError, Events
 from mead.forms import ApiError, Forms, read_idempotency_key
 from mead.jobs import (
@@ -30,7 +31,7 @@ from mead.jobs import (
 from mead.kinds import LATENT_REVISION, STYLECLIP, Kind
 from mead.openapi import Description, describe
 from mead.params import JobParams
-from mead.readiness import RedisRights, queue_problem
+from mead.readiness import WRONG_FOLDER, Prerequisites, queue_problem
 from mead.storage import Storage
 from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
 
@@ -52,7 +53,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         settings.max_client_kept_bytes,
     )
     workers = {queue: _Workers(jobs, queue, settings) for queue in queues}
-    rights = RedisRights(settings, jobs)
+    prerequisites = Prerequisites(settings, jobs, storage)
 
     def described(kind: Kind) -> Description:
         return Description(
@@ -103,7 +104,11 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         if (request.content_length or 0) > settings.max_upload_bytes:
             raise RequestEntityTooLarge
         key = read_idempotency_key(request)
-        rights.check()
+        try:
+            prerequisites.check()
+        except FolderClaimedError as error:
+            log.error(str(error))
+            raise ApiError(503, WRONG_FOLDER) from error
         if not workers[queue].any_alive():  # before a picture is decoded in vain
             raise ApiError(503, NO_WORKER)
         _check_room(storage, settings)
@@ -122,6 +127,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
                 fingerprint=form.fingerprint,
                 longest=settings.max_queue_length,
                 most=settings.max_jobs_per_client,
+                bytes_stored=storage.upload_bytes(form.params.pictures().values()),
                 kept=kept,
             )
         except redis.RedisError as error:

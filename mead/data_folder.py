@@ -1,92 +1,84 @@
-"""Which Redis a data folder belongs to.
+"""Which data folder and which Redis belong together.
 
-The sweep removes the files of jobs that Redis does not know, so no folder may serve two of them: a file in
-the folder and a key in Redis hold the same random id. Whichever server starts first makes both.
+The sweep removes the files of jobs that Redis does not know, so a folder must not serve two Redis at a time.
+And a queue's jobs name files, so all servers of a queue must see the same folder. A file in the folder holds a
+random id; Redis knows the ids of its folders, and which folder each queue has.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
-from contextlib import suppress
+import time
+from collections.abc import Iterable
 
 import redis
 
-from mead.keys import DATA_FOLDER_KEY
+from mead.keys import folder_key, queue_folder_key
 from mead.storage import Storage
 
-SETTLING_SECONDS = 60
-"""How long a new id may stand in Redis alone, before it is in the folder too."""
+log = logging.getLogger(__name__)
+
+IN_USE_SECONDS = 90
+"""How long after a server's last `hold_folder` its folder counts as in use."""
+SETTLING_SECONDS = 24 * 3600
+"""How long Redis remembers the id of a folder whose first server did not get any further."""
 
 
 class FolderClaimedError(RuntimeError):
-    """The data folder belongs to another Redis, or this Redis to another folder; says what to do."""
+    """The data folder is used with another Redis, or the queue with another folder; says what to do."""
 
 
-def claim_folder(client: redis.Redis, storage: Storage) -> None:
-    """Make sure, as a server starts, that folder and Redis belong together; join them if both are new.
+def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -> None:
+    """Make sure, before a server touches files, that folder, Redis and queues belong together.
 
-    Any number of servers may call this at once.
+    What is new is joined. So is a folder that no server uses any more to a Redis that does not know it, as
+    after Redis has lost its data. Any number of servers may call this at once.
 
     Raises:
-        FolderClaimedError: they do not.
+        FolderClaimedError: they do not belong together.
         redis.RedisError: Redis is away, or refuses to be written to.
         OSError: the folder cannot be written to.
     """
-    if storage.read_id() is None:
-        client.set(DATA_FOLDER_KEY, secrets.token_hex(16), nx=True, ex=SETTLING_SECONDS)
-    known, lasts = _look(client)
-    written = storage.read_id()  # after Redis was asked: an id that stays there is in the folder already
-    if written is None and known is not None and not lasts:
-        storage.write_id(known)
-        written = known
-    _compare(storage, written, known)
-    if not lasts:
-        client.persist(DATA_FOLDER_KEY)
+    folder_id = storage.read_id()
+    if folder_id is None:
+        made = secrets.token_hex(16)
+        client.set(folder_key(made), 1, ex=SETTLING_SECONDS)
+        storage.write_id(made)
+        folder_id = storage.read_id() or made
+    if not client.exists(folder_key(folder_id)):
+        if time.time() - storage.held_at() < IN_USE_SECONDS:
+            raise FolderClaimedError(
+                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL, or was until "
+                f"just now. Set them right, or wait {IN_USE_SECONDS} s after its servers have stopped"
+            )
+        log.warning(
+            "this Redis does not know the data folder, and takes it over",
+            extra={"removed_after": "JOB_TTL, the pictures of jobs that it does not know"},
+        )
+    hold_folder(client, storage, queues)
 
 
-def hold_folder(client: redis.Redis, storage: Storage) -> None:
-    """Make sure, as a server works, that folder and Redis still belong together.
+def hold_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -> None:
+    """Say that the folder is in use, and make sure that folder and queues still belong together.
 
-    A Redis that has lost everything (FLUSHALL, a restart without persistence) is told its folder again.
+    A Redis that has lost everything (FLUSHALL, a restart without persistence) is told again.
 
     Raises:
         FolderClaimedError: they do not, any more.
-        redis.RedisError: Redis is away.
-        OSError: the folder cannot be read.
+        redis.RedisError: Redis is away, or refuses to be written to.
+        OSError: the folder cannot be written to.
     """
-    written = storage.read_id()
-    if written is not None:
-        with suppress(redis.ResponseError):  # it may refuse to be written to, and still be the right one
-            client.set(DATA_FOLDER_KEY, written, nx=True)
-    _compare(storage, written, _look(client)[0])
-
-
-def _look(client: redis.Redis) -> tuple[str | None, bool]:
-    """The id that Redis has, and whether it is there to stay."""
-    with client.pipeline(transaction=False) as pipe:  # a full Redis answers no transaction
-        pipe.get(DATA_FOLDER_KEY)
-        pipe.ttl(DATA_FOLDER_KEY)
-        known, seconds = pipe.execute()
-    return known, seconds < 0
-
-
-def _compare(storage: Storage, written: str | None, known: str | None) -> None:
-    if written == known:
-        return
-    folder, marker, forget = storage.root, storage.marker, f"`redis-cli DEL {DATA_FOLDER_KEY}`"
-    if known is None:
-        raise FolderClaimedError(
-            f"DATA_DIR={folder} belongs to another Redis than the one at REDIS_URL, or that one was emptied. "
-            f"Set them right; or, to use them together from now on, delete {marker}: "
-            "pictures of jobs that this Redis does not know go after JOB_TTL"
-        )
-    if written is None:
-        raise FolderClaimedError(
-            f"the Redis at REDIS_URL belongs to another folder than DATA_DIR={folder}: "
-            "all servers on one Redis must see the same folder. Set them right; or, if the folder is new or "
-            f"was emptied, {forget} and start all servers again"
-        )
-    raise FolderClaimedError(
-        f"DATA_DIR={folder} belongs to another Redis than the one at REDIS_URL, and that to another folder. "
-        f"Set them right; or, to use them together from now on, delete {marker} and {forget}"
-    )
+    folder_id = storage.read_id()
+    if folder_id is None:
+        raise FolderClaimedError(f"{storage.marker} is gone: start the servers again")
+    for queue in queues:
+        client.set(queue_folder_key(queue), folder_id, nx=True)
+        if client.get(queue_folder_key(queue)) != folder_id:
+            raise FolderClaimedError(
+                f"the jobs of {queue} have their files in another folder than DATA_DIR={storage.root}. Set "
+                "DATA_DIR, REDIS_URL or the queue right; or, if that folder is gone for good, "
+                f"redis-cli DEL {queue_folder_key(queue)}"
+            )
+    client.set(folder_key(folder_id), 1)
+    storage.touch_id()

@@ -299,7 +299,7 @@ class Engine(Generic[R]):
             log.warning("no preview: %s", error, extra={"job": one.job.id, "worker": self.worker})
 
     def _succeed(self, one: Running[R], result: Path) -> None:
-        if not self.jobs.succeed(one.job, self.worker, result.name):
+        if not self.jobs.succeed(one.job, self.worker, result.name, result.stat().st_size):
             self._drop(one)
             return
         extra = {"job": one.job.id, "worker": self.worker, "steps": one.revision.step}

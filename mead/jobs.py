@@ -30,7 +30,7 @@ import redis
 from pydantic import BaseModel, ValidationError
 from redis.client import Pipeline
 
-from mead.job import End, Job, Status
+from mead.job import End, Job
 from mead.keys import (
     STATISTICS_KEY,
     WORKERS_KEY,

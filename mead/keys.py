@@ -57,6 +57,16 @@ def unfinished_key(client: str) -> str:
     return f"unfinished:{client}"
 
 
+def folder_key(folder_id: str) -> str:
+    """String: this Redis knows the data folder with this id."""
+    return f"data_folder:{folder_id}"
+
+
+def queue_folder_key(queue: str) -> str:
+    """String: the id of the data folder that holds the files of a queue's jobs."""
+    return f"{queue}:data_folder"
+
+
 def kept_key(client: str) -> str:
     """Sorted set: a client's jobs whose records are kept, as ID:BYTES, by the second in which they expire."""
     return f"{KEPT_KEY}:{client}"
@@ -75,6 +85,3 @@ WORKERS_KEY = "workers"
 
 STATISTICS_KEY = "statistics"
 """Hash: counts since ever: TYPE:accepted, TYPE:recovered, TYPE:END, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
-
-DATA_FOLDER_KEY = "data_folder"
-"""String: the id of the data folder whose files belong to this Redis's jobs."""

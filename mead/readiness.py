@@ -8,13 +8,18 @@ from collections.abc import Iterable
 import redis
 
 from caching_config import Settings, connect
+from mead.data_folder import FolderClaimedError, claim_folder
 from mead.jobs import Heartbeat, Jobs
 from mead.log import reason
 from mead.redis_check import check_rights, warnings
-from mead.redis_errors import MissingRightsError, explain
+from mead.redis_errors import explain
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
+
+WRONG_FOLDER = (
+    "the data folder is used with another Redis, or the queues with another folder: the log says more"
+)
 
 
 def queues_of(settings: Settings) -> tuple[str, ...]:
@@ -32,24 +37,28 @@ def queue_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) 
     return None
 
 
-class RedisRights:
-    """Whether the Redis user has every right that the service needs. Once it had, it is not asked again."""
+class Prerequisites:
+    """Whether Redis and the data folder may be used. Once they could, they are not looked at again."""
 
-    def __init__(self, settings: Settings, jobs: Jobs) -> None:
+    def __init__(self, settings: Settings, jobs: Jobs, storage: Storage) -> None:
         self.queues = queues_of(settings)
         self.jobs = jobs
-        self._granted = False
+        self.storage = storage
+        self._met = False
 
     def check(self) -> None:
-        """Return if it has.
+        """Return if they may.
 
         Raises:
-            MissingRightsError: naming those that are missing.
+            MissingRightsError: (a redis.RedisError) naming the rights that are missing.
+            FolderClaimedError: folder and Redis do not belong together.
             redis.RedisError: Redis is away.
+            OSError: the folder cannot be written to.
         """
-        if not self._granted:
+        if not self._met:
             check_rights(self.jobs.redis, self.queues)
-            self._granted = True
+            claim_folder(self.jobs.redis, self.storage, self.queues)
+            self._met = True
 
 
 def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]:
@@ -59,11 +68,14 @@ def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]
         workers = jobs.workers().values()
         problems = [queue_problem(queue, settings, workers) for queue in queues_of(settings)]
         wrong += [problem for problem in problems if problem]
-        check_rights(jobs.redis, queues_of(settings))
-    except MissingRightsError as error:
-        wrong.append(str(error))
+        Prerequisites(settings, jobs, storage).check()
     except redis.RedisError as error:
         wrong.append(explain(error))
+    except FolderClaimedError as error:
+        log.error(str(error))
+        wrong.append(WRONG_FOLDER)
+    except OSError as error:
+        log.error("the data folder cannot be used: %s", error)
     try:
         storage.check()
         free = storage.free_bytes()
@@ -84,13 +96,15 @@ def what_may_go_wrong(jobs: Jobs) -> list[str]:
 
 
 def log_problems(settings: Settings) -> None:
-    """Say in the log what is wrong with Redis, as a server starts."""
+    """Say in the log what is wrong with Redis or the data folder, as a server starts."""
     jobs = Jobs(connect(settings), settings.job_ttl)
     try:
-        check_rights(jobs.redis, queues_of(settings))
+        Prerequisites(settings, jobs, Storage(settings.data_dir)).check()
         found = warnings(jobs.redis)
     except redis.RedisError as error:
         found = [explain(error)]
+    except (FolderClaimedError, OSError) as error:
+        found = [str(error)]
     for problem in found:
         log.warning(problem)
     jobs.redis.close()

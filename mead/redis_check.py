@@ -92,13 +92,15 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     yield from (["MULTI"], ["EXISTS", other], ["EXEC"])
     for key in (keys.worker_key(name), keys.idempotency_key("", name), keys.unfinished_key(name)):
         yield ["DEL", key]
+    yield ["DEL", keys.folder_key(name)]
     yield from (["DEL", keys.kept_key(name)], ["ZREM", keys.KEPT_KEY, name], ["SREM", keys.WORKERS_KEY, name])
     yield ["HDEL", keys.STATISTICS_KEY, name]
     for queue in queues:
         yield ["LREM", queue, 0, name]
         for key in (keys.processing_key(queue, name), keys.cancelled_key(queue)):
             yield ["LREM", key, 0, name]
-        yield from (["HDEL", keys.tickets_key(queue), name], ["HDEL", keys.served_key(queue), name])
+        for key in (keys.tickets_key(queue), keys.served_key(queue), keys.queue_folder_key(queue)):
+            yield ["HDEL", key, name]
 
 
 def commands_tried() -> set[str]:

@@ -227,15 +227,29 @@ class Storage:
         return entry.path.parent == self.uploads and end.needs_uploads
 
     def read_id(self) -> str | None:
-        """The id that says which Redis the folder belongs to; None if it belongs to none yet."""
+        """The folder's id; None if it has none yet."""
         try:
             return _regular(self.marker).read_text("ascii", "replace").strip()
         except FileNotFoundError:
             return None
 
     def write_id(self, folder_id: str) -> None:
-        """Say which Redis the folder belongs to. Raises OSError as `write`."""
-        self.write(f"{folder_id}\n".encode("ascii"), self.marker)
+        """Give the folder an id, unless it has one. Raises OSError as `write`."""
+        new = self.marker.with_name(f"{self.marker.name}.{folder_id}")
+        self.write(f"{folder_id}\n".encode("ascii"), new)
+        try:
+            with suppress(FileExistsError):  # another server was faster
+                os.link(new, self.marker)
+        finally:
+            remove(new)
+
+    def touch_id(self) -> None:
+        """Say that a server uses the folder now."""
+        os.utime(self.marker)
+
+    def held_at(self) -> float:
+        """When a server last said that it uses the folder; seconds since 1970."""
+        return self.marker.stat().st_mtime
 
     def check(self) -> None:
         """Make sure that results can be written now.

@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 
-from mead.data_folder import FolderClaimedError, hold_folder
+from mead.data_folder import FolderClaimedError, claim_folder, hold_folder
 from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.redis_check import check_rights, warnings
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0  # how long a step may take to end before its jobs are handed back all the same
 FAREWELL_SECONDS = 1.0  # how long handing back may take; Redis may be away
-ARRIVE_SECONDS = 1.0  # between two tries to begin, while Redis is away or refuses
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two tries to begin
 SWEEP_SECONDS = 60.0  # between two looks for files that nobody needs
 UNCLAIMED_SECONDS = 600.0  # how long uploads may lie before their job is queued
 
@@ -120,17 +120,21 @@ class Worker:
 
     def _arrive(self, stop: threading.Event) -> None:
         """The first heartbeat: before any job is taken, so that none is taken away from a newcomer."""
+        pause = FIRST_PAUSE
         while not stop.is_set():
             try:
                 check_rights(self.jobs.redis, self.queues)
+                claim_folder(self.jobs.redis, self.storage, self.queues)
                 self._check_weights()
                 self._beat_once()
                 for warning in warnings(self.jobs.redis):
                     log.warning(warning, extra={"worker": self.name})
                 return
-            except redis.RedisError as error:
-                log.warning("%s: %s", explain(error), error, extra={"worker": self.name})
-                stop.wait(ARRIVE_SECONDS)
+            except (redis.RedisError, FolderClaimedError, OSError) as error:
+                why = explain(error) if isinstance(error, redis.RedisError) else str(error)
+                log.error("cannot begin yet: %s", why, extra={"worker": self.name})
+                stop.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def _check_weights(self) -> None:
         for name, beat in self.jobs.workers().items():
@@ -203,7 +207,7 @@ class Worker:
         due = 0.0
         while not stop.is_set():
             try:
-                hold_folder(self.jobs.redis, self.storage)
+                hold_folder(self.jobs.redis, self.storage, self.queues)
                 if time.monotonic() >= due:
                     started = time.monotonic()
                     self._sweep_once()

@@ -1,7 +1,8 @@
-"""Which Redis a data folder belongs to."""
+"""Which data folder and which Redis belong together."""
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ import pytest
 import redis
 
 from caching_config import Settings, connect
+from mead.api import create_app
 from mead.data_folder import FolderClaimedError, claim_folder, hold_folder
+from mead.jobs import Jobs
 from mead.storage import Storage
 from tests.conftest import RedisServer
 
-KEY = "data_folder"
+QUEUES = ["latentrevisions_queue", "styleclip_queue"]
 
 
 @pytest.fixture
@@ -27,106 +30,101 @@ def other(client: redis.Redis, settings: Settings) -> Iterator[redis.Redis]:
         yield one
 
 
+def leave(storage: Storage) -> None:
+    """As if no server had used the folder for a while."""
+    os.utime(storage.marker, (0, 0))
+
+
 def test_the_first_server_joins_folder_and_redis(client: redis.Redis, storage: Storage) -> None:
-    claim_folder(client, storage)
-    made = client.get(KEY)
-    assert storage.read_id() == made and len(str(made)) == 32 and client.ttl(KEY) == -1
+    claim_folder(client, storage, QUEUES)
+    made = storage.read_id()
+    assert made and len(made) == 32 and client.ttl(f"data_folder:{made}") == -1
+    assert [client.get(f"{queue}:data_folder") for queue in QUEUES] == [made, made]
     assert stat.S_IMODE(storage.marker.stat().st_mode) == 0o600
     for _ in range(2):
-        claim_folder(client, Storage(storage.root))
-    hold_folder(client, storage)
-    assert storage.read_id() == made == client.get(KEY)
+        claim_folder(client, Storage(storage.root), QUEUES)
+    hold_folder(client, storage, QUEUES)
+    assert storage.read_id() == made and [path.name for path in storage.root.iterdir()] == [".mead-id"]
 
 
 def test_many_servers_may_start_at_once(settings: Settings, storage: Storage) -> None:
     def start(_: int) -> str | None:
         mine = Storage(storage.root)
-        claim_folder(connect(settings), mine)
+        claim_folder(connect(settings), mine, QUEUES)
         return mine.read_id()
 
     with ThreadPoolExecutor(16) as pool:
         (only,) = set(pool.map(start, range(64)))
-    client = connect(settings)
-    assert client.get(KEY) == only and client.ttl(KEY) == -1
+    assert connect(settings).ttl(f"data_folder:{only}") == -1
 
 
-def test_a_start_that_was_cut_off_is_no_claim(client: redis.Redis, storage: Storage) -> None:
-    """Killed between the two: the next start ends what was begun."""
-    client.set(KEY, "1" * 32, ex=60)
-    claim_folder(client, storage)
-    assert storage.read_id() == "1" * 32 and client.ttl(KEY) == -1
-    client.expire(KEY, 60)
-    claim_folder(client, storage)
-    assert client.ttl(KEY) == -1
-
-
-def test_another_redis_is_refused(client: redis.Redis, other: redis.Redis, storage: Storage) -> None:
-    claim_folder(client, storage)
-    before = storage.read_id()
-    for look in (claim_folder, hold_folder):
-        if look is hold_folder:
-            other.set(KEY, "2" * 32)
-        with pytest.raises(FolderClaimedError, match="belongs to another Redis"):
-            look(other, storage)
-    assert storage.read_id() == before == client.get(KEY)
-
-
-def test_another_folder_is_refused(client: redis.Redis, storage: Storage, tmp_path: Path) -> None:
-    claim_folder(client, storage)
-    elsewhere = Storage(tmp_path / "elsewhere")
-    with pytest.raises(FolderClaimedError, match="belongs to another folder"):
-        claim_folder(client, elsewhere)
-    assert not elsewhere.root.exists()
-
-
-def test_live_servers_tell_a_flushed_redis_its_folder(client: redis.Redis, storage: Storage) -> None:
-    claim_folder(client, storage)
-    client.flushall()
-    hold_folder(client, storage)
-    claim_folder(client, storage)
-    assert client.get(KEY) == storage.read_id() and client.ttl(KEY) == -1
-
-
-def test_the_ways_out(client: redis.Redis, other: redis.Redis, storage: Storage, tmp_path: Path) -> None:
-    """Each message names what helps, and it helps."""
-    claim_folder(client, storage)
-    client.flushall()  # while no server was there
-    with pytest.raises(FolderClaimedError, match=f"delete {storage.marker}"):
-        claim_folder(client, storage)
-    storage.marker.unlink()
-    claim_folder(client, storage)
-
-    storage.marker.unlink()  # the folder was emptied
-    with pytest.raises(FolderClaimedError, match="redis-cli DEL data_folder"):
-        claim_folder(client, storage)
-    client.delete(KEY)
-    claim_folder(client, storage)
-
-    claim_folder(other, Storage(tmp_path / "elsewhere"))
-    with pytest.raises(FolderClaimedError, match=f"delete {storage.marker} and `redis-cli DEL data_folder`"):
-        claim_folder(other, storage)
-    storage.marker.unlink()
-    other.delete(KEY)
-    claim_folder(other, storage)
-
-
-def test_a_damaged_id_is_refused(client: redis.Redis, storage: Storage) -> None:
-    claim_folder(client, storage)
-    storage.marker.write_bytes(b"\xff\0")
-    with pytest.raises(FolderClaimedError):
-        claim_folder(client, storage)
-
-
-def test_a_redis_that_refuses_to_be_written_to_may_be_the_right_one(
-    mortal_redis: RedisServer, storage: Storage
+def test_another_redis_is_refused_while_the_folder_is_in_use(
+    client: redis.Redis, other: redis.Redis, storage: Storage
 ) -> None:
-    client = connect(Settings(redis_url=mortal_redis.url))
-    claim_folder(client, storage)
-    client.config_set("maxmemory", 1)
-    hold_folder(client, storage)
-    client.config_set("maxmemory", 0)
+    claim_folder(client, storage, QUEUES)
+    with pytest.raises(FolderClaimedError, match="in use with another Redis"):
+        claim_folder(other, storage, QUEUES)
+    assert not other.keys("*")
+    leave(storage)
+    hold_folder(client, storage, QUEUES)
+    with pytest.raises(FolderClaimedError, match="in use with another Redis"):
+        claim_folder(other, storage, QUEUES)
+
+
+def test_a_redis_that_was_emptied_gets_its_folder_back(client: redis.Redis, storage: Storage) -> None:
+    claim_folder(client, storage, QUEUES)
+    made = storage.read_id()
     client.flushall()
-    client.config_set("maxmemory", 1)
+    hold_folder(client, storage, QUEUES)  # by a server that runs
+    assert client.get(f"{QUEUES[0]}:data_folder") == made
+    client.flushall()
+    leave(storage)
+    claim_folder(client, storage, QUEUES)  # by one that starts, when none runs
+    assert client.get(f"{QUEUES[0]}:data_folder") == made == storage.read_id()
+
+
+def test_a_queue_has_one_folder(client: redis.Redis, storage: Storage, tmp_path: Path) -> None:
+    """Two services on one Redis need queues of their own."""
+    claim_folder(client, storage, QUEUES)
+    elsewhere = Storage(tmp_path / "elsewhere")
+    with pytest.raises(FolderClaimedError, match="redis-cli DEL latentrevisions_queue:data_folder"):
+        claim_folder(client, elsewhere, QUEUES)
+    claim_folder(client, elsewhere, ["other_latentrevisions_queue", "other_styleclip_queue"])
+    claim_folder(client, storage, QUEUES)
+    for queue in QUEUES:
+        client.delete(f"{queue}:data_folder")
+    claim_folder(client, elsewhere, QUEUES)
     with pytest.raises(FolderClaimedError):
-        hold_folder(client, storage)
+        hold_folder(client, storage, QUEUES)
+
+
+def test_a_marker_that_is_gone(client: redis.Redis, storage: Storage) -> None:
+    claim_folder(client, storage, QUEUES)
+    storage.marker.unlink()
+    with pytest.raises(FolderClaimedError, match="is gone"):
+        hold_folder(client, storage, QUEUES)
+
+
+def test_a_redis_that_refuses_to_be_written_to(mortal_redis: RedisServer, storage: Storage) -> None:
+    client = connect(Settings(redis_url=mortal_redis.url))
+    client.config_set("maxmemory", 1)
+    with pytest.raises(redis.RedisError):
+        claim_folder(client, storage, QUEUES)
+    assert storage.read_id() is None
     client.config_set("maxmemory", 0)
+    claim_folder(client, storage, QUEUES)
+
+
+def test_clients_are_told(settings: Settings, jobs: Jobs, tmp_path: Path) -> None:
+    """A caching server whose folder is not that of the queue takes no job; the answer names no folder."""
+    jobs.beat("me", QUEUES, 600)
+    claim_folder(jobs.redis, Storage(tmp_path / "elsewhere"), QUEUES)
+    door = create_app(settings).test_client()
+    asked = {"data": {"prompt": "a house"}, "headers": {"Prefer": "respond-async"}}
+    for answer in (door.post("/latent_revision", **asked), door.get("/readyz")):
+        assert answer.status_code == 503 and "another folder" in answer.get_json()["message"]
+        assert str(tmp_path) not in answer.text
+    for queue in QUEUES:
+        jobs.redis.delete(f"{queue}:data_folder")
+    assert door.get("/readyz").status_code == 200
+    assert door.post("/latent_revision", **asked).status_code == 202

@@ -142,18 +142,19 @@ def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storag
 
 def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: Storage) -> None:
     jobs.ttl = 1
-    claim_folder(jobs.redis, storage)
-    ours = str(jobs.redis.get("data_folder"))
+    claim_folder(jobs.redis, storage, [QUEUE])
+    ours = f"{QUEUE}:data_folder"
     result = storage.new_result_path(secrets.token_hex(16))
     with at_work(worker):
-        jobs.redis.set("data_folder", "0" * 32)  # as if it had been replaced
+        eventually(lambda: "me" in jobs.workers())
+        jobs.redis.set(ours, "0" * 32)  # as if it had been replaced
         storage.write_picture(Image.new("RGB", (8, 8)), result)
         os.utime(result, (0, 0))
         put(jobs, "a")
         assert end_of(jobs, "a").status == "succeeded"
         assert result.exists()
         jobs.redis.flushall()  # ours again, once it is told
-        eventually(lambda: jobs.redis.get("data_folder") == ours and not result.exists())
+        eventually(lambda: jobs.redis.get(ours) == storage.read_id() and not result.exists())
 
 
 def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
