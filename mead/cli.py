@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn
 
 import requests
 from pydantic import ValidationError
@@ -23,10 +23,9 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.download import DownloadError, megabytes
 from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
 from mead.params import JobParams, ParamsError, check
+from mead.terminal import printable, say
 from mead.weights import WeightFile, WeightsError, WeightSet, set_names, weights_dir
 from StyleCLIP.params import StyleCLIPParams
-
-_Parser: TypeAlias = argparse.ArgumentParser
 
 PHOTOS = REPOSITORY / "tests" / "data"
 DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
@@ -44,6 +43,11 @@ DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
 """By route: the folder for its picture, the form's fields, its files."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 class CommandError(Exception):
     """A command cannot do what it was asked to; the message is for whoever typed it."""
 
@@ -56,14 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.run(options)
     except ParamsError as error:
-        print(f"mead: {error}", file=sys.stderr)
+        say(f"mead: {error}", file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:  # of the settings
         for problem in error.errors():
-            print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
+            say(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
     except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
-        print(f"mead: {error}", file=sys.stderr)
+        say(f"mead: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -74,7 +78,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m mead", description="Make and edit pictures from words.")
+    parser = _Parser("python -m mead", description="Make and edit pictures from words.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], about: str, **more: Any) -> _Parser:
@@ -179,7 +183,7 @@ def _serve(options: argparse.Namespace) -> None:
     with local_service(
         settings.data_dir, settings.host, settings.port, redis_url, environment=_weights_environment()
     ) as service:
-        print(
+        say(
             f"The service is up at {service.url} with Redis at {without_password(service.redis_url)}; "
             "Ctrl-C stops it.",
             flush=True,
@@ -189,7 +193,7 @@ def _serve(options: argparse.Namespace) -> None:
                 time.sleep(0.5)
                 service.check()
         except KeyboardInterrupt:
-            print("\nstopping", flush=True)
+            say("\nstopping", flush=True)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -204,19 +208,19 @@ def _demo(options: argparse.Namespace) -> None:
         "API_KEYS": "",
     }
     with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
-        print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
+        say("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
         with local_service(
             Path(folder) / "data", redis_url=redis_url, logs=Path(folder) / "logs", environment=environment
         ) as service:
-            print(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
+            say(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
             for route in DEMO_JOBS:
                 try:
                     path, seconds = _demo_job(service, route)
                 except (CommandError, requests.RequestException) as error:
                     service.check()  # a dead server is the better explanation
                     raise CommandError(f"{route}: {error}\n{_last_lines(service)}") from error
-                print(f"{path}  ({seconds:.1f} s)", flush=True)
-    print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+                say(f"{path}  ({seconds:.1f} s)", flush=True)
+    say(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _weights_environment() -> dict[str, str]:
@@ -228,7 +232,7 @@ def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
     """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
     began = time.monotonic()
     folder, fields, pictures = DEMO_JOBS[route]
-    print(
+    say(
         f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
         file=sys.stderr,
     )
@@ -312,22 +316,22 @@ def _run(model: Any, parameters: dict[str, Any], options: argparse.Namespace) ->
 
 
 def _list_weights(options: argparse.Namespace) -> None:
-    print(f"The sets of weights; those that are fetched or your own are in {weights_dir()}.")
+    say(f"The sets of weights; those that are fetched or your own are in {weights_dir()}.")
     for name in set_names():
-        print()
+        say()
         try:
             weights = WeightSet.find(name)
         except WeightsError as error:
-            print(f"{name}: {error}")
+            say(f"{name}: {error}")
             continue
         base = f"; what it does not have is lent by {weights.base}" if weights.base else ""
-        print(f"{name}: {weights.description.rstrip('.')}{base}.")
+        say(f"{name}: {weights.description.rstrip('.')}{base}.")
         for network, file in weights.own_files.items():
             size = megabytes(file.size) if file.size is not None else "-"
-            print(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
+            say(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
         for file_name, (published, networks) in weights.downloads.items():
             size = megabytes(published.size) if published.size else "size unknown"
-            print(f"  from {file_name} ({size}): {' and '.join(networks)}; {published.licence}")
+            say(f"  from {file_name} ({size}): {' and '.join(networks)}; {published.licence}")
 
 
 def _state(file: WeightFile) -> str:
@@ -354,7 +358,7 @@ def _fetch_weights(options: argparse.Namespace) -> None:
         raise
     finally:
         bar.end()
-    print(f"{options.set}: all {len(weights.files)} networks are here; WEIGHTS={options.set} uses them")
+    say(f"{options.set}: all {len(weights.files)} networks are here; WEIGHTS={options.set} uses them")
 
 
 def _verify_weights(options: argparse.Namespace) -> None:
@@ -365,13 +369,13 @@ def _verify_weights(options: argparse.Namespace) -> None:
 
     def found(finding: Finding) -> None:
         if finding.problem is None:
-            print(f"  {finding.what}: good", flush=True)
+            say(f"  {finding.what}: good", flush=True)
         else:
-            print(f"mead: {finding.problem}", file=sys.stderr, flush=True)
+            say(f"mead: {finding.problem}", file=sys.stderr, flush=True)
 
     wrong = []
     for name in names:
-        print(f"{name}:", flush=True)
+        say(f"{name}:", flush=True)
         if not verify(name, found):
             wrong.append(name)
     if wrong:
@@ -388,10 +392,10 @@ def _convert_weights(options: argparse.Namespace) -> None:
     networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)
     lent = sorted(weights.files.keys() - weights.own_files.keys())
-    print(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")
+    say(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")
     if lent:
-        print(f"{options.name}: {', '.join(lent)}: lent by {weights.base}")
-    print(f"`python -m mead weights verify {options.name}` tries it; WEIGHTS={options.name} uses it")
+        say(f"{options.name}: {', '.join(lent)}: lent by {weights.base}")
+    say(f"`python -m mead weights verify {options.name}` tries it; WEIGHTS={options.name} uses it")
 
 
 class TransferBar:
@@ -413,6 +417,7 @@ class TransferBar:
     def show(self, name: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes of a file are here."""
         now = time.monotonic()
+        name = printable(name)
         if name != self._name or (self._seen and done < self._seen[-1][1]):
             self.end()
             self._seen.clear()
@@ -429,12 +434,12 @@ class TransferBar:
         tenth = 10 * done // total if total else done // 100_000_000
         if tenth > self._tenth:
             self._tenth = tenth
-            print(self._line(done, total), file=sys.stderr, flush=True)
+            say(self._line(done, total), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
         self.end()
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the line."""
@@ -473,7 +478,7 @@ class ProgressBar:
             quarter = 4 * step // steps if steps else 0
             if quarter > self.shown:
                 self.shown = quarter
-                print(self._line(step, steps), file=sys.stderr, flush=True)
+                say(self._line(step, steps), file=sys.stderr, flush=True)
             return
         print(f"\r{self._line(step, steps)}\x1b[K", end="", file=sys.stderr, flush=True)
 
