@@ -17,7 +17,7 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
@@ -29,7 +29,7 @@ Text = tuple[str, bytes, "str | None"]
 
 CHARSET = "_charset_"
 """The field that names the encoding of all others (RFC 7578, 4.6)."""
-CHARSETS = aliases.keys() | set(aliases.values()) | {"cp874", "koi8_u"}
+CHARSETS = {*aliases.values(), "cp874", "koi8_u"} - {"utf_7"}
 """Python's names of encodings. Asked for any other, it would remember that name for ever."""
 
 
@@ -143,12 +143,14 @@ class FormRequest(Request):
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
-    """Read of a request's body."""
+    """Read of a request's body.
+
+    Raises:
+        BadRequest: it is malformed or cut off.
+    """
     try:
         return stream.read(size)
-    except TimeoutError:
-        raise
-    except (OSError, ParseException):  # of gunicorn; of werkzeug's own server
+    except (ClientDisconnected, OSError, ParseException):  # Werkzeug's, the socket's, gunicorn's
         raise BadRequest("the body of the request is malformed or cut off") from None
 
 
@@ -195,8 +197,9 @@ def _decode(name: str, value: bytes, charset: str) -> str:
         ApiError: 400.
     """
     encoding = normalize_encoding(charset).lower()
+    encoding = aliases.get(encoding, encoding)
     try:
-        if encoding not in CHARSETS or aliases.get(encoding) == "utf_7":
+        if encoding not in CHARSETS:
             raise LookupError
         return value.decode(encoding)
     except UnicodeDecodeError:

@@ -29,13 +29,12 @@ def normal_origin(origin: str) -> str:
     try:
         parts = urlsplit(origin)
         host, port = _normal_name(parts.hostname or ""), parts.port
+        if not parts.scheme or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError
     except ValueError:
-        host, port = "", None
-    beyond = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    if not (host and parts.scheme) or beyond:
         raise ValueError(
             f"{origin!r} is no origin: give scheme://host or scheme://host:port, as in https://app.example.com"
-        )
+        ) from None
     own_port = port is None or port == OWN_PORTS.get(parts.scheme)
     return f"{parts.scheme}://{host}" if own_port else f"{parts.scheme}://{host}:{port}"
 
