@@ -82,8 +82,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "Last-Event-ID": {
         "description": "The id of the last event that was seen; only what came after it is sent.",
-        "schema": {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
-        "example": 12,
+        "schema": {"type": "string", "pattern": "^[0-9]{0,15}$"},  # empty: none was seen
+        "example": "12",
     },
 }
 KEYS = {
