@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 import socket
 import sys
 from http import HTTPStatus
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"/", "/index", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """What answers without a key: that the service lives, its pages and its description."""
 OPEN_FOLDERS = ("/docs/", "/page/")  # what those pages are made of
+PREFIX = re.compile(r"(/[\w.~%-]+)*/?", re.ASCII)
 PROBES = frozenset({"/healthz", "/readyz"})  # asked by machines under any name; they tell of no job
 
 HEADERS = {
@@ -105,6 +107,8 @@ def guard(app: Flask, settings: Settings) -> None:
         g.owner = ""
         if "HTTP_SCRIPT_NAME" in request.environ:
             raise BadRequest("the header SCRIPT_NAME is not taken; proxies send X-Forwarded-Prefix")
+        if not PREFIX.fullmatch(request.environ.get("SCRIPT_NAME", "")):  # addresses in answers begin with it
+            raise BadRequest("X-Forwarded-Prefix: a proxy gives a path, as in /studio")
         if not keys:
             check_way_in()
         if _is_preflight():

@@ -101,7 +101,7 @@ class Line(logging.Formatter):
             event["at"] = _place(error)
             if self.traces:
                 event["trace"] = self.formatException((type(error), error, error.__traceback__))
-        shown = {self._hide(name): self._shown(value) for name, value in event.items()}
+        shown = {name: self._shown(value) for name, value in event.items()}
         return json.dumps(shown) if self.json else printable(_plain(shown))
 
     def _shown(self, value: Any) -> Any:

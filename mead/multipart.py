@@ -172,9 +172,9 @@ def _name_of(segment: MultipartSegment) -> str:
 def _set_file_name(segment: MultipartSegment) -> None:
     """Know a file that only `filename*` (RFC 5987) or its type tells from a text."""
     if segment.filename is None:
-        options = parse_options_header(segment.header("Content-Disposition"))[1]
-        if "filename" in options:
-            segment.filename = options["filename"]
+        disposition = segment["Content-Disposition"]
+        if "filename" in disposition.lower():
+            segment.filename = parse_options_header(disposition)[1].get("filename")
         elif (segment.content_type or "").startswith("image/"):
             segment.filename = "picture"
 
@@ -190,18 +190,27 @@ def _decoded(texts: list[Text], charset: str | None) -> MultiDict[str, str]:
     return decoded
 
 
+def _encoding(charset: str) -> str:
+    """Python's name of a character encoding.
+
+    Raises:
+        LookupError: there is none.
+    """
+    name = normalize_encoding(charset).lower()
+    name = aliases.get(name, name)
+    if name not in CHARSETS:
+        raise LookupError(charset)
+    return name
+
+
 def _decode(name: str, value: bytes, charset: str) -> str:
     """A field's text.
 
     Raises:
         ApiError: 400.
     """
-    encoding = normalize_encoding(charset).lower()
-    encoding = aliases.get(encoding, encoding)
     try:
-        if encoding not in CHARSETS:
-            raise LookupError
-        return value.decode(encoding)
+        return value.decode(charset if charset == "utf-8" else _encoding(charset))
     except UnicodeDecodeError:
         message = f"is not {charset}; send UTF-8, or name its encoding as charset in the Content-Type"
     except LookupError:  # Python has encodings that are none of text, too

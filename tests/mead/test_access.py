@@ -373,6 +373,10 @@ def test_a_proxy_may_serve_it_below_a_path(client_with: Callable[..., FlaskClien
     assert client.get("/openapi.json", headers=NGINX).get_json()["servers"] == [{"url": "/"}]
     direct = client_with().post("/latent_revision", data={"prompt": "a house"}, headers=headers)
     assert direct.headers["Location"] == f"/jobs/{direct.get_json()['id']}"  # nobody's word but the client's
+    for wrong in ("studio", "//evil.example", "https://evil.example", "/a b"):
+        refused = client.get("/index", headers={**NGINX, "X-Forwarded-Prefix": wrong})
+        assert refused.status_code == 400 and "X-Forwarded-Prefix" in refused.get_json()["message"]
+    assert client.get("/index", headers={**NGINX, "X-Forwarded-Prefix": "/a/b_c/"}).status_code == 200
 
 
 def test_under_gunicorn_the_socket_counts(settings: Settings, tmp_path: Path) -> None:
