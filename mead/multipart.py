@@ -58,8 +58,8 @@ class FormParser(FormDataParser):
         if mimetype == "multipart/form-data":
             if not options.get("boundary"):
                 raise BadRequest(
-                    "the Content-Type of a multipart form names its boundary: leave this header to your HTTP "
-                    "client"
+                    "the Content-Type names no boundary, as in multipart/form-data; boundary=...: leave it to "
+                    'the HTTP client, as in curl -F prompt="a red house"'
                 )
             try:
                 texts = self._read_multipart(stream, options["boundary"], content_length, files)
