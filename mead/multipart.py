@@ -58,7 +58,7 @@ class FormParser(FormDataParser):
         if mimetype == "multipart/form-data":
             if not options.get("boundary"):
                 raise BadRequest(
-                    "the Content-Type names no boundary, as in multipart/form-data; boundary=...: leave it to "
+                    "the Content-Type has no boundary, as in multipart/form-data; boundary=...: leave it to "
                     'the HTTP client, as in curl -F prompt="a red house"'
                 )
             try:
