@@ -7,16 +7,18 @@ first command.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 import redis
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from mead.origins import normal_host, normal_origin
 from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.redis_errors import Reconnect
 
@@ -43,6 +45,18 @@ def _check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return keys
 
 
+def _check_each(check: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """Lets a list pass where `check` raises ValueError for none of its values but *, which is any."""
+
+    def check_all(values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value != "*":
+                check(value)
+        return values
+
+    return check_all
+
+
 def _check_redis_url(url: str) -> str:
     try:
         parse_url(url)
@@ -58,8 +72,8 @@ class Settings(BaseSettings):
     """The service's settings; a field `some_name` is the environment variable SOME_NAME (unset, if empty).
 
     Raises:
-        pydantic.ValidationError: (a ValueError) naming each variable that is wrong, never its value, which
-            may be a secret.
+        pydantic.ValidationError: (a ValueError) naming each variable that is wrong, never a value that may
+            be a secret.
     """
 
     model_config = SettingsConfigDict(
@@ -125,7 +139,15 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(
         0, ge=0, description="Reverse proxies in front of the service, whose X-Forwarded-* headers count."
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_each(normal_host))
+    ] = Field(
+        (),
+        description="Without API keys: names under which the service is reached, comma-separated; * is any.",
+    )
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_each(normal_origin))
+    ] = Field(
         (), description="Origins whose pages may call the API from a browser, comma-separated; * is any."
     )
     log_json: bool = Field(True, description="Whether a log line is JSON; else it is plain text.")
@@ -210,12 +232,40 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def without_password(url: str) -> str:
-    """A Redis's URL that may be shown."""
+    """A Redis's URL that may be shown; "***" where it is malformed: anything in it may be the password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "***"
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        name, colon, _ = user.partition(":")
+        user = f"{name}:***" if colon else "***"  # a password without a user's colon is a usual mistake
+    shown = f"{host}{parts.path}"
+    if parts.query:
+        shown += "?" + "&".join(_without_secret(pair) for pair in parts.query.split("&"))
+    if parts.fragment:
+        shown += "#***"
+    return "***" if not parts.scheme or "@" in shown else f"{parts.scheme}://{user}{at}{shown}"
+
+
+def redis_passwords(url: str) -> set[str]:
+    """The passwords in a Redis's URL, as they stand there and as they are meant."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
+    query = [pair.partition("=") for pair in parts.query.split("&")]
+    found = {value for name, _, value in query if _is_secret(name)} | {parts.password or ""}
+    return {one for written in found if written for one in (written, unquote(written), unquote_plus(written))}
+
+
+def _without_secret(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    return f"{name}=***" if equals and _is_secret(name) else pair
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a parameter of a Redis's URL (password, ssl_password) holds a secret."""
+    return "pass" in unquote_plus(name).lower()
 
 
 @cache

@@ -18,6 +18,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
@@ -42,6 +43,16 @@ class Worker(ThreadWorker):
         if kept is False:
             see_off(conn.sock)
         return kept
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that is malformed.
+
+        One whose header SCRIPT_NAME does not fit its path is, too: gunicorn would answer it 500, since this
+        header is the configuration of a proxy for it.
+        """
+        if isinstance(exc, ConfigurationProblem):
+            exc = InvalidHeader("SCRIPT_NAME")
+        super().handle_error(req, client, addr, exc)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop taking requests, and answer those that wait."""

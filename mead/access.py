@@ -2,7 +2,7 @@
 
 With API_KEYS set, a request carries one of them, and sees the jobs made with that key alone. Without keys,
 everybody who reaches the service may use it; that is why it then listens to its own machine only, unless
-ALLOW_ANONYMOUS says otherwise.
+ALLOW_ANONYMOUS says otherwise, and is reached by an address or by a name that ALLOWED_HOSTS holds.
 """
 
 from __future__ import annotations
@@ -11,23 +11,29 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
+import socket
 import sys
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, request
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from caching_config import Settings
 from mead.job import Job
+from mead.origins import may_be_named, normal_host, normal_origin
 
 log = logging.getLogger(__name__)
 
 OPEN = frozenset({"/", "/index", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """What answers without a key: that the service lives, its pages and its description."""
 OPEN_FOLDERS = ("/docs/", "/page/")  # what those pages are made of
+PREFIX = re.compile(r"(/[\w.~%-]+)*/?", re.ASCII)
+PROBES = frozenset({"/healthz", "/readyz"})  # asked by machines under any name; they tell of no job
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -52,32 +58,59 @@ BEYOND_LOOPBACK = (
     "{} can be reached from other machines, and no API keys are set: set API_KEYS, or HOST=127.0.0.1, "
     "or ALLOW_ANONYMOUS=true if everybody who can reach it may use it"
 )
+UNKNOWN_HOST = (
+    "the name in the header Host is not one of this service's: set ALLOWED_HOSTS to the names under which it "
+    "is reached, or set API_KEYS"
+)
+FOREIGN_PAGE = (
+    "pages of this origin may not use the API: CORS_ORIGINS names those that may; for the service's own page "
+    "behind a reverse proxy, set TRUSTED_PROXIES"
+)
 
 
 def guard(app: Flask, settings: Settings) -> None:
     """Put the doors in front of every route of `app`.
 
     Before a request: 401 without a good key where one is needed, 403 for another site's page that may not
-    ask, and `g.owner` is set. After it: the headers of security and of CORS.
+    ask and, without keys, for a name that is not the service's; `g.owner` is set. After it: the headers of
+    security and of CORS.
     """
     keys = [_digest(key.get_secret_value()) for key in settings.api_keys]
-    origins = set(settings.cors_origins)
-    if settings.trusted_proxies:
-        n = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]
+    any_origin = "*" in settings.cors_origins
+    origins = {normal_origin(origin) for origin in settings.cors_origins if origin != "*"}
+    any_host = "*" in settings.allowed_hosts
+    hosts = {normal_host(host) for host in settings.allowed_hosts if host != "*"}
+    if n := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=n, x_proto=n, x_host=n, x_port=n, x_prefix=n
+        )
 
     def allowed_origin() -> str | None:
         origin = request.headers.get("Origin")
-        return origin if origin and (origin in origins or "*" in origins) else None
+        return origin if origin and (any_origin or _normal(origin) in origins) else None
+
+    def check_way_in() -> None:
+        """Refuse a request that came a way on which no key would stop a stranger."""
+        if not settings.allow_anonymous and _listens_beyond(request.environ):  # another server runs the app
+            log.error("refused: listens beyond this machine without API keys")
+            raise Forbidden(BEYOND_LOOPBACK.format("this service"))
+        if any_host or request.path in PROBES:
+            return
+        named = {_as_received(request.environ, "HTTP_HOST")}
+        if hosts:  # else a proxy that sends no name of its client's chooses itself what it answers to
+            named.add(request.headers.get("Host"))
+        if not all(may_be_named(host, hosts) for host in named if host):
+            raise Forbidden(UNKNOWN_HOST)
 
     @app.before_request
     def let_in() -> Response | None:
         g.owner = ""
-        if not keys and not settings.allow_anonymous:
-            listening = request.environ.get("SERVER_NAME", "")
-            if not is_loopback(listening):  # another server than ours runs the app
-                log.error("refused: listens beyond this machine without API keys")
-                raise Forbidden(BEYOND_LOOPBACK.format("this service"))
+        if "HTTP_SCRIPT_NAME" in request.environ:
+            raise BadRequest("the header SCRIPT_NAME is not taken; proxies send X-Forwarded-Prefix")
+        if not PREFIX.fullmatch(request.environ.get("SCRIPT_NAME", "")):  # addresses in answers begin with it
+            raise BadRequest("X-Forwarded-Prefix: a proxy gives a path, as in /studio")
+        if not keys:
+            check_way_in()
         if _is_preflight():
             return Response(status=HTTPStatus.NO_CONTENT) if allowed_origin() else _refuse_origin()
         if _is_from_another_site() and not allowed_origin():
@@ -95,7 +128,7 @@ def guard(app: Flask, settings: Settings) -> None:
             answer.cache_control.private = True
         elif not answer.cache_control:
             answer.cache_control.no_store = True
-        if origins:
+        if origins or any_origin:
             answer.vary.add("Origin")
         if origin := allowed_origin():
             answer.headers["Access-Control-Allow-Origin"] = origin
@@ -179,11 +212,46 @@ def _is_preflight() -> bool:
 def _is_from_another_site() -> bool:
     """Whether a browser sends this for another site's page and it would change something.
 
-    Any page can send a form to any address; without keys, nothing else would stop it.
+    Any page can send a form to any address; without keys, nothing else would stop it. Browsers name the
+    page's origin in Origin. Over https and to their own machine they also say in Sec-Fetch-Site whether it is
+    ours: then a proxy may have hidden our scheme and port from us, but not our name.
     """
-    changes = request.method not in {"GET", "HEAD", "OPTIONS"}
-    return changes and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
+    if request.method in {"GET", "HEAD", "OPTIONS"}:
+        return False
+    site = request.headers.get("Sec-Fetch-Site")
+    if site in {"cross-site", "same-site"}:
+        return True
+    origin = request.headers.get("Origin")
+    if origin is None:  # no browser
+        return False
+    page, own = _normal(origin), _normal(f"{request.scheme}://{request.headers.get('Host', '')}")
+    if page is None or own is None:
+        return True
+    if site == "same-origin":
+        return urlsplit(page).hostname != urlsplit(own).hostname
+    return page != own
+
+
+def _normal(origin: str) -> str | None:
+    try:
+        return normal_origin(origin)
+    except ValueError:
+        return None
+
+
+def _listens_beyond(environ: dict[str, Any]) -> bool:
+    """Whether other machines reach the socket that this request came to."""
+    connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if connection is not None and connection.family == socket.AF_UNIX:
+        return False
+    return not is_loopback(_as_received(environ, "SERVER_NAME") or "")
+
+
+def _as_received(environ: dict[str, Any], name: str) -> str | None:
+    """A variable of a request as it came to our socket, before a proxy's headers were heeded."""
+    value: str | None = environ.get("werkzeug.proxy_fix.orig", environ).get(name)
+    return value
 
 
 def _refuse_origin() -> NoReturn:
-    raise Forbidden("pages of this origin may not use the API; CORS_ORIGINS names those that may")
+    raise Forbidden(FOREIGN_PAGE)

@@ -12,7 +12,7 @@ import errno
 import logging
 
 import redis
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from caching_config import Settings, connect
@@ -95,10 +95,10 @@ def _always() -> Blueprint:
     routes = Blueprint("always", __name__)
 
     @routes.route("/index", methods=["GET", "POST"])
-    @describe(Description({200: ["text/html"]}))
-    def index() -> str:
-        """Say hello."""
-        return "Hello, its up!"
+    @describe(Description({200: ["application/json"]}))
+    def index() -> Response:
+        """Say hello, in a JSON string."""
+        return jsonify("Hello, its up!")
 
     @routes.get("/healthz")
     @describe(Description({200: [Alive]}))

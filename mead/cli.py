@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -21,10 +21,14 @@ from mead.child import ServiceError
 from mead.download import DownloadError, megabytes
 from mead.params import JobParams, ParamsError, check
 from mead.progress_bar import ProgressBar
+from mead.terminal import printable, say
 from mead.weights import WeightFile, WeightsError, WeightSet, set_names, weights_dir
 from StyleCLIP.params import StyleCLIPParams
 
-_Parser: TypeAlias = argparse.ArgumentParser
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 class CommandError(Exception):
@@ -41,15 +45,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.run(options)
     except ParamsError as error:
-        print(f"mead: {error}", file=sys.stderr)
+        say(f"mead: {error}", file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:  # of the settings
         for problem in error.errors():
             what = problem["msg"].removeprefix("Value error, ")
-            print(f"mead: {problem['loc'][0]}: {what}", file=sys.stderr)
+            say(f"mead: {problem['loc'][0]}: {what}", file=sys.stderr)
         sys.exit(2)
     except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
-        print(f"mead: {error}", file=sys.stderr)
+        say(f"mead: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -63,7 +67,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m mead", description="Make and edit pictures from words.")
+    parser = _Parser("python -m mead", description="Make and edit pictures from words.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], about: str, **more: Any) -> _Parser:
@@ -198,22 +202,22 @@ def _run(model: Any, parameters: dict[str, Any], options: argparse.Namespace) ->
 
 
 def _list_weights(options: argparse.Namespace) -> None:
-    print(f"The sets of weights; those that are fetched or your own are in {weights_dir()}.")
+    say(f"The sets of weights; those that are fetched or your own are in {weights_dir()}.")
     for name in set_names():
-        print()
+        say()
         try:
             weights = WeightSet.find(name)
         except WeightsError as error:
-            print(f"{name}: {error}")
+            say(f"{name}: {error}")
             continue
         base = f"; what it does not have is lent by {weights.base}" if weights.base else ""
-        print(f"{name}: {weights.description.rstrip('.')}{base}.")
+        say(f"{name}: {weights.description.rstrip('.')}{base}.")
         for network, file in weights.own_files.items():
             size = megabytes(file.size) if file.size is not None else "-"
-            print(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
+            say(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
         for file_name, (published, networks) in weights.downloads.items():
             size = megabytes(published.size) if published.size else "size unknown"
-            print(f"  from {file_name} ({size}): {' and '.join(networks)}; {published.licence}")
+            say(f"  from {file_name} ({size}): {' and '.join(networks)}; {published.licence}")
 
 
 def _state(file: WeightFile) -> str:
@@ -240,7 +244,7 @@ def _fetch_weights(options: argparse.Namespace) -> None:
         raise
     finally:
         bar.end()
-    print(f"{options.set}: all {len(weights.files)} networks are here; WEIGHTS={options.set} uses them")
+    say(f"{options.set}: all {len(weights.files)} networks are here; WEIGHTS={options.set} uses them")
 
 
 def _verify_weights(options: argparse.Namespace) -> None:
@@ -251,13 +255,13 @@ def _verify_weights(options: argparse.Namespace) -> None:
 
     def found(finding: Finding) -> None:
         if finding.problem is None:
-            print(f"  {finding.what}: good", flush=True)
+            say(f"  {finding.what}: good", flush=True)
         else:
-            print(f"mead: {finding.problem}", file=sys.stderr, flush=True)
+            say(f"mead: {finding.problem}", file=sys.stderr, flush=True)
 
     wrong = []
     for name in names:
-        print(f"{name}:", flush=True)
+        say(f"{name}:", flush=True)
         if not verify(name, found):
             wrong.append(name)
     if wrong:
@@ -274,10 +278,10 @@ def _convert_weights(options: argparse.Namespace) -> None:
     networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)
     lent = sorted(weights.files.keys() - weights.own_files.keys())
-    print(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")
+    say(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")
     if lent:
-        print(f"{options.name}: {', '.join(lent)}: lent by {weights.base}")
-    print(f"`python -m mead weights verify {options.name}` tries it; WEIGHTS={options.name} uses it")
+        say(f"{options.name}: {', '.join(lent)}: lent by {weights.base}")
+    say(f"`python -m mead weights verify {options.name}` tries it; WEIGHTS={options.name} uses it")
 
 
 class TransferBar:
@@ -299,6 +303,7 @@ class TransferBar:
     def show(self, name: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes of a file are here."""
         now = time.monotonic()
+        name = printable(name)
         if name != self._name or (self._seen and done < self._seen[-1][1]):
             self.end()
             self._seen.clear()
@@ -315,12 +320,12 @@ class TransferBar:
         tenth = 10 * done // total if total else done // 100_000_000
         if tenth > self._tenth:
             self._tenth = tenth
-            print(self._line(done, total), file=sys.stderr, flush=True)
+            say(self._line(done, total), file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
         self.end()
-        print(line, file=sys.stderr, flush=True)
+        say(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the line."""

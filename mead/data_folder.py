@@ -1,8 +1,8 @@
 """Which data folder and which Redis belong together.
 
 The sweep removes the files of jobs that Redis does not know, so a folder must not serve two Redis at a time.
-And a queue's jobs name files, so all servers of a queue must see the same folder. A file in the folder holds a
-random id; Redis knows the ids of its folders, and which folder each queue has.
+And a queue's jobs name files, so all servers of a queue must see the same folder. A file in the folder holds
+a random id; Redis knows the ids of its folders, and which folder each queue has.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -
     if not client.exists(folder_key(folder_id)):
         if time.time() - storage.held_at() < IN_USE_SECONDS:
             raise FolderClaimedError(
-                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL, or was until "
-                f"just now. Set them right, or wait {IN_USE_SECONDS} s after its servers have stopped"
+                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL, or was "
+                f"until just now. Set them right, or wait {IN_USE_SECONDS} s after its servers have stopped"
             )
         log.warning(
             "this Redis does not know the data folder, and takes it over",

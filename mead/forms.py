@@ -31,6 +31,7 @@ More threads would only wrestle for its interpreter, and fewer would wait for th
 more than any number do (`benchmarks.load`).
 """
 EVENT_ID = re.compile(r"[0-9]{1,15}", re.ASCII)
+FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
 class ApiError(Exception):
@@ -148,6 +149,7 @@ def read_id(request: Request) -> str:
     Raises:
         ApiError: 400.
     """
+    _refuse_other_bodies(request)
     _refuse_unknown(request, set(IdForm.model_fields), set())
     job_id = request.form.get("id", "")
     if not job_id:
@@ -174,13 +176,15 @@ def read_idempotency_key(request: Request) -> str | None:
 
 
 def read_last_event_id(request: Request) -> int:
-    """The header Last-Event-ID, as our events have it; -1 if there is none.
+    """The header Last-Event-ID, as our events have it; -1 if there is none, or an empty one.
 
     Raises:
         ApiError: 400.
     """
+    if not request.headers.get("Last-Event-ID"):
+        return -1
     value = _read_header(request, "Last-Event-ID", EVENT_ID, "give the id of an event, a number")
-    return -1 if value is None else int(value)
+    return int(value or -1)
 
 
 def input_error(error: ValueError) -> ApiError:
@@ -216,12 +220,31 @@ def _read_fields(request: Request, params: type[JobParams]) -> tuple[dict[str, s
     names = set(params.model_fields)
     pictures = {name.removesuffix("_path") for name in names if name.endswith("_path")}
     texts = {name for name in names if not name.endswith("_path")}
+    _refuse_other_bodies(request)
     _refuse_unknown(request, texts, pictures)
     # A form in a browser sends a nameless empty part for a file that was not chosen.
     chosen = {field: file for field, file in request.files.items() if file.filename or file.stream.read(1)}
     for file in chosen.values():
         file.stream.seek(0)
-    return dict(request.form.items()), chosen
+    # And an empty text for what was not filled in.
+    must = {name for name, field in params.model_fields.items() if field.is_required()}
+    return {field: text for field, text in request.form.items() if text or field in must}, chosen
+
+
+def _refuse_other_bodies(request: Request) -> None:
+    """Refuse a body that is no form.
+
+    Raises:
+        ApiError: 415, saying what to send.
+    """
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding != "identity":
+        raise ApiError(415, f"Content-Encoding: send the form as it is, not as {coding}", "Content-Encoding")
+    has_body = request.mimetype or request.content_length or "Transfer-Encoding" in request.headers
+    if has_body and request.mimetype not in FORM_TYPES:
+        sent = f"{request.mimetype} is not read" if request.mimetype else "the body has no Content-Type"
+        example = 'curl -F prompt="a red house" -F img=@photo.jpg'
+        raise ApiError(415, f"{sent}: send a form (multipart/form-data), as {example} does")
 
 
 def _refuse_unknown(request: Request, texts: set[str], pictures: set[str]) -> None:

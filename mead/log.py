@@ -4,7 +4,8 @@ A line says when, how grave, which part of the service, what happened, and whate
 `extra` ("job", "worker", ...). Everything logged while a request is served carries that request's id too, so
 that a job's whole story is found by its id, and a client's request by the X-Request-ID it was answered with.
 
-Lines hold no secrets and no folders of this machine: both are replaced on the way out.
+Lines hold no secrets and no folders of this machine: both are replaced on the way out. Nor do they hold
+characters that a terminal would obey: what strangers send is in them, too.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, quote_plus
 
-from caching_config import Settings
+from caching_config import SHORTEST_KEY, Settings, redis_passwords, without_password
+from mead.terminal import printable
 
 if TYPE_CHECKING:  # the inference server has no use for Flask
     from flask import Flask, Response
@@ -99,12 +101,23 @@ class Line(logging.Formatter):
             event["at"] = _place(error)
             if self.traces:
                 event["trace"] = self.formatException((type(error), error, error.__traceback__))
-        return self._hide(json.dumps(event, default=str) if self.json else _plain(event))
+        shown = {name: self._shown(value) for name, value in event.items()}
+        return json.dumps(shown) if self.json else printable(_plain(shown))
 
-    def _hide(self, line: str) -> str:
+    def _shown(self, value: Any) -> Any:
+        """A value without what is hidden. (Once it is encoded, that might not be found in it any more.)"""
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, dict):
+            return {self._hide(str(name)): self._shown(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._shown(one) for one in value]
+        return self._hide(str(value))
+
+    def _hide(self, text: str) -> str:
         for what, name in self.hidden:
-            line = line.replace(what, name)
-        return line
+            text = text.replace(what, name)
+        return text
 
 
 def reason(error: BaseException) -> str:
@@ -179,15 +192,33 @@ def _hidden(settings: Settings) -> list[tuple[str, str]]:
     """What no line may hold, and what stands there instead."""
 
     def pairs() -> Iterator[tuple[str, str]]:
-        for key in settings.api_keys:
-            yield key.get_secret_value(), "***"
-        password = urlsplit(settings.redis_url).password
-        if password:
-            yield f":{password}@", ":***@"
-            yield f":{unquote(password)}@", ":***@"
+        hidden = {key.get_secret_value(): "***" for key in settings.api_keys}
+        for password in redis_passwords(settings.redis_url):
+            hidden |= {f":{password}@": ":***@", f"password={password}": "password=***"}
+            if len(password) >= SHORTEST_KEY:  # a shorter one may be a part of many words
+                hidden[password] = "***"
+        hidden[settings.redis_url] = without_password(settings.redis_url)
+        for secret, name in hidden.items():
+            yield from ((spelled, name) for spelled in _spellings(secret))
         yield str(settings.data_dir.resolve()), "DATA_DIR"
         yield str(Path(__file__).resolve().parents[1]), "."
         yield sys.prefix, "PYTHON"
 
     # the longest first: one folder may lie in another
-    return sorted(pairs(), key=lambda pair: -len(pair[0]))
+    return sorted(set(pairs()), key=lambda pair: (-len(pair[0]), pair))
+
+
+def _spellings(secret: str) -> set[str]:
+    """A secret as texts may hold it: plain, as JSON and Python quote it, percent-encoded."""
+    encoded = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    return {
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        ascii(secret)[1:-1],
+        repr(secret)[1:-1],
+        repr(secret.encode())[2:-1],
+        secret.replace("\\", "\\\\"),
+        *encoded,
+        *(re.sub("%..", lambda code: code[0].lower(), one) for one in encoded),
+    }

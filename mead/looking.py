@@ -41,7 +41,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     @describe(
         Description(
             {200: [Picture, Processing]},
-            errors=(400, 403, 404, 409, 413, 422, 500, 503),
+            errors=(400, 403, 404, 409, 413, 415, 422, 500, 503),
             form=IdForm,
             examples={"a job": {"id": "8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"}},
             about="jobs",

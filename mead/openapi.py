@@ -15,7 +15,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from flask import Blueprint, Flask, Response, current_app, jsonify, send_from_directory
+from flask import Blueprint, Flask, Response, current_app, jsonify, request, send_from_directory
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
@@ -49,11 +49,11 @@ the job gets on. A client that hangs up loses nothing: the job goes on, and its 
 ERRORS = {
     400: "A field or header is missing, malformed, given twice or unknown.",
     401: "The API key is missing or not known.",
-    403: "A page of another site may not ask for this.",
+    403: "A page of another site may not ask for this, nor may anybody under an unknown host name.",
     404: "There is no such job, or it is not kept any more.",
     409: "The job is in the wrong state: it was cancelled, or has ended, or has no picture.",
     413: "The request or a picture is too large.",
-    415: "A file is not a picture that can be read.",
+    415: "A file is not a picture that can be read, or the body is no form.",
     422: "A value is out of range, there is no face, or the Idempotency-Key was used for another form.",
     429: "The queue is full, or this client has too many unfinished jobs.",
     500: "The job failed for a reason of the server's own.",
@@ -82,8 +82,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "Last-Event-ID": {
         "description": "The id of the last event that was seen; only what came after it is sent.",
-        "schema": {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
-        "example": 12,
+        "schema": {"type": "string", "pattern": "^[0-9]{0,15}$"},  # empty: none was seen
+        "example": "12",
     },
 }
 KEYS = {
@@ -116,7 +116,7 @@ MEDIA: dict[str, dict[str, Any]] = {
         },
     },
     "image/png": {"schema": {"type": "string", "format": "binary"}},
-    "application/json": {"schema": {"type": "object"}},
+    "application/json": {"schema": {"type": ["object", "string"]}},
     "text/html": {"schema": {"type": "string"}},
     "text/plain": {"schema": {"type": "string"}},
     "application/openmetrics-text": {"schema": {"type": "string"}},
@@ -175,7 +175,8 @@ def pages(settings: Settings) -> Blueprint:
     @describe(Description({200: ["application/json"]}))
     def openapi() -> Response:
         """This description."""
-        return jsonify(openapi_of(current_app, settings))
+        here = {"servers": [{"url": f"{request.script_root}/"}]}  # below the path a proxy may give us
+        return jsonify(openapi_of(current_app, settings) | here)
 
     @routes.get("/docs")
     @describe(Description({200: ["text/html"]}))
@@ -209,7 +210,6 @@ def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "mead-backend", "version": "1.0", "description": cleandoc(ABOUT)},
-        "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": about} for name, about in SUBJECTS.items()],
         "paths": paths,
         "components": {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from mead.terminal import say
+
 
 class ProgressBar:
     """One line on stderr that shows how far a job is; where that is no terminal, one line per quarter."""
@@ -22,7 +24,7 @@ class ProgressBar:
             quarter = 4 * step // steps if steps else 0
             if quarter > self.shown:
                 self.shown = quarter
-                print(self._line(step, steps), file=sys.stderr, flush=True)
+                say(self._line(step, steps), file=sys.stderr, flush=True)
             return
         print(f"\r{self._line(step, steps)}\x1b[K", end="", file=sys.stderr, flush=True)
 

@@ -19,6 +19,7 @@ from mead import log
 from mead.child import REPOSITORY, ServiceError
 from mead.local_service import LocalService, local_service
 from mead.progress_bar import ProgressBar
+from mead.terminal import say
 from mead.weights import weights_dir
 
 REDIS_PORT = 6380
@@ -74,7 +75,7 @@ def serve(options: argparse.Namespace) -> None:
 def _say(text: str) -> None:
     """Print, as long as anybody reads: the terminal may be closed, or be `head -1`."""
     try:
-        print(text, flush=True)
+        say(text, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -96,19 +97,19 @@ def demo(options: argparse.Namespace) -> None:
     }
     with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
         data_dir, logs = Path(folder) / "data", Path(folder) / "logs"
-        print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
+        say("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
         with local_service(
             data_dir, redis_url=_redis_url(Settings()), logs=logs, environment=environment
         ) as service:
-            print(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
+            say(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
             for route in DEMO_JOBS:
                 try:
                     path, seconds = _demo_job(service, route)
                 except (ServiceError, requests.RequestException) as error:
                     service.check()  # a dead server is the better explanation
                     raise ServiceError(f"{route}: {error}\n{_last_lines(service)}") from error
-                print(f"{path}  ({seconds:.1f} s)", flush=True)
-    print(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+                say(f"{path}  ({seconds:.1f} s)", flush=True)
+    say(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _redis_url(settings: Settings) -> str | None:
@@ -125,7 +126,7 @@ def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
     """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
     began = time.monotonic()
     folder, fields, pictures = DEMO_JOBS[route]
-    print(
+    say(
         f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
         file=sys.stderr,
     )

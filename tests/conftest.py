@@ -318,7 +318,8 @@ def browser() -> Iterator[Browser]:
     found = [path for path in map(shutil.which, names) if path and runs(path)]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=found[0] if found else None, args=["--no-sandbox"]
+            executable_path=found[0] if found else None,
+            args=["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"],
         )
         yield browser
         browser.close()

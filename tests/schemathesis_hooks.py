@@ -31,6 +31,6 @@ def map_body(context: Any, body: Any) -> Any:
 @schemathesis.hook
 def filter_body(context: Any, body: Any) -> bool:
     """Leave out forms that cannot be sent as they are meant: null goes as the text "null", an empty list not
-    at all.
+    at all, and an empty text is a field left out.
     """
-    return not isinstance(body, dict) or not any(value in (None, [], {}) for value in body.values())
+    return not isinstance(body, dict) or not any(value in (None, [], {}, "") for value in body.values())

@@ -119,11 +119,57 @@ def test_a_key_that_is_too_weak_or_cannot_be_sent(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://:pass/word@host:1", "redis://:pass?word@host", "host:6379", "http://h"]
+)
+def test_a_url_that_is_no_rediss_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="redis_url") as caught:
+        Settings(redis_url=url)
+    assert (
+        "pass/" not in str(caught.value) and "pass?" not in str(caught.value) and "%2F" in str(caught.value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("CORS_ORIGINS", "https://a.example/app", "'https://a.example/app' is no origin"),
+        ("CORS_ORIGINS", "*,a.example", "'a.example' is no origin"),
+        ("ALLOWED_HOSTS", "https://a.example", "'https://a.example' is no host"),
+        ("ALLOWED_HOSTS", "a.example:8080", "'a.example:8080' is no host"),
+    ],
+)
+def test_origins_and_hosts_are_checked(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.lower()) as caught:
+        Settings()
+    assert told in str(caught.value)
+    monkeypatch.setenv(name, "*")
+    assert getattr(Settings(), name.lower()) == ("*",)
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("redis://:pa%40ss@host:1/2", "redis://:***@host:1/2"),
         ("rediss://ann:secret@host/0?timeout=3", "rediss://ann:***@host/0?timeout=3"),
+        ("redis://:p@ss:word@host:1/2", "redis://:***@host:1/2"),
+        ("redis://secret@host:1/2", "redis://***@host:1/2"),
+        ("redis://host:1?db=2&password=secret", "redis://host:1?db=2&password=***"),
+        ("redis://host:1?password=a@b&%70assword=secret", "redis://host:1?password=***&%70assword=***"),
+        ("rediss://host:1?ssl_password=secret", "rediss://host:1?ssl_password=***"),
+        ("redis://host:1?password=sec#ret", "redis://host:1?password=***#***"),
+        ("unix:///run/redis.sock?db=0", "unix:///run/redis.sock?db=0"),
+        (
+            "unix://ann:secret@/run/redis.sock?password=secret",
+            "unix://ann:***@/run/redis.sock?password=***",
+        ),
+        ("redis://:se/cret@host:1", "***"),
+        ("redis://:1?secret@host:1", "***"),
+        ("redis://:se#cret@host:1", "***"),
+        (":secret@host:1", "***"),
     ],
 )
 def test_a_redis_without_its_password(url: str, shown: str) -> None:

@@ -51,7 +51,7 @@ def picture_of(answer: requests.Response) -> Image.Image:
 
 def test_the_door_is_open(waiting_room: Any, face: Path) -> None:
     url = waiting_room.url
-    assert requests.get(url + "/index", timeout=LIMIT).text == "Hello, its up!"
+    assert requests.get(url + "/index", timeout=LIMIT).json() == "Hello, its up!"
     assert requests.get(url + "/healthz", timeout=LIMIT).status_code == 200
     not_ready = requests.get(url + "/readyz", timeout=LIMIT)
     assert not_ready.status_code == 503 and "no live worker" in not_ready.json()["message"]
@@ -207,7 +207,7 @@ def test_app_without_redis(tmp_path: Path, face: Path, door: Any) -> None:
             url + route, data={"prompt": "A man with glasses", "iterations": 2}, files=files, timeout=LIMIT
         )
 
-    assert requests.get(url + "/index", timeout=LIMIT).text == "Hello, its up!"
+    assert requests.get(url + "/index", timeout=LIMIT).json() == "Hello, its up!"
     picture_of(ask("/latent_revision"))
     picture_of(ask("/styleclip", face))
     picture_of(ask("/styleclip"))  # starts from the average face

@@ -104,7 +104,9 @@ def sent(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_index(http: FlaskClient, method: str) -> None:
-    assert http.open("/index", method=method).text == "Hello, its up!"
+    """A JSON string, as the first version answered."""
+    answer = http.open("/index", method=method)
+    assert answer.mimetype == "application/json" and answer.text.strip() == '"Hello, its up!"'
 
 
 def test_errors_of_flask_have_our_shape(http: FlaskClient) -> None:
@@ -159,7 +161,7 @@ BAD_FIELDS: list[tuple[dict[str, str], int, str | None]] = [
     ({"prompt": "a\0b"}, 400, "prompt"),
     ({"prompt": "x" * 2001}, 422, "prompt"),
     ({"w0": "abc"}, 400, "w0"),
-    ({"w0": ""}, 400, "w0"),
+    ({"w0": " "}, 400, "w0"),
     ({"w0": "nan"}, 422, "w0"),
     ({"w1": "inf"}, 422, "w1"),
     ({"w2": "1e999"}, 422, "w2"),
@@ -199,7 +201,7 @@ def test_bad_fields(
 def test_prompt_missing(http: FlaskClient, idle_worker: None) -> None:
     for route in ("/latent_revision", "/styleclip"):
         assert error_of(http.post(route), 400)["field"] == "prompt"
-        assert error_of(http.post(route, json={"prompt": "teal"}), 400)["field"] == "prompt"
+        assert error_of(http.post(route, data={"seed": "3"}), 400)["field"] == "prompt"
 
 
 def test_fields_in_the_wrong_place(http: FlaskClient, idle_worker: None) -> None:
@@ -329,6 +331,19 @@ def test_prompts_of_any_script(http: FlaskClient, idle_worker: None, jobs: Jobs,
     assert jobs.get(answer.json["id"]).parameters["prompt"] == prompt
     record = http.get(f"/jobs/{answer.json['id']}").json
     assert record is not None and record["prompt"] == prompt
+
+
+def test_empty_fields_are_left_out(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:
+    """A browser's form sends a field that was not filled in as an empty text."""
+    optional = ("w0", "w1", "text_to_add", "seed", "iterations", "cutouts", "size", "start")
+    given: set[str] = set()
+    for form in ({"prompt": "teal", **dict.fromkeys(optional, ""), "img": ("", b"")}, {"prompt": "teal"}):
+        answer = http.post("/latent_revision", **sent(form), headers=ASYNC)
+        params = jobs.get(answer.json["id"]).parameters
+        given.add(json.dumps({name: value for name, value in params.items() if name != "seed"}))
+    assert len(given) == 1
+    twice = http.post("/latent_revision", data={"prompt": "teal", "seed": ["", "3"]})
+    assert error_of(twice, 400)["field"] == "seed"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -523,8 +538,9 @@ def test_a_client_that_comes_back_gets_what_is_new(http: FlaskClient, idle_worke
         assert (int(str(seq)), kind, data["status"]) == (last, "end", "failed")
         assert data["message"] == "nobody is here" and "image" not in data
     assert since(last).status_code == 204 and not since(last).data  # a browser then asks no more
-    for wrong in ("x", "-1", "1.5", "", "9" * 30):
+    for wrong in ("x", "-1", "1.5", "9" * 30):
         assert error_of(since(wrong), 400)["field"] == "Last-Event-ID"
+    assert events_of(since("")) == events_of(http.get(f"{where}/events"))
     error_of(http.get("/jobs/nobody/events"), 404)
     assert http.head(f"{where}/events").status_code == 200
 

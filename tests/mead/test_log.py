@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import pytest
@@ -86,6 +87,52 @@ def test_no_line_holds_a_secret(secretive: Settings) -> None:
         written = line(settings, message, raised(RuntimeError(message)), key=KEY, url=secretive.redis_url)
         assert KEY not in written and "pa%3A" not in written and PASSWORD not in written
         assert "redis://:***@127.0.0.1:6379/0 with ***" in written
+
+
+@pytest.mark.parametrize("log_json", [True, False])
+@pytest.mark.parametrize(
+    "key", ['quo"ted-key', "back\\slash\\key", "apo'stro\"phe'key", "per%cent+&key", "a<b>{c}/d?e#f"]
+)
+def test_a_key_is_hidden_however_it_is_quoted(key: str, log_json: bool) -> None:
+    settings = Settings(api_keys=(SecretStr(key),), log_json=log_json)
+    spelled = [key, repr(key), json.dumps(key), json.dumps({"k": key}), quote(key, safe=""), quote_plus(key)]
+    spelled += [quote(key).lower() if key.islower() else key, repr(key.encode()), json.dumps(f"?key={key}&")]
+    written = line(
+        settings,
+        " ".join(spelled),
+        raised(ValueError(key)),
+        url=f"/?k={quote(key)}",
+        headers={"X-API-Key": key, key: [key, (key,)]},
+        sent=key.encode(),
+    )
+    for secret in (key, *(one.strip("'\"b") for one in spelled)):
+        assert secret not in written and json.dumps(secret)[1:-1] not in written
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cr%22et%20w%C3%B6rd@host:6379/0",
+        "rediss://ann:s3cr%22et%20w%C3%B6rd@host:6379/0?ssl_cert_reqs=none",
+        "redis://host:6379/0?password=s3cr%22et+w%C3%B6rd&db=1",
+        "unix:///run/redis.sock?db=1&password=s3cr%22et%20w%C3%B6rd",
+        "unix://ann:s3cr%22et%20w%C3%B6rd@/run/redis.sock",
+        "rediss://host:6379/0?ssl_password=s3cr%22et%20w%C3%B6rd",
+    ],
+)
+def test_every_password_in_redis_url_is_hidden(url: str) -> None:
+    """The URL itself, what redis-py reads in it, and what others may have made of either."""
+    word = 's3cr"et wörd'
+    for settings in (Settings(redis_url=url), Settings(redis_url=url, log_json=False)):
+        written = line(settings, f"{url} {word} {word!r} {json.dumps(word)}", raised(ValueError(url)), at=url)
+        assert "s3cr" not in written
+        assert "host:6379" in written or "/run/redis.sock" in written
+
+
+def test_a_short_password_is_hidden_in_addresses_alone() -> None:
+    settings = Settings(redis_url="redis://:1@host:6379/1?password=1")
+    written = line(settings, "step 1 of redis://:1@host:6379/1?password=1")
+    assert "step 1 of redis://:***@host:6379/1?password=***" in written
 
 
 def test_no_line_holds_a_folder_of_this_machine(secretive: Settings) -> None:
