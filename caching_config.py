@@ -166,6 +166,7 @@ def connect(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(
         settings.redis_url,
         decode_responses=True,
+        encoding_errors="replace",  # what others wrote is no reason to fail here
         retry=Retry(NoBackoff(), retries=1),
         socket_connect_timeout=5,
         socket_timeout=30,  # far above the longest blocking command
