@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     job_attempts: int = Field(
         3, ge=1, description="Times a job is started before it fails because its workers died."
     )
+    max_job_seconds: int = Field(
+        3600,
+        ge=0,
+        description="Seconds a job may run in an inference server before it fails; 0: any time.",
+    )
     worker_ttl: int = Field(
         15, ge=1, description="Seconds after its last heartbeat that a worker counts as alive."
     )

@@ -62,7 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.errors():
             print(f"mead: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
         sys.exit(2)
-    except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
+    except (
+        CommandError,
+        ServiceError,
+        WeightsError,
+        DownloadError,
+        FloatingPointError,
+        ValueError,
+        OSError,
+    ) as error:
         print(f"mead: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -113,7 +113,7 @@ class Events:
             return job
 
     def _changed(self, job: Job, message: str) -> Job:
-        """The job after the change that a message tells of; unchanged by a message that is not one of ours."""
+        """The job after the change that a message tells of; as it was if the message is not one of ours."""
         try:
             change = json.loads(message)
             return Job.model_validate({**dict(job), **change}) if change["seq"] > job.seq else job
