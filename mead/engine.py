@@ -35,8 +35,9 @@ class Engine(Generic[R]):
 
     A job that fails (as it starts, in a step, as its picture is made or stored) fails alone, and so does one
     whose loss or picture is not finite, or that takes longer than it may. Memory that does not suffice makes
-    the batch smaller. While Redis is away the jobs pause; what they have computed, results too, is kept and
-    reported when it is back. A result that cannot be stored is kept for STORE_SECONDS.
+    the batch smaller until a job has ended. While Redis is away the jobs pause; what they have computed,
+    results too, is kept and reported when it is back. A result that cannot be stored is tried again for a
+    while.
 
     Args:
         pipeline: the loaded networks.
@@ -62,7 +63,7 @@ class Engine(Generic[R]):
         storage: Storage,
         pause: float = 1.0,
         company: Company | None = None,
-        max_job_seconds: float = 0,
+        max_job_seconds: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -70,6 +71,7 @@ class Engine(Generic[R]):
         self.queue = queue
         self.worker = worker
         self.capacity = capacity
+        self.full_capacity = capacity
         self.storage = storage
         self.pause = pause
         self.company = company or Company()
@@ -154,8 +156,8 @@ class Engine(Generic[R]):
             self._fail(job, error)
             return
         if out_of_memory:  # beside the others; it may well fit later
-            self._shrink(len(self.running))
             self._leave(job)
+            self._shrink(len(self.running))
             self.jobs.put_back(self.queue, self.worker, [job.id])
             return
         self.running[job.id] = Running(job, revision, time.monotonic() - began)
@@ -208,7 +210,7 @@ class Engine(Generic[R]):
     def _shrink(self, capacity: int) -> None:
         self.capacity = max(1, capacity)
         log.warning(
-            "out of memory; fewer jobs in a batch from now on",
+            "out of memory; fewer jobs in a batch until one has ended",
             extra={"queue": self.queue, "worker": self.worker, "capacity": self.capacity},
         )
         if torch.cuda.is_available():
@@ -293,6 +295,8 @@ class Engine(Generic[R]):
 
     def _leave(self, job: Job) -> None:
         self.running.pop(job.id, None)
+        # Where memory did not suffice, one job more is tried: it may have been this one that was too large.
+        self.capacity = min(self.capacity + 1, self.full_capacity)
         self.company.leave(job.id)
 
     def _put_all_back(self) -> None:

@@ -39,12 +39,12 @@ class Running(Generic[R]):
     store_after: float = float("-inf")
     store_until: float | None = None  # once it could not be stored
 
-    def check_time(self, longest: float) -> None:
+    def check_time(self, longest: int) -> None:
         """Give up a job that has taken more than `longest` seconds (0: any time) and is not finished."""
         if self.revision.finished or self.error is not None or not 0 < longest < self.seconds:
             return
         why = (
-            f"took longer than MAX_JOB_SECONDS={longest:g}: {self.revision.step} of {self.revision.steps} "
+            f"took longer than MAX_JOB_SECONDS={longest}: {self.revision.step} of {self.revision.steps} "
             "steps were done; ask for fewer steps, fewer cutouts or a smaller picture"
         )
         self.error = ParamsError("iterations", why, out_of_range=True)

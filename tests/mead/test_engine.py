@@ -299,10 +299,27 @@ def test_out_of_memory_shrinks_the_batch(engine: Engine, jobs: Jobs, colours: An
     colours.room = 2
     for name in "abcdef":
         put(jobs, name)
-    for _ in range(20):
-        engine.turn()
+    turns(engine, 4)
+    assert engine.capacity == 2
+    turns(engine, 16)
     assert all(jobs.get(name).status == "succeeded" for name in "abcdef")
-    assert engine.capacity == 2 and max(colours.batches) == 2
+    assert max(colours.batches) == 2
+
+
+def test_the_batch_grows_again_once_the_large_job_has_ended(engine: Engine, jobs: Jobs, colours: Any) -> None:
+    colours.room = 1
+    for name in "abcd":
+        put(jobs, name, iterations=9)
+    turns(engine, 1)
+    assert engine.capacity == 1
+    jobs.cancel("a")
+    turns(engine, 1)
+    colours.room = 4
+    for name in "efgh":
+        put(jobs, name)
+    turns(engine, 30)
+    assert all(jobs.get(name).status == "succeeded" for name in "bcdefgh")
+    assert engine.capacity == 4 and max(colours.batches) == 4
 
 
 def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -> None:

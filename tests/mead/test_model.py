@@ -18,6 +18,7 @@ from mead.model import Model
 from mead.revision import Progress
 from mead.weights import WeightsError
 from StyleCLIP.StyleCLIP import StyleCLIP
+from tests.conftest import ColourPipeline, ColourRevision
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
 
@@ -183,3 +184,22 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     assert [(progress.step, progress.steps) for progress in seen] == [(step, 4) for step in (1, 2, 3, 4)] * 2
     assert all(progress.loss >= 0 and progress.seconds >= 0 for progress in seen)
     assert sizes == [(8, 8)] * 8
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    def spoil(progress: Progress) -> None:
+        revision.latents.data.fill_(float("nan"))
+
+    class Remembering(ColourPipeline):
+        def start(self, params: LatentRevisionsParams) -> ColourRevision:
+            nonlocal revision
+            revision = super().start(params)
+            return revision
+
+    revision: Any = None
+    given = {"prompt": "teal", "iterations": 4}
+    load = lambda weights, device: Remembering()  # noqa: E731
+    model = Model(LatentRevisionsParams, given, load, tmp_path / "out", "demo", "cpu", spoil)
+    with pytest.raises(FloatingPointError, match="step 2 of 4: the loss is nan"):
+        model.run()
+    assert not (tmp_path / "out").exists()
