@@ -28,7 +28,7 @@ WHY = "step 1 of 2: the loss is nan"
 
 def test_a_loss_that_is_not_finite(http: FlaskClient) -> None:
     answer = http.post("/latent_revision", data=FORM)
-    assert (answer.status_code, answer.json["message"]) == (500, WHY)  # type: ignore[index]
+    assert (answer.status_code, answer.json["message"]) == (500, WHY)
 
 
 def test_a_loss_that_is_not_finite_ends_the_stream(http: FlaskClient) -> None:

@@ -18,7 +18,6 @@ from mead.model import Model
 from mead.revision import Progress
 from mead.weights import WeightsError
 from StyleCLIP.StyleCLIP import StyleCLIP
-from tests.conftest import ColourPipeline, ColourRevision
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
 
@@ -186,20 +185,17 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     assert sizes == [(8, 8)] * 8
 
 
-def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(colours: Any, tmp_path: Path) -> None:
+    spoilt = colours.start(LatentRevisionsParams(prompt="teal", iterations=4))
+    colours.start = lambda params: spoilt
+
     def spoil(progress: Progress) -> None:
-        revision.latents.data.fill_(float("nan"))
+        spoilt.latents.data.fill_(float("nan"))
 
-    class Remembering(ColourPipeline):
-        def start(self, params: LatentRevisionsParams) -> ColourRevision:
-            nonlocal revision
-            revision = super().start(params)
-            return revision
+    def load(weights: str, device: str) -> Any:
+        return colours
 
-    revision: Any = None
-    given = {"prompt": "teal", "iterations": 4}
-    load = lambda weights, device: Remembering()  # noqa: E731
-    model = Model(LatentRevisionsParams, given, load, tmp_path / "out", "demo", "cpu", spoil)
+    model = Model(LatentRevisionsParams, {"prompt": "teal"}, load, tmp_path / "out", "demo", "cpu", spoil)
     with pytest.raises(FloatingPointError, match="step 2 of 4: the loss is nan"):
         model.run()
     assert not (tmp_path / "out").exists()
