@@ -23,13 +23,13 @@ from mead import log
 from mead.access import check_listening, is_loopback
 from mead.answers import Change, Picture, success
 from mead.api import new_app
-from mead.forms import Forms, input_error
+from mead.forms import ApiError, Forms, input_error
 from mead.images import png_bytes
 from mead.kinds import LATENT_REVISION, STYLECLIP
 from mead.openapi import Content, Description, describe
 from mead.params import JobParams
 from mead.precision import best_device
-from mead.revision import Pipeline, run
+from mead.revision import Pipeline, check_loss, picture_of, run, start
 from mead.storage import Storage
 from mead.streams import EVENT_STREAM, event, stream, wants_events
 from StyleCLIP import StyleCLIP
@@ -74,6 +74,8 @@ def create_app(settings: Settings | None = None) -> Flask:
                 picture = run(pipeline(load), params)
         except ValueError as error:  # what the model says of the parameters
             raise input_error(error) from error
+        except FloatingPointError as error:
+            raise ApiError(500, str(error)) from error
         finally:
             storage.remove_uploads(params.pictures().values())
         return success(job_id, png_bytes(picture))
@@ -98,20 +100,23 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def events_of(job_id: str, params: JobParams, pipeline: Pipeline[Any]) -> Iterator[str]:
     """Run a job: the event `progress` after each step, `end` with the picture or with what was wrong."""
+    now = Change(id=job_id, status="processing", steps=0)
     try:
-        revision = pipeline.start(params)
+        revision = start(pipeline, params)
+        now = now.model_copy(update={"total_steps": revision.steps})
+        while not revision.finished:
+            pipeline.step([revision])
+            check_loss(revision)
+            now = now.model_copy(update={"steps": revision.step, "loss": revision.loss})
+            yield event("progress", now, revision.step)
+        image = base64.b64encode(png_bytes(picture_of(pipeline, revision))).decode("ascii")
+        end: dict[str, Any] = {"status": "succeeded", "image": image}
     except ValueError as error:  # what the model says of the parameters
         wrong = input_error(error)
-        failed = Change(id=job_id, status="failed", steps=0, message=wrong.message, field=wrong.field)
-        yield event("end", failed)
-        return
-    now = Change(id=job_id, status="processing", steps=0, total_steps=revision.steps)
-    while not revision.finished:
-        pipeline.step([revision])
-        now = now.model_copy(update={"steps": revision.step, "loss": revision.loss})
-        yield event("progress", now, revision.step)
-    image = base64.b64encode(png_bytes(pipeline.image(revision))).decode("ascii")
-    yield event("end", now.model_copy(update={"status": "succeeded", "image": image}))
+        end = {"status": "failed", "message": wrong.message, "field": wrong.field}
+    except FloatingPointError as error:
+        end = {"status": "failed", "message": str(error)}
+    yield event("end", now.model_copy(update=end))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     job_attempts: int = Field(
         3, ge=1, description="Times a job is started before it fails because its workers died."
     )
+    max_job_seconds: int = Field(
+        3600,
+        ge=0,
+        description="Seconds a job may run in an inference server before it fails; 0: any time.",
+    )
     worker_ttl: int = Field(
         15, ge=1, description="Seconds after its last heartbeat that a worker counts as alive."
     )
@@ -223,6 +228,7 @@ def connect(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(
         settings.redis_url,
         decode_responses=True,
+        encoding_errors="replace",  # what others wrote is no reason to fail here
         retry=Reconnect(),
         socket_connect_timeout=5,
         socket_timeout=30,  # far above the longest blocking command

@@ -18,7 +18,8 @@ from caching_config import Settings, connect
 from LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
-from mead.engine import Company, Engine
+from mead.company import Company
+from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.params import JobParams
 from mead.precision import best_device
@@ -36,7 +37,18 @@ def make_worker(settings: Settings) -> Worker:
     company = Company()
 
     def engine(pipeline: Pipeline[Any], params: type[JobParams], queue: str, capacity: int) -> Engine[Any]:
-        return Engine(pipeline, params, jobs, queue, name, capacity, storage, settings.server_sleep, company)
+        return Engine(
+            pipeline,
+            params,
+            jobs,
+            queue,
+            name,
+            capacity,
+            storage,
+            settings.server_sleep,
+            company,
+            settings.max_job_seconds,
+        )
 
     device = settings.device or best_device()
     latent_revisions = LatentRevisions.load_pipeline(settings.weights, device)

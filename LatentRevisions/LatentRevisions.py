@@ -166,7 +166,7 @@ class LatentRevisionsPipeline:
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
         """The picture as it is now."""
-        return to_picture(self._decode(revision.latents))
+        return to_picture((self._decoded(revision.latents) + 1) / 2)
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
@@ -188,9 +188,13 @@ class LatentRevisionsPipeline:
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
+        return (self._decoded(z).clamp(-1, 1) + 1) / 2
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
         pictures = self.precision.independently(self.vqgan.decode, z.clamp(-LIMIT, LIMIT))
         # in one layout in memory whatever the batch, since another one is summed in another order
-        return (pictures.float().contiguous().clamp(-1, 1) + 1) / 2
+        return pictures.float().contiguous()
 
     def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
         """This step's cutouts of a picture [1, 3, H, W]."""

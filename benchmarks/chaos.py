@@ -363,7 +363,8 @@ class Clients:
             if answer.status_code not in (200, 204):
                 self._refused(asked, answer.status_code, answer.text)
             with self.redis.pipeline() as pipe:
-                pipe.hgetall(job_key(job_id)).delete(job_key(job_id))
+                pipe.hgetall(job_key(job_id))
+                pipe.delete(job_key(job_id))
                 record, deleted = pipe.execute()
             if deleted:
                 self.forgotten[job_id] = record

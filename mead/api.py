@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     events = app.extensions["events"] = Events(jobs)
     app.register_blueprint(asking.blueprint(settings, jobs, storage, events))
     app.register_blueprint(looking.blueprint(settings, jobs, storage, events))
-    app.register_blueprint(_health(settings, jobs, storage))
+    app.register_blueprint(_health(settings, jobs, storage, events))
     app.register_blueprint(metrics.blueprint(settings, jobs, storage))
     return app
 
@@ -109,7 +109,7 @@ def _always() -> Blueprint:
     return routes
 
 
-def _health(settings: Settings, jobs: Jobs, storage: Storage) -> Blueprint:
+def _health(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
     """Whether the service can work, not just answer."""
     routes = Blueprint("health", __name__)
 
@@ -121,6 +121,8 @@ def _health(settings: Settings, jobs: Jobs, storage: Storage) -> Blueprint:
         `warnings` says what may yet lose jobs, such as a Redis that forgets them when it is restarted.
         """
         wrong = why_not_ready(settings, jobs, storage)
+        if problem := events.problem():
+            wrong.append(problem)
         if wrong:
             raise ApiError(503, "; ".join(wrong))
         return respond(Ready(warnings=what_may_go_wrong(jobs)))

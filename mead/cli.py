@@ -52,7 +52,15 @@ def main(arguments: list[str] | None = None) -> None:
             what = problem["msg"].removeprefix("Value error, ")
             say(f"mead: {problem['loc'][0]}: {what}", file=sys.stderr)
         sys.exit(2)
-    except (CommandError, ServiceError, WeightsError, DownloadError, ValueError, OSError) as error:
+    except (
+        CommandError,
+        ServiceError,
+        WeightsError,
+        DownloadError,
+        FloatingPointError,
+        ValueError,
+        OSError,
+    ) as error:
         say(f"mead: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -9,95 +9,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, Literal
 
 import redis
 import torch
-from pydantic import BaseModel
 
-from mead.files import remove
+from mead.company import Company
 from mead.job import Job
-from mead.jobs import Jobs, Load, NotAloneError, Progress
-from mead.log import reason
-from mead.revision import Pipeline, R
+from mead.jobs import Jobs, Load, Progress
+from mead.params import JobParams, ParamsError, check
+from mead.revision import Pipeline, R, check_loss, start
+from mead.running import STORE_PAUSE, Running, reason_of
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0  # seconds between two tries when Redis is away
-PREVIEW_PAUSE = 1.0  # seconds between two previews of one job
-
-
-class Company:
-    """The jobs that run in one process, whichever engine runs them.
-
-    A job whose worker died may have killed it, and would take down with it whatever runs beside it. So it is
-    taken only when nothing else runs in the process, and nothing else is taken until it has ended.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._running: set[str] = set()
-        self._alone: str | None = None  # the job that runs alone
-        self._waiting: str | None = None  # the queue whose next job must run alone
-
-    def take(self, queue: str, claim: Callable[[bool], Job | None]) -> Job | None:
-        """The job that `claim` gives, if `queue` may take one now. `claim` is told whether it is alone."""
-        with self._changed:  # so that no two engines take jobs at once
-            if not self._open(queue):
-                return None
-            try:
-                job = claim(not self._running)
-            except NotAloneError:
-                self._waiting = queue
-                return None
-            self._waiting = None
-            if job is not None:
-                self._running.add(job.id)
-                if job.runs_alone:
-                    self._alone = job.id
-            self._changed.notify_all()
-            return job
-
-    def leave(self, job_id: str) -> None:
-        """A job does not run any more."""
-        with self._changed:
-            self._running.discard(job_id)
-            if self._alone == job_id:
-                self._alone = None
-            self._changed.notify_all()
-
-    def wait(self, queue: str, timeout: float) -> bool:
-        """Wait until `queue` may take a job; False if it may not after `timeout` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._open(queue), timeout)
-
-    def _open(self, queue: str) -> bool:
-        if self._alone is not None:
-            return False
-        return self._waiting is None or (self._waiting == queue and not self._running)
-
-
-@dataclass(eq=False)
-class Running(Generic[R]):
-    """A job and the revision it has become."""
-
-    job: Job
-    revision: R
-    result: Path | None = None  # where its picture lies, once it is finished
-    error: Exception | None = None  # why it cannot go on
-    previewed: float = float("-inf")  # when (time.monotonic)
 
 
 class Engine(Generic[R]):
     """Runs the jobs of one queue on one pipeline, up to `capacity` in a batch.
 
-    A job that fails (as it starts, in a step, as its picture is made or stored) fails alone. Memory that does
-    not suffice makes the batch smaller. While Redis is away the jobs pause; what they have computed, results
-    too, is kept and reported when it is back.
+    A job that fails (as it starts, in a step, as its picture is made or stored) fails alone, and so does one
+    whose loss or picture is not finite, or that takes longer than it may. Memory that does not suffice makes
+    the batch smaller until a job has ended. While Redis is away the jobs pause; what they have computed,
+    results too, is kept and reported when it is back. A result that cannot be stored is tried again for a
+    while.
 
     Args:
         pipeline: the loaded networks.
@@ -109,12 +48,13 @@ class Engine(Generic[R]):
         storage: where results and previews go, and files are removed from when their job has ended.
         pause: longest wait on the empty queue at a time, and first pause when Redis is away; seconds.
         company: shared by all engines of the process.
+        max_job_seconds: how long a job may take, pauses while Redis is away not counted; 0: any time.
     """
 
     def __init__(
         self,
         pipeline: Pipeline[R],
-        params: type[BaseModel],
+        params: type[JobParams],
         jobs: Jobs,
         queue: str,
         worker: str,
@@ -122,6 +62,7 @@ class Engine(Generic[R]):
         storage: Storage,
         pause: float = 1.0,
         company: Company | None = None,
+        max_job_seconds: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -129,9 +70,11 @@ class Engine(Generic[R]):
         self.queue = queue
         self.worker = worker
         self.capacity = capacity
+        self.full_capacity = capacity
         self.storage = storage
         self.pause = pause
         self.company = company or Company()
+        self.max_job_seconds = max_job_seconds
         self.running: dict[str, Running[R]] = {}
         self._steps = 0  # of all jobs together
         self._measured = (time.monotonic(), 0)  # when, and how many steps had been done then
@@ -142,9 +85,11 @@ class Engine(Generic[R]):
         while not stop.is_set():
             try:
                 # Not while another engine's job runs alone, or the queue's next one waits to.
-                if not self.running and self.company.wait(self.queue, self.pause):
+                if not self.running and self.company.wait(self.queue, min(self.pause, LONGEST_PAUSE)):
                     self.jobs.wait_for_work(self.queue, self.pause)
                 self.turn()
+                if self.running and not self._unfinished():  # results wait for room on the disk
+                    stop.wait(STORE_PAUSE)
                 pause = self.pause
             except redis.RedisError as error:
                 log.warning(
@@ -163,9 +108,13 @@ class Engine(Generic[R]):
             redis.RedisError: when Redis is away; nothing is lost by calling again later.
         """
         self._admit()
-        unfinished = [one for one in self.running.values() if not one.revision.finished and one.error is None]
+        unfinished = self._unfinished()
+        began = time.monotonic()
         for first in range(0, len(unfinished), self.capacity):
             self._step(unfinished[first : first + self.capacity])
+        for one in unfinished:
+            one.seconds += time.monotonic() - began
+            one.check_time(self.max_job_seconds)
         self._report()
 
     def load(self) -> Load:
@@ -186,28 +135,36 @@ class Engine(Generic[R]):
             if job is None:
                 return
             self._start(job)
+        self.company.pass_by(self.queue)
 
     def _start(self, job: Job) -> None:
+        began = time.monotonic()
         log.info("job started", extra={"job": job.id, "worker": self.worker, "attempts": job.attempts})
         out_of_memory = False
         try:
-            revision = self.pipeline.start(self.params.model_validate(self.storage.parameters(job)))
+            revision = start(self.pipeline, check(self.params, self.storage.parameters(job)))
         except torch.OutOfMemoryError as error:
             out_of_memory = bool(self.running)
             if not out_of_memory:
                 self._fail(job, error)
                 return
+        except ValueError as error:  # what is wrong with the parameters
+            self._fail(job, error, "input")
+            return
         except Exception as error:
-            self._fail(job, error, starting=True)
+            self._fail(job, error)
             return
         if out_of_memory:  # beside the others; it may well fit later
-            self._shrink(len(self.running))
             self._leave(job)
+            self._shrink(len(self.running))
             self.jobs.put_back(self.queue, self.worker, [job.id])
             return
-        self.running[job.id] = Running(job, revision)
+        self.running[job.id] = Running(job, revision, time.monotonic() - began)
 
     # Advancing them
+
+    def _unfinished(self) -> list[Running[R]]:
+        return [one for one in self.running.values() if not one.revision.finished and one.error is None]
 
     def _step(self, batch: Sequence[Running[R]]) -> None:
         """Advance a batch by one step; where that fails, find the job at fault by stepping fewer together."""
@@ -215,8 +172,6 @@ class Engine(Generic[R]):
         before = [(revision.step, revision.generator.get_state()) for revision in revisions]
         try:
             self.pipeline.step(revisions)
-            self._steps += len(batch)
-            return
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 batch[0].error = error.with_traceback(None)
@@ -234,6 +189,14 @@ class Engine(Generic[R]):
                 extra={"queue": self.queue, "worker": self.worker},
             )
             share = 1
+        else:
+            self._steps += len(batch)
+            for one in batch:
+                try:
+                    check_loss(one.revision)
+                except FloatingPointError as error:
+                    one.error = error
+            return
         # Outside of `except`, whose traceback would keep the failed step's tensors in memory.
         left = []
         for one, (step, state) in zip(batch, before, strict=True):
@@ -246,7 +209,7 @@ class Engine(Generic[R]):
     def _shrink(self, capacity: int) -> None:
         self.capacity = max(1, capacity)
         log.warning(
-            "out of memory; fewer jobs in a batch from now on",
+            "out of memory; fewer jobs in a batch until one has ended",
             extra={"queue": self.queue, "worker": self.worker, "capacity": self.capacity},
         )
         if torch.cuda.is_available():
@@ -257,7 +220,7 @@ class Engine(Generic[R]):
     def _report(self) -> None:
         for one in self.running.values():
             if one.revision.finished and one.result is None and one.error is None:
-                self._store(one)
+                one.store(self.pipeline, self.storage)
         revisions = {job_id: one.revision for job_id, one in self.running.items()}
         progress = [
             Progress(job_id, revision.step, revision.steps, revision.loss)
@@ -268,55 +231,34 @@ class Engine(Generic[R]):
             self._drop(self.running[job_id])
         for one in list(self.running.values()):
             if one.error is not None:
-                self._fail(one.job, one.error)
+                self._fail(one.job, one.error, "input" if isinstance(one.error, ParamsError) else "internal")
             elif one.result is not None:
                 self._succeed(one, one.result)
             elif one.job.id in standing.watched:
-                self._preview(one)
+                one.preview(self.pipeline, self.storage)
         # A claim whose answer was lost on its way: the next one shall take it.
         if unknown := [job_id for job_id in standing.held if job_id not in revisions]:
             self.jobs.put_back(self.queue, self.worker, unknown)
 
-    def _store(self, one: Running[R]) -> None:
-        """Make the finished picture. Its name is new, so that it never replaces another worker's."""
-        path = self.storage.new_result_path(one.job.id)
-        try:
-            self.storage.write_picture(self.pipeline.image(one.revision), path)
-        except Exception as error:
-            one.error = error
-        else:
-            one.result = path
-
-    def _preview(self, one: Running[R]) -> None:
-        now = time.monotonic()
-        if now - one.previewed < PREVIEW_PAUSE:
-            return
-        one.previewed = now
-        try:
-            path = self.storage.preview_path(one.job.id)
-            self.storage.write_picture(self.pipeline.image(one.revision), path)
-        except Exception as error:  # the job itself may yet succeed
-            log.warning("no preview: %s", error, extra={"job": one.job.id, "worker": self.worker})
-
     def _succeed(self, one: Running[R], result: Path) -> None:
-        if not self.jobs.succeed(one.job, self.worker, result.name, result.stat().st_size):
+        if self.jobs.succeed(one.job, self.worker, result.name, one.result_bytes):
+            self._succeeded(one)
+        else:
             self._drop(one)
-            return
+
+    def _succeeded(self, one: Running[R]) -> None:
         extra = {"job": one.job.id, "worker": self.worker, "steps": one.revision.step}
         log.info("job succeeded", extra=extra)
         self._leave(one.job)
         self.storage.tidy(one.job)
 
-    def _fail(self, job: Job, error: Exception, starting: bool = False) -> None:
-        kind: Literal["input", "internal"] = "internal"
-        if starting and isinstance(error, ValueError):  # what `start` says of the parameters
-            kind = "input"
+    def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)
         try:
             ours = self.jobs.fail(job, self.worker, why, kind, getattr(error, "field", None))
         except redis.RedisError:
-            if starting:
-                self._leave(job)  # it is put back, as one that nobody knows of
+            if job.id not in self.running:  # as it started; it is put back, as one that nobody knows of
+                self._leave(job)
             raise
         self._leave(job)
         if ours:
@@ -330,33 +272,33 @@ class Engine(Generic[R]):
             self.storage.tidy(job, keep_uploads=kind == "internal")
 
     def _drop(self, one: Running[R]) -> None:
-        """Forget a job that the worker does not hold any more: it was cancelled, or given to another."""
+        """Forget a job that the worker does not hold any more: it was cancelled, or given to another, or its
+        record is gone. Or it has its result, and the answer that said so was lost."""
+        end = self.jobs.ends([one.job.id]).get(one.job.id)
+        if one.result is not None and end is not None and Path(end.out_path or "").name == one.result.name:
+            self._succeeded(one)
+            return
         log.info("job dropped", extra={"job": one.job.id, "worker": self.worker})
         self._leave(one.job)
-        if one.result is not None:
-            remove(one.result)
-        end = self.jobs.ends([one.job.id]).get(one.job.id)
+        one.discard()
         if end is None or end.ended:
             self.storage.tidy(one.job, keep_uploads=end is not None and end.needs_uploads)
 
     def _leave(self, job: Job) -> None:
         self.running.pop(job.id, None)
+        # Where memory did not suffice, one job more is tried: it may have been this one that was too large.
+        self.capacity = min(self.capacity + 1, self.full_capacity)
         self.company.leave(job.id)
 
     def _put_all_back(self) -> None:
+        handed_back: list[str] = []
         try:
-            for job_id in self.jobs.put_back(self.queue, self.worker):
-                log.info("job handed back", extra={"job": job_id, "worker": self.worker})
+            handed_back = self.jobs.put_back(self.queue, self.worker)
         except redis.RedisError as error:
             log.error("jobs cannot be handed back: %s", error, extra={"worker": self.worker})
+        for job_id in handed_back:
+            log.info("job handed back", extra={"job": job_id, "worker": self.worker})
         for one in list(self.running.values()):
             self._leave(one.job)
-            if one.result is not None:
-                remove(one.result)
-
-
-def reason_of(error: Exception) -> str:
-    """What a job's record says of an internal error: in one line, and without this machine's folders."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"a picture could not be read or stored: {error.strerror}"
-    return reason(error)
+            if one.job.id in handed_back:  # else it may have ended with this result
+                one.discard()

@@ -1,6 +1,8 @@
 """What happens to jobs, told to everyone in this process who waits, over one connection to Redis.
 
-Nobody polls: whoever follows a job sleeps on a queue of their own until something happens to it.
+Nobody polls for progress: whoever follows a job sleeps on a queue of their own until something happens to it.
+But messages can be lost, forged or stopped by a deleted record, so that each follower also reads the record
+itself every LOOK_SECONDS, and always before it believes that a job has ended.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ import redis
 from mead.job import Job
 from mead.jobs import Jobs
 from mead.keys import events_key
+from mead.log import reason
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = object()  # events may have been missed
 CLOSED = object()
 
+LOOK_SECONDS = 3.0  # between two looks at the record of a job that is followed
+STRAY_SECONDS = 60.0  # between two lines in the log about messages that are not ours
 QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives, or let go
+AWAY = (redis.ConnectionError, redis.TimeoutError)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries when Redis is away
 
 Mailbox: TypeAlias = "queue.SimpleQueue[Any]"
@@ -42,6 +48,7 @@ class Events:
     it ends when a quiet moment, or a lost connection, finds nobody who follows. A follower's mailbox is there
     before the record is read, so no event falls between looking and listening; each time the connection was
     lost, every follower reads the record again. Events that the record already held are known by their `seq`.
+    Without the thread, followers still hear of every change within LOOK_SECONDS.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -49,7 +56,10 @@ class Events:
         self._mailboxes: dict[str, set[Mailbox]] = defaultdict(set)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._trouble: str | None = None  # of the thread
         self._closed = False
+        self._strays = 0  # since the log told of them
+        self._strays_told = float("-inf")  # when (time.monotonic)
 
     def follow(self, job_id: str, pulse: float) -> Iterator[Job | None]:
         """The job as it stands, then again after each change, until it has ended; None after every `pulse`
@@ -61,31 +71,64 @@ class Events:
             ClosedError: the server is stopping.
         """
         mailbox: Mailbox = queue.SimpleQueue()
-        self._enter(job_id, mailbox)
         try:
+            self._enter(job_id, mailbox)
             job = self.jobs.get(job_id)
             yield job
-            missed = False
+            looked = told = time.monotonic()
             while not job.ended:
-                try:
-                    message = mailbox.get(timeout=pulse)
-                except queue.Empty:
-                    yield None
-                    message = LOOK_AGAIN if missed else None
+                before = job
+                message = _next(mailbox, until=min(looked + LOOK_SECONDS, told + pulse))
                 if message is CLOSED:
                     raise ClosedError
-                before = job
-                if message is LOOK_AGAIN:
-                    try:
-                        job, missed = self.jobs.get(job_id), False
-                    except redis.RedisError:
-                        missed = True
-                elif message is not None and message["seq"] > job.seq:
-                    job = Job.model_validate({**dict(job), **message})
-                if job.seq > before.seq:
+                if isinstance(message, str):
+                    job = self._changed(job, message)
+                if message is LOOK_AGAIN or job.ended or time.monotonic() >= looked + LOOK_SECONDS:
+                    job, looked = self._look(before), time.monotonic()
+                if job.seq != before.seq:
                     yield job
+                elif time.monotonic() >= told + pulse:
+                    yield None
+                else:
+                    continue
+                told = time.monotonic()
         finally:
             self._leave(job_id, mailbox)
+
+    def problem(self) -> str | None:
+        """Why those who follow jobs hear of changes late, in a few words; None if they do not."""
+        with self._lock:
+            if not self._mailboxes:
+                return None
+            if self._thread is None or not self._thread.is_alive():
+                return "nobody listens to the events of jobs"
+            return self._trouble
+
+    def _look(self, job: Job) -> Job:
+        """The job as its record has it now; as it was while Redis is away."""
+        self._listen_on()
+        try:
+            return self.jobs.get(job.id)
+        except redis.RedisError:
+            return job
+
+    def _changed(self, job: Job, message: str) -> Job:
+        """The job after the change that a message tells of; as it was if the message is not one of ours."""
+        try:
+            change = json.loads(message)
+            return Job.model_validate({**dict(job), **change}) if change["seq"] > job.seq else job
+        except (ValueError, TypeError, LookupError, RecursionError):
+            self._log_stray(job.id)
+            return job
+
+    def _log_stray(self, job_id: str) -> None:
+        """Log that messages came that are not ours, now and then."""
+        with self._lock:
+            self._strays += 1
+            if time.monotonic() < self._strays_told + STRAY_SECONDS:
+                return
+            strays, self._strays, self._strays_told = self._strays, 0, time.monotonic()
+        log.warning("stray messages are ignored", extra={"job": job_id, "messages": strays})
 
     def close(self) -> None:
         """Wake all who follow, and let nobody follow any more."""
@@ -98,15 +141,25 @@ class Events:
             if self._closed:
                 raise ClosedError
             self._mailboxes[job_id].add(mailbox)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
-                self._thread.start()
+        self._listen_on()
 
     def _leave(self, job_id: str, mailbox: Mailbox) -> None:
         with self._lock:
             self._mailboxes[job_id].discard(mailbox)
             if not self._mailboxes[job_id]:
                 del self._mailboxes[job_id]
+
+    def _listen_on(self) -> None:
+        """Start the thread that listens, where there is none."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._listen, name="events", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system gives no more threads; the next look tries again
+                    log.error("nobody listens to the events of jobs", extra={"error": reason(error)})
+                else:
+                    self._thread = thread
 
     def _tell(self, job_id: str, message: Any) -> None:
         with self._lock:
@@ -126,11 +179,14 @@ class Events:
                 for message in self._messages():
                     pause = FIRST_PAUSE
                     self._hand_over(message)
-            except redis.RedisError as error:
-                if self._mailboxes:  # else nobody misses it
-                    log.warning("Redis is away", extra={"error": type(error).__name__, "pause": pause})
-                    time.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+            except Exception as error:  # whatever it is, those who follow need somebody who listens
+                if not self._mailboxes:
+                    continue  # nobody misses it
+                self._trouble = f"the events of jobs cannot be heard ({type(error).__name__})"
+                why = "Redis is away" if isinstance(error, AWAY) else "the events of jobs cannot be heard"
+                log.warning(why, extra={"error": reason(error), "pause": pause})
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def _anybody_follows(self) -> bool:
         """Whether the thread has anything to do. If not it ends, and the next follower starts another."""
@@ -159,8 +215,15 @@ class Events:
 
     def _hand_over(self, message: dict[str, Any]) -> None:
         if message["type"] == "psubscribe":  # the first time, or anew
+            self._trouble = None
             self._tell_all(LOOK_AGAIN)
         elif message["type"] == "pmessage":
-            job_id = message["channel"].removeprefix(events_key(""))
-            if job_id in self._mailboxes:
-                self._tell(job_id, json.loads(message["data"]))
+            self._tell(message["channel"].removeprefix(events_key("")), message["data"])
+
+
+def _next(mailbox: Mailbox, until: float) -> Any:
+    """The next message; None if there is none until then (time.monotonic)."""
+    try:
+        return mailbox.get(timeout=max(0.0, until - time.monotonic()))
+    except queue.Empty:
+        return None

@@ -277,6 +277,12 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
-    """[1, 3, H, W] in [0, 1] (clipped to it) as an RGB picture."""
+    """[1, 3, H, W] in [0, 1] (clipped to it) as an RGB picture.
+
+    Raises:
+        FloatingPointError: where a value is not finite.
+    """
+    if not image.isfinite().all():
+        raise FloatingPointError("the picture is not finite")
     levels = image[0].float().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

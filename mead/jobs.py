@@ -30,7 +30,7 @@ import redis
 from pydantic import BaseModel, ValidationError
 from redis.client import Pipeline
 
-from mead.job import End, Job
+from mead.job import End, Job, Status
 from mead.keys import (
     STATISTICS_KEY,
     WORKERS_KEY,
@@ -460,9 +460,13 @@ class Jobs:
             for job_id in job_ids:
                 pipe.hmget(job_key(job_id), "status", "out_path", "error_kind")
             answers = _answers(pipe, job_ids)
-        return {job_id: End(*answer) for job_id, answer in answers.items() if answer[0] is not None}
+        return {
+            job_id: End(cast("Status", status), *rest)
+            for job_id, (status, *rest) in answers.items()
+            if status is not None
+        }
 
-    def restore(self, queues: Iterable[str], attempts: int) -> list[str]:
+    def restore(self, queues: Sequence[str], attempts: int) -> list[str]:
         """Put jobs that have not ended back into the lists that their records name, where they are missing.
 
         A script that lacks a right stops half way, and a list may be deleted by hand. Looks through all
@@ -477,16 +481,16 @@ class Jobs:
         lists: dict[str, set[str]] = {}
         restored = []
         for job_id, (status, queue, worker) in self._unfinished():
-            if queue not in queues or (status == "processing" and not worker):
+            if queue not in queues:
                 continue
-            where = queue if status == "queued" else processing_key(queue, worker or "")
+            where = queue if status == "queued" else processing_key(queue, worker)
             if where not in lists:
                 lists[where] = set(cast("list[str]", self.redis.lrange(where, 0, -1)))
             if job_id not in lists[where] and self._restore(job_id, _now(), self.ttl, attempts):
                 restored.append(job_id)
         return restored
 
-    def _unfinished(self) -> Iterator[tuple[str, list[str | None]]]:
+    def _unfinished(self) -> Iterator[tuple[str, tuple[str, str, str]]]:
         """Jobs that wait or run: id, and status, queue and worker."""
         keys = self.redis.scan_iter(job_key("*"), count=1000, _type="hash")
         while batch := [key.removeprefix(job_key("")) for key in islice(keys, 1000)]:
@@ -494,9 +498,9 @@ class Jobs:
                 for job_id in batch:
                     pipe.hmget(job_key(job_id), "status", "queue", "worker")
                 answers = _answers(pipe, batch)
-            for job_id, fields in answers.items():
-                if fields[0] in ("queued", "processing"):
-                    yield job_id, fields
+            for job_id, (status, queue, worker) in answers.items():
+                if status in ("queued", "processing"):
+                    yield job_id, (str(status), queue or "", worker or "")
 
     def find_workers(self, queues: Iterable[str]) -> None:
         """Add the names of all that hold jobs of these queues to `workers` (SCAN), for `recover` to see.

@@ -62,6 +62,7 @@ class Model:
         Raises:
             WeightsError: when the weights are not there.
             PictureError: (a ValueError) naming a picture that cannot be used.
+            FloatingPointError: when a loss or the picture is not finite, with the step.
         """
         pipeline = self._load(self.weights, self.device)
         picture = run(pipeline, self.params, self.callback)

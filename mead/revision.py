@@ -6,6 +6,7 @@ drives them (the Python classes, the engine of the inference server) needs to kn
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Pipeline(Protocol[R]):
 
     `start` raises ValueError or mead.images.PictureError for what is wrong with the parameters. `step`
     advances each of the given revisions by one, with one forward and one backward pass for all that have the
-    same size.
+    same size; a loss that is not finite is for the caller to look at (`check_loss`). `image` raises
+    FloatingPointError for a picture that is not finite.
     """
 
     def start(self, params: Any) -> R: ...
@@ -48,6 +50,44 @@ class Pipeline(Protocol[R]):
     def step(self, revisions: Sequence[R]) -> None: ...
 
     def image(self, revision: R) -> Image.Image: ...
+
+
+def start(pipeline: Pipeline[R], params: Any) -> R:
+    """`pipeline.start`, and a look at what came of it.
+
+    Raises:
+        FloatingPointError: if the first latents are not finite.
+    """
+    revision = pipeline.start(params)
+    _check_latents(revision)
+    return revision
+
+
+def check_loss(revision: Revision) -> None:
+    """Make sure that the step just done had a finite loss.
+
+    Raises:
+        FloatingPointError: if not, with the step and the loss.
+    """
+    if not math.isfinite(revision.loss):
+        raise FloatingPointError(f"step {revision.step} of {revision.steps}: the loss is {revision.loss}")
+
+
+def picture_of(pipeline: Pipeline[R], revision: R) -> Image.Image:
+    """`pipeline.image`, of latents that are finite: networks and clipping may hide that they are not.
+
+    Raises:
+        FloatingPointError: if they, or the picture made of them, are not finite.
+    """
+    _check_latents(revision)
+    return pipeline.image(revision)
+
+
+def _check_latents(revision: Revision) -> None:
+    if not revision.latents.isfinite().all():  # waits for the device, which a step must not do for this
+        raise FloatingPointError(
+            f"after step {revision.step} of {revision.steps}: the latents are not finite"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,16 +108,23 @@ class Progress:
 def progress_of(pipeline: Pipeline[R], revision: R) -> Progress:
     """The progress of `revision` at this moment."""
     seconds = time.monotonic() - revision.started
-    return Progress(revision.step, revision.steps, revision.loss, seconds, lambda: pipeline.image(revision))
+    return Progress(
+        revision.step, revision.steps, revision.loss, seconds, lambda: picture_of(pipeline, revision)
+    )
 
 
 def run(
     pipeline: Pipeline[R], params: Any, callback: Callable[[Progress], None] | None = None
 ) -> Image.Image:
-    """Optimise one job from start to end; `callback` is called after each step."""
-    revision = pipeline.start(params)
+    """Optimise one job from start to end; `callback` is called after each step.
+
+    Raises:
+        FloatingPointError: when a loss, the latents or the picture are not finite.
+    """
+    revision = start(pipeline, params)
     while not revision.finished:
         pipeline.step([revision])
+        check_loss(revision)
         if callback is not None:
             callback(progress_of(pipeline, revision))
-    return pipeline.image(revision)
+    return picture_of(pipeline, revision)

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 
+import redis
 from flask import Request, Response, request, url_for
 
 from caching_config import Settings
@@ -100,11 +101,17 @@ def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Res
             steps=job.steps,
             total_steps=job.total_steps,
             loss=job.loss,
-            rank=events.jobs.rank(job) if job.status == "queued" else None,
+            rank=rank(job) if job.status == "queued" else None,
             image=image if job.status == "succeeded" else None,
             message=why and why.message,
             field=why and why.field,
         )
+
+    def rank(job: Job) -> int | None:
+        try:
+            return events.jobs.rank(job)
+        except redis.RedisError:  # the stream rides out its absence
+            return None
 
     def farewell(why: str) -> Error:
         return Error(message=why, field=None, id=job_id)

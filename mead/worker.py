@@ -147,8 +147,9 @@ class Worker:
 
     def _leave(self) -> None:
         try:
-            for queue in self.queues:
-                self.jobs.put_back(queue, self.name)  # those whose step would not end
+            if not self._broken:  # else others recover its jobs, with the attempt counted
+                for queue in self.queues:
+                    self.jobs.put_back(queue, self.name)  # those whose step would not end
             self.jobs.leave(self.name, self.queues)
         except redis.RedisError as error:
             log.warning("cannot take the heartbeat back: %s", error, extra={"worker": self.name})

@@ -20,7 +20,8 @@ from caching_config import Settings, connect
 from inference_server import serve
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
-from mead.engine import Company, Engine
+from mead.company import Company
+from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.storage import Storage
 from mead.worker import Worker, new_name

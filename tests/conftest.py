@@ -96,15 +96,13 @@ class ColourPipeline:
         )
 
     def step(self, revisions: Sequence[ColourRevision]) -> None:
-        """Raises FloatingPointError, before anything is changed, if a loss is not finite."""
+        """Raises RuntimeError, before anything is changed, if the revisions do not fit together."""
         if len(revisions) > self.room:
             raise torch.OutOfMemoryError(f"no room for {len(revisions)}")
         latents = torch.cat([revision.latents for revision in revisions])
         noise = torch.cat([torch.randn(1, 3, 8, 8, generator=revision.generator) for revision in revisions])
         targets = torch.cat([revision.target for revision in revisions])
         losses = (latents + 0.01 * noise - targets).square().flatten(1).mean(1)
-        if not losses.isfinite().all():
-            raise FloatingPointError("the loss is not finite")
         self.batches.append(len(revisions))
         for revision in revisions:
             revision.optimiser.zero_grad()

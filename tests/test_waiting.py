@@ -21,6 +21,7 @@ from gunicorn.config import Config
 from PIL import Image
 
 from caching_server import Worker
+from mead.keys import job_key
 from tests.conftest import RedisServer, Service
 
 QUEUE = "latentrevisions_queue"
@@ -189,6 +190,30 @@ def test_those_who_wait_ride_out_an_absence_of_redis(room: Room, redis_of_room: 
     room.end_all()
     assert {client.answer()[0] for client in waiting} == {500}
     assert "event: end" in streaming.answer()[1]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_those_who_wait_hear_that_their_job_is_gone(room: Room, flushed: bool) -> None:
+    """Its record was deleted, and nobody says so."""
+    waiting = [Waiting(room.url, n) for n in range(5)]
+    streaming = [Waiting(room.url, n, EVENTS["Accept"]) for n in range(5)]
+    ids = room.wait_for(10)
+    if flushed:
+        room.redis.flushall()
+        room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
+    else:
+        room.redis.delete(*map(job_key, ids))
+    told = []
+    for client in waiting:
+        status, body = client.answer()
+        assert status == 404 and "not kept any more" in body
+        told.append(json.loads(body)["id"])
+    for client in streaming:
+        status, body = client.answer()
+        told.append(json.loads(body.partition("event: closing\ndata: ")[2].splitlines()[0])["id"])
+        assert status == 200 and "not kept any more" in body and "event: end" not in body
+    assert sorted(told) == sorted(ids)
+    room.end_all()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@ show."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from LatentRevisions.LatentRevisions import (
 from LatentRevisions.params import LatentRevisionsParams
 from mead.images import read_picture, to_tensor
 from mead.params import ParamsError
-from mead.revision import Progress
+from mead.revision import Progress, check_loss, picture_of, run
 from tests.conftest import DATA, psnr
 
 
@@ -98,6 +99,38 @@ def test_a_job_may_join_at_any_step_and_in_any_size(pipeline: LatentRevisionsPip
     joined = finish(pipeline, [first, pipeline.start(late)])
     assert [picture.size for picture in joined] == [(128, 128), (64, 96)]
     assert psnr(alone, joined[1]) >= 40
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_not_finite_harms_no_other(pipeline: LatentRevisionsPipeline, value: str) -> None:
+    """A job whose latents are not finite makes no picture; what shares a batch with it is as if alone."""
+    wanted = [params(seed=seed, iterations=3, size="64x64") for seed in range(3)]
+    alone = [finish(pipeline, [pipeline.start(one)])[0] for one in wanted]
+    batch = [pipeline.start(one) for one in wanted]
+    pipeline.step(batch)
+    batch[1].latents.data[0, 0, 0, 0] = float(value)
+    while not batch[0].finished:
+        pipeline.step(batch)
+    for n in (0, 2):
+        assert psnr(alone[n], picture_of(pipeline, batch[n])) >= 40
+        check_loss(batch[n])
+    with pytest.raises(FloatingPointError, match="after step 3 of 3: the latents are not finite"):
+        picture_of(pipeline, batch[1])
+    if value == "nan":
+        with pytest.raises(FloatingPointError, match="step 3 of 3: the loss is nan"):
+            check_loss(batch[1])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_networks_that_give_no_finite_picture(pipeline: LatentRevisionsPipeline, value: str) -> None:
+    broken = copy.deepcopy(pipeline)
+    broken.vqgan.decoder.conv_out.bias.data[0] = float(value)
+    revision = broken.start(params(iterations=1, start="noise"))
+    with pytest.raises(FloatingPointError, match="the picture is not finite"):
+        broken.image(revision)
+    if value == "nan":
+        with pytest.raises(FloatingPointError, match="step 1 of 1: the loss is nan"):
+            run(broken, params(iterations=1, start="noise"))
 
 
 def test_the_target_weighs_texts_and_pictures(pipeline: LatentRevisionsPipeline) -> None:

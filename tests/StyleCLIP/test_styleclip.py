@@ -15,7 +15,7 @@ from PIL import Image
 
 from mead.images import PictureError
 from mead.params import ParamsError
-from mead.revision import Progress
+from mead.revision import Progress, check_loss, picture_of
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
 from tests.conftest import DATA, psnr
@@ -97,6 +97,26 @@ def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Pat
     average = pipeline.image(pipeline.start(params(start="inversion")))
     with Image.open(girl) as original:
         assert psnr(inverted, original) > psnr(average, original) + 3
+
+
+def test_what_is_not_finite_harms_no_other(pipeline: StyleCLIPPipeline) -> None:
+    """A job whose codes are not finite makes no picture; what shares a batch with it is as if alone."""
+    wanted = [params(seed=seed, iterations=3, start="inversion") for seed in range(3)]
+    alone = [finish(pipeline, [pipeline.start(one)])[0] for one in wanted]
+    batch = [pipeline.start(one) for one in wanted]
+    pipeline.step(batch)
+    batch[1].latents.data[0, 0, 0] = float("nan")
+    while not batch[0].finished:
+        pipeline.step(batch)
+    for n in (0, 2):
+        assert psnr(alone[n], picture_of(pipeline, batch[n])) >= 40
+        check_loss(batch[n])
+    with pytest.raises(FloatingPointError, match="step 3 of 3: the loss is nan"):
+        check_loss(batch[1])
+    with pytest.raises(FloatingPointError, match="the latents are not finite"):
+        picture_of(pipeline, batch[1])
+    with pytest.raises(FloatingPointError, match="the picture is not finite"):
+        pipeline.image(batch[1])
 
 
 EYES = (slice(54, 68), slice(40, 88))

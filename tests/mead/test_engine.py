@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.engine import Engine, reason_of
+from mead.engine import Engine
 from mead.jobs import Jobs
 from mead.revision import run
+from mead.running import reason_of
 from mead.storage import Storage, write_picture
-from tests.conftest import end_of, told_of
+from tests.conftest import ColourPipeline, ColourRevision, end_of, told_of
 
 QUEUE = "latentrevisions_queue"
 
@@ -104,9 +106,7 @@ def test_the_picture_does_not_depend_on_the_company(
         put(jobs, name, seed=seed)
     turns(engine, 5)
     for seed, name in enumerate("abcd"):
-        alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(storage.results / str(jobs.get(name).out_path)) as together:
-            assert together.tobytes() == alone.tobytes()
+        check_picture(jobs, storage, colours, name, seed)
 
 
 def test_what_is_wrong_with_the_parameters_fails_that_job(engine: Engine, jobs: Jobs) -> None:
@@ -163,41 +163,200 @@ def test_a_failing_step_fails_its_job_alone(
     for seed, name in enumerate("abc"):
         put(jobs, name, seed=seed)
     turns(engine, 2)
-    with torch.no_grad():
-        engine.running["b"].revision.latents.fill_(float("nan"))
+    engine.running["b"].revision.target = torch.zeros(1, 3, 2, 2)
     turns(engine, 3)
     assert [jobs.get(name).status for name in "abc"] == ["succeeded", "failed", "succeeded"]
-    assert jobs.get("b").error == "FloatingPointError: the loss is not finite"
+    assert str(jobs.get("b").error).startswith("RuntimeError: ")
     assert jobs.get("b").error_kind == "internal"
     for seed, name in ((0, "a"), (2, "c")):  # the failed step left no mark on the others
-        alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
-        with Image.open(storage.results / str(jobs.get(name).out_path)) as together:
-            assert together.tobytes() == alone.tobytes()
+        check_picture(jobs, storage, colours, name, seed)
 
 
-def test_a_result_that_cannot_be_stored_fails_its_job_alone(
-    engine: Engine, jobs: Jobs, storage: Storage
+def check_picture(jobs: Jobs, storage: Storage, colours: Any, job_id: str, seed: int) -> None:
+    """A job's picture is the one that it would have had alone."""
+    alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
+    with Image.open(storage.results / str(jobs.get(job_id).out_path)) as together:
+        assert together.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_fails_its_job_alone(
+    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, loss: str
 ) -> None:
+    for seed, name in enumerate("abc"):
+        put(jobs, name, seed=seed)
+    turns(engine, 2)
+    with torch.no_grad():
+        engine.running["b"].revision.latents.fill_(float(loss))
+    turns(engine, 1)
+    failed = jobs.get("b")
+    assert (failed.status, failed.error_kind, failed.steps) == ("failed", "internal", 3)
+    assert failed.error == f"FloatingPointError: step 3 of 5: the loss is {loss}"
+    turns(engine, 2)
+    for seed, name in ((0, "a"), (2, "c")):
+        check_picture(jobs, storage, colours, name, seed)
+    assert colours.batches[:5] == [3, 3, 3, 2, 2]  # no step was done twice
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_latents_that_are_not_finite_make_no_picture(
+    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here after the last loss. No preview is made of them either."""
     put(jobs, "a")
-    put(jobs, "b", iterations=6)
     turns(engine, 4)
+    jobs.ask_preview("a")
+    (one,) = engine.running.values()
+    one.revision.latents.data[0, 0, 0, 0] = float(value)
+    engine._report()
+    assert "no preview" in caplog.text and not storage.previews.exists()
+    one.revision.step = 5
+    engine._report()
+    failed = jobs.get("a")
+    assert failed.error == "FloatingPointError: after step 5 of 5: the latents are not finite"
+    assert not engine.running and not storage.results.exists()
+
+
+class BrokenStart(ColourPipeline):
+    """Whose first latents are not finite, as those of an encoder that overflows."""
+
+    def start(self, params: LatentRevisionsParams) -> ColourRevision:
+        revision = super().start(params)
+        revision.latents.data.fill_(float("inf"))
+        return revision
+
+
+def test_first_latents_that_are_not_finite(jobs: Jobs, storage: Storage) -> None:
+    engine = Engine(BrokenStart(), LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    put(jobs, "a")
+    turns(engine, 1)
+    assert jobs.get("a").error == "FloatingPointError: after step 0 of 5: the latents are not finite"
+    assert jobs.get("a").error_kind == "internal" and not engine.running
+
+
+def test_a_job_that_takes_too_long(jobs: Jobs, storage: Storage, colours: Any) -> None:
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, max_job_seconds=50)
+    put(jobs, "a", iterations=20)
+    put(jobs, "b")
+    put(jobs, "c", iterations=1)
+    engine._admit()
+    engine.running["a"].seconds = engine.running["c"].seconds = 49.9999999
+    turns(engine, 1)
+    failed = jobs.get("a")
+    assert (failed.status, failed.error_kind, failed.error_field) == ("failed", "input", "iterations")
+    assert str(failed.error).startswith(
+        "iterations: took longer than MAX_JOB_SECONDS=50: 1 of 20 steps were done; ask for fewer steps"
+    )
+    assert jobs.get("c").status == "succeeded"  # it was done with its last step
+    turns(engine, 4)
+    assert jobs.get("b").status == "succeeded"
+
+
+def test_only_time_at_work_counts(jobs: Jobs, storage: Storage, colours: Any) -> None:
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, max_job_seconds=50)
+    put(jobs, "a")
+    turns(engine, 2)
+    (one,) = engine.running.values()
+    assert 0 < one.seconds < 50
+    before = one.seconds
+    engine._report()
+    assert one.seconds == before
+
+
+# Results that cannot be stored
+
+
+@pytest.fixture
+def in_the_way(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file where the folder of results should be."""
+    monkeypatch.setattr("mead.running.STORE_PAUSE", 0)
     storage.results.parent.mkdir()
     storage.results.write_text("in the way")
+    return storage.results
+
+
+def test_a_result_that_cannot_be_stored_is_kept_for_a_while(
+    engine: Engine, jobs: Jobs, storage: Storage, in_the_way: Path, colours: Any
+) -> None:
+    put(jobs, "a")
+    turns(engine, 8)
+    put(jobs, "b", iterations=6)
+    turns(engine, 5)
+    assert jobs.get("a").status == "processing" and jobs.get("a").steps == 5
+    in_the_way.unlink()
     turns(engine, 1)
-    storage.results.unlink()
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    check_picture(jobs, storage, colours, "a", 1)
+    assert colours.batches[:11] == [1] * 11  # it was not made twice
+
+
+def test_one_that_never_can_be_stored_fails_its_job_alone(
+    engine: Engine, jobs: Jobs, in_the_way: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.running.STORE_SECONDS", 0)
+    put(jobs, "a")
+    put(jobs, "b", iterations=6)
+    turns(engine, 5)
+    in_the_way.unlink()
     turns(engine, 1)
     assert jobs.get("a").status == "failed" and jobs.get("b").status == "succeeded"
     assert jobs.get("a").error == "a picture could not be read or stored: File exists"
+
+
+def test_results_that_wait_for_room_leave_redis_in_peace(
+    engine: Engine, jobs: Jobs, in_the_way: Path
+) -> None:
+    """And are stored once there is some, with nothing else to do."""
+    put(jobs, "a")
+    put(jobs, "b")
+    with running(engine):
+        told_of(jobs, "a", lambda job: job.steps == 5)
+        seq = jobs.get("a").seq
+        time.sleep(1)
+        assert jobs.get("a").seq - seq < 10
+        in_the_way.unlink()
+        assert end_of(jobs, "a").status == end_of(jobs, "b").status == "succeeded"
+
+
+def test_files_that_cannot_be_removed_end_nothing(
+    engine: Engine, jobs: Jobs, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(jobs, "a")
+    put(jobs, "b")
+    turns(engine, 1)
+    jobs.cancel("b")
+    for name in "ab":
+        storage.preview_path(name).mkdir(parents=True)  # no file
+    turns(engine, 4)
+    assert jobs.get("a").status == "succeeded" and not engine.running
+    assert caplog.text.count("files cannot be removed") == 2
 
 
 def test_out_of_memory_shrinks_the_batch(engine: Engine, jobs: Jobs, colours: Any) -> None:
     colours.room = 2
     for name in "abcdef":
         put(jobs, name)
-    for _ in range(20):
-        engine.turn()
+    turns(engine, 4)
+    assert engine.capacity == 2
+    turns(engine, 16)
     assert all(jobs.get(name).status == "succeeded" for name in "abcdef")
-    assert engine.capacity == 2 and max(colours.batches) == 2
+    assert max(colours.batches) == 2
+
+
+def test_the_batch_grows_again_once_the_large_job_has_ended(engine: Engine, jobs: Jobs, colours: Any) -> None:
+    colours.room = 1
+    for name in "abcd":
+        put(jobs, name, iterations=9)
+    turns(engine, 1)
+    assert engine.capacity == 1
+    jobs.cancel("a")
+    turns(engine, 1)
+    colours.room = 4
+    for name in "efgh":
+        put(jobs, name)
+    turns(engine, 30)
+    assert all(jobs.get(name).status == "succeeded" for name in "bcdefgh")
+    assert engine.capacity == 4 and max(colours.batches) == 4
 
 
 def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -> None:
@@ -229,7 +388,7 @@ def test_a_worker_that_comes_back_too_late_leaves_nothing(
     turns(engine, 4)
     (one,) = engine.running.values()
     colours.step([one.revision])
-    engine._store(one)
+    one.store(colours, storage)
     assert len(list(storage.results.iterdir())) == 1
     assert jobs.recover([QUEUE], attempts=3) == ["a"]  # it has no heartbeat
     other = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "another", 4, storage)
@@ -266,6 +425,7 @@ def test_reasons_name_no_folders() -> None:
 
 def recovered(jobs: Jobs, *names: str) -> None:
     """Jobs in the queue whose worker has died once."""
+    jobs.beat("me", [QUEUE], 60)
     for name in names:
         put(jobs, name)
         assert jobs.claim(QUEUE, "dead") is not None
@@ -317,6 +477,135 @@ def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, 
     turns(engine, 4)
     turns(other, 5)
     assert jobs.get("a").status == "succeeded" and jobs.get("y").status == "succeeded"
+
+
+# What is waited for may go away
+
+
+@pytest.fixture
+def other(engine: Engine, jobs: Jobs, storage: Storage, colours: Any) -> Engine:
+    """The engine of the other model in the same process."""
+    return Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, 0.1, engine.company)
+
+
+def put_other(jobs: Jobs, job_id: str) -> None:
+    jobs.enqueue(job_id, "sc", "other", {"prompt": "teal", "seed": 1, "iterations": 5})
+
+
+def take_away(jobs: Jobs, client: redis.Redis, how: str) -> None:
+    """Let the first job in the queue, "a", be gone."""
+    if how == "cancelled":
+        assert jobs.cancel("a")
+    elif how == "taken by another server":
+        assert jobs.claim(QUEUE, "another") is not None
+    elif how == "its record is gone":
+        client.delete("job:a")
+    else:
+        client.delete(QUEUE)
+
+
+GONE = ["cancelled", "taken by another server", "its record is gone", "the queue is gone"]
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_the_job_that_must_run_alone_goes_away(
+    engine: Engine, other: Engine, jobs: Jobs, client: redis.Redis, how: str
+) -> None:
+    """While another runs: both engines take jobs again, and the other one goes on all the while."""
+    put(jobs, "long", iterations=1000)
+    turns(engine, 1)
+    recovered(jobs, "a")
+    put_other(jobs, "x")
+    turns(engine, 2)
+    turns(other, 2)
+    assert jobs.get("a").status == jobs.get("x").status == "queued"
+    take_away(jobs, client, how)
+    put(jobs, "b")
+    turns(engine, 5)
+    turns(other, 5)
+    assert jobs.get("b").status == jobs.get("x").status == "succeeded"
+    assert jobs.get("long").status == "processing"
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_it_goes_away_while_the_other_engine_runs(
+    engine: Engine, other: Engine, jobs: Jobs, client: redis.Redis, how: str
+) -> None:
+    """Its own engine has nothing to do, and waits."""
+    put_other(jobs, "x")
+    turns(other, 1)
+    recovered(jobs, "a")
+    with running(engine):
+        deadline = time.monotonic() + 60
+        while engine.company._waiting is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        take_away(jobs, client, how)
+        put(jobs, "b")
+        assert end_of(jobs, "b").status == "succeeded"
+    put_other(jobs, "y")
+    turns(other, 5)
+    assert jobs.get("x").status == jobs.get("y").status == "succeeded"
+
+
+def test_a_full_engine_waits_for_nothing(engine: Engine, other: Engine, jobs: Jobs, colours: Any) -> None:
+    """Its batch has shrunk, so that it cannot take what its queue waits to run alone."""
+    put(jobs, "long", iterations=20)
+    put_other(jobs, "x")
+    turns(engine, 1)
+    recovered(jobs, "a")
+    turns(engine, 1)
+    engine.capacity = 1
+    turns(engine, 1)
+    turns(other, 5)
+    assert jobs.get("x").status == "succeeded" and jobs.get("a").status == "queued"
+    turns(engine, 25)
+    assert jobs.get("long").status == jobs.get("a").status == "succeeded"
+    assert colours.batches == [1] * 30
+
+
+def test_redis_goes_away_while_a_job_waits_to_run_alone(
+    mortal_redis: Any, colours: Any, storage: Storage
+) -> None:
+    """And comes back without it."""
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    other = Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, 0.1, engine.company)
+    put_other(jobs, "x")
+    turns(other, 1)
+    recovered(jobs, "a")
+    turns(engine, 1)
+    put_other(jobs, "y")
+    jobs.redis.delete(QUEUE)
+    mortal_redis.stop()
+    for one in (engine, other):
+        with pytest.raises(redis.RedisError):
+            one.turn()
+    mortal_redis.start()
+    turns(engine, 1)
+    turns(other, 5)
+    assert jobs.get("x").status == jobs.get("y").status == "succeeded"
+
+
+def test_a_failure_that_cannot_be_told_holds_no_place(mortal_redis: Any, storage: Storage) -> None:
+    """Redis goes as a job fails at its start; when it is back, one that must run alone is taken."""
+
+    class Leaving(ColourPipeline):
+        def start(self, params: LatentRevisionsParams) -> ColourRevision:
+            if params.prompt == "black":
+                mortal_redis.stop()
+                raise torch.OutOfMemoryError
+            return super().start(params)
+
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(Leaving(), LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    put(jobs, "poison", prompt="black")
+    with pytest.raises(redis.RedisError):
+        engine.turn()
+    mortal_redis.start()
+    recovered(jobs, "a")
+    turns(engine, 5)
+    assert jobs.get("a").status == "succeeded"
 
 
 def test_stopping_puts_jobs_back_in_their_order(engine: Engine, jobs: Jobs, client: redis.Redis) -> None:
@@ -371,6 +660,38 @@ def test_a_result_made_while_redis_was_away_is_kept(
     (result,) = storage.results.iterdir()
     assert jobs.get("a").status == "succeeded" and jobs.get("a").out_path == result.name
     assert len(colours.batches) <= 5
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_result_whose_answer_was_lost_is_kept(
+    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, stopping: bool
+) -> None:
+    """Redis has written the end down and gone away before it could say so."""
+    put(jobs, "a")
+    turns(engine, 4)
+    (one,) = engine.running.values()
+    colours.step([one.revision])
+    one.store(colours, storage)
+    assert jobs.succeed(one.job, "me", str(one.result))
+    if stopping:
+        engine._put_all_back()
+    else:
+        turns(engine, 1)
+    assert not engine.running and jobs.get("a").status == "succeeded"
+    check_picture(jobs, storage, colours, "a", 1)
+
+
+def test_a_record_that_is_gone_ends_its_job_alone(
+    engine: Engine, jobs: Jobs, client: redis.Redis, storage: Storage
+) -> None:
+    put(jobs, "a", img_path=upload(storage, "a"))
+    put(jobs, "b")
+    turns(engine, 2)
+    client.delete("job:a")
+    turns(engine, 4)
+    assert not engine.running and jobs.get("b").status == "succeeded"
+    assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == []
+    assert list(storage.uploads.iterdir()) == []
 
 
 def test_a_flushed_redis_ends_what_ran(

@@ -15,7 +15,7 @@ from caching_config import Settings, connect
 from mead.events import ClosedError, Events
 from mead.job import Job
 from mead.jobs import Jobs, UnknownJobError
-from tests.conftest import report
+from tests.conftest import RedisServer, report
 
 QUEUE = "latentrevisions_queue"
 PULSE = 0.2  # seconds
@@ -177,3 +177,110 @@ def test_closing_wakes_all(jobs: Jobs) -> None:
             assert isinstance(follower.exception(60), ClosedError)
     with pytest.raises(ClosedError):
         next(events.follow("a", PULSE))
+
+
+@pytest.mark.parametrize("gone", ["del", "flushall"])
+def test_a_record_that_vanishes_is_noticed(jobs: Jobs, client: redis.Redis, gone: str) -> None:
+    """Redis stays up all the while, and tells nobody."""
+    events = Events(jobs)
+    enqueue(jobs, "a")
+    stories = [events.follow("a", pulse=600) for _ in range(5)]
+    for story in stories:
+        next(story)
+    client.delete("job:a") if gone == "del" else client.flushall()
+    for story in stories:
+        with pytest.raises(UnknownJobError):
+            changes(story)
+    assert not events._mailboxes
+
+
+STRAYS = [
+    b"\xff\xfe\x00",
+    b"hello",
+    b"",
+    b"7",
+    b"null",
+    b"[1, 2]",
+    b'{"status": "succeeded"}',
+    b'{"seq": "9", "steps": 1}',
+    b'{"seq": null}',
+    b'{"seq": 99, "steps": "many"}',
+    b'{"seq": 99, "status": "melted"}',
+    b'{"seq": 1e999}',
+    b"[" * 100_000,
+]
+
+
+def test_stray_messages_change_nothing(
+    jobs: Jobs, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the job's channel, on others, and from another database: channels are common to all."""
+    events = Events(jobs)
+    enqueue(jobs, "a")
+    story = events.follow("a", PULSE)
+    assert next(story) is not None and next(story) is None
+    thread = events._thread
+    with redis.Redis.from_url(redis_server.url, db=9) as other:
+        for stray in STRAYS:
+            for name in ("events:a", "events:", "events:other", b"events:\xff\xfe"):
+                other.publish(name, stray)
+    assert next(story) is None
+    end(jobs)
+    told = changes(story)
+    assert [job.status for job in told] == ["processing"] * 3 + ["succeeded"]
+    assert events._thread is thread and thread is not None and thread.is_alive()
+    assert caplog.text.count("stray messages are ignored") == 1
+
+
+@pytest.mark.parametrize("forged", ['"status": "succeeded", "out_path": "/etc/passwd"', '"steps": 7'])
+def test_the_record_decides(jobs: Jobs, client: redis.Redis, forged: str) -> None:
+    """A message that looks like ours ends nothing, nor does it hide what comes after it."""
+    enqueue(jobs, "a")
+    story = Events(jobs).follow("a", PULSE)
+    assert next(story) is not None and next(story) is None
+    client.publish("events:a", f'{{"seq": 1000000, {forged}}}')
+    for job in [next(story) for _ in range(3)]:
+        assert job is None or not job.ended
+    end(jobs)
+    last = changes(story)[-1]
+    assert last == jobs.get("a") and last.out_path == "/somewhere.png"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_is_started_again(
+    jobs: Jobs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = Events(jobs)
+    assert events.problem() is None  # nobody follows, nobody need listen
+    enqueue(jobs, "a")
+    story = events.follow("a", pulse=600)
+    next(story)
+
+    def die(message: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(events, "_hand_over", die)
+        jobs.redis.publish("events:a", "")
+        assert events._thread is not None
+        events._thread.join(30)
+        assert events.problem() == "nobody listens to the events of jobs"
+    end(jobs)  # nobody hears
+    assert changes(story)[-1].status == "succeeded"
+    assert events._thread.is_alive() and events.problem() is None
+
+    def fail(message: Any) -> None:
+        raise RuntimeError("a bug")
+
+    enqueue(jobs, "b")
+    story = events.follow("b", PULSE)
+    next(story)
+    with monkeypatch.context() as patched:
+        patched.setattr(events, "_hand_over", fail)
+        while events.problem() is None:
+            jobs.redis.publish("events:b", "")
+            time.sleep(0.05)
+        assert events.problem() == "the events of jobs cannot be heard (RuntimeError)"
+    end(jobs)
+    assert changes(story)[-1].status == "succeeded"
+    assert "a bug" in caplog.records[-1].__dict__["error"]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_claiming
 from benchmarks.fuzz_uploads import encoded as file_of
-from mead.images import MAX_SIDE, PictureError, fit_within, png_bytes, read_picture
+from mead.images import MAX_SIDE, PictureError, fit_within, png_bytes, read_picture, to_picture
 
 
 def encoded(picture: Image.Image, form: str, **options: object) -> io.BytesIO:
@@ -286,3 +287,12 @@ def test_fit_within(photo: Image.Image) -> None:
     assert fit_within(photo, 48, 48).size == (48, 32)
     assert fit_within(photo, 96, 16).size == (24, 16)
     assert fit_within(Image.new("RGB", (3000, 1)), 100, 100).size == (100, 1)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_is_no_picture(value: str) -> None:
+    image = torch.rand(1, 3, 4, 4)
+    assert to_picture(image).size == (4, 4)
+    image[0, 1, 2, 3] = float(value)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        to_picture(image)

@@ -183,3 +183,19 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     assert [(progress.step, progress.steps) for progress in seen] == [(step, 4) for step in (1, 2, 3, 4)] * 2
     assert all(progress.loss >= 0 and progress.seconds >= 0 for progress in seen)
     assert sizes == [(8, 8)] * 8
+
+
+def test_a_loss_that_is_not_finite_is_an_error(colours: Any, tmp_path: Path) -> None:
+    spoilt = colours.start(LatentRevisionsParams(prompt="teal", iterations=4))
+    colours.start = lambda params: spoilt
+
+    def spoil(progress: Progress) -> None:
+        spoilt.latents.data.fill_(float("nan"))
+
+    def load(weights: str, device: str) -> Any:
+        return colours
+
+    model = Model(LatentRevisionsParams, {"prompt": "teal"}, load, tmp_path / "out", "demo", "cpu", spoil)
+    with pytest.raises(FloatingPointError, match="step 2 of 4: the loss is nan"):
+        model.run()
+    assert not (tmp_path / "out").exists()

@@ -194,24 +194,25 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_fails_the_job_and_heals(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+def test_a_full_disk_holds_results_back_and_heals(
+    worker: Worker, jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.running.STORE_PAUSE", 0)
     (engine,) = worker.engines
     put(jobs, "a")
     put(jobs, "b")
     jobs.ask_preview("a")
     with full_disk():
-        for _ in range(5):
+        for _ in range(8):
             engine.turn()
     for name in "ab":
         job = jobs.get(name)
-        assert job.status == "failed" and job.error_kind == "internal"
-        assert job.error == "a picture could not be read or stored: File too large"
-    put(jobs, "c")
-    for _ in range(5):
-        engine.turn()
-    job = jobs.get("c")
-    assert job.status == "succeeded"
-    assert [path.name for path in storage.results.iterdir()] == [job.out_path]
+        assert job.status == "processing" and job.steps == 5
+    assert not list(storage.results.iterdir())
+    engine.turn()
+    ended = [jobs.get(name) for name in "ab"]
+    assert [job.status for job in ended] == ["succeeded"] * 2
+    assert {path.name for path in storage.results.iterdir()} == {job.out_path for job in ended}
     assert not list(storage.previews.iterdir())
 
 
