@@ -649,7 +649,7 @@ def show(found: Run) -> None:
     print(f"longest way from SIGTERM to the end: {endings or 'none'}")
     print("clients: " + ", ".join(f"{n} {what}" for what, n in sorted(found.answers.items())))
     print(f"peace until every job had ended: {found.peace_seconds:.0f} s; all of it {found.seconds:.0f} s")
-    unknown = sum(books.ended.values()) - books.accepted
+    unknown = sum(books.ended.values()) + books.forgotten - books.accepted
     print(f"accepted            {books.accepted:6}   and {unknown} whose client was never told")
     print(f"record deleted      {books.forgotten:6}")
     print(f"succeeded           {books.ended['succeeded']:6}")

@@ -32,10 +32,12 @@ from redis.client import Pipeline
 
 from mead.job import End, Job, Status
 from mead.keys import (
+    KEPT_KEY,
     STATISTICS_KEY,
     WORKERS_KEY,
     cancelled_key,
     job_key,
+    kept_bytes_key,
     preview_key,
     processing_key,
     served_key,
@@ -297,6 +299,14 @@ class Jobs:
             pipe.zcard(cancelled_key(queue))
             length, cancelled = pipe.execute()
         return max(0, length - cancelled)
+
+    def kept(self) -> tuple[int, int]:
+        """How many records are kept, and how many bytes of files of their jobs (ZCARD, GET)."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(KEPT_KEY)
+            pipe.get(kept_bytes_key(KEPT_KEY))
+            records, size = pipe.execute()
+        return records, int(size or 0)
 
     def ask_preview(self, job_id: str) -> None:
         """Have a running job's picture so far written to `Storage.preview_path`, every second or so.

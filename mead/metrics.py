@@ -68,6 +68,7 @@ class ServiceCollector(Collector):
             statistics = self.jobs.statistics()
             lengths = {queue: self.jobs.queue_length(queue) for queue in queues_of(self.settings)}
             workers = self.jobs.workers()
+            records, size = self.jobs.kept()
         except redis.RedisError as error:
             log.warning("metrics without Redis", extra={"error": reason(error)})
             yield _gauge("mead_redis_up", "Whether Redis answers.", {(): 0})
@@ -78,6 +79,8 @@ class ServiceCollector(Collector):
                 "mead_queue_length", "Jobs that wait.", {(q,): n for q, n in lengths.items()}, ["queue"]
             )
             yield from _of_workers(workers, lengths)
+            yield _gauge("mead_kept_jobs", "Jobs whose records are kept.", {(): records})
+            yield _gauge("mead_kept_bytes", "Size of the files that are kept of them.", {(): size})
         try:
             free = self.storage.free_bytes()
         except OSError as error:
