@@ -84,6 +84,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=self._inherits,
+                umask=0o077,  # what it writes is for its user alone
                 start_new_session=True,  # Ctrl-C is ours to handle: the servers must stop before Redis does
             )
         self._started = time.monotonic()

@@ -108,7 +108,7 @@ def local_service(
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if logs is not None:
-                logs.mkdir(parents=True, exist_ok=True)
+                logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = stack.enter_context(folder_lock(data_dir, url))
             check_address(host, port)
             if redis_url is None:
