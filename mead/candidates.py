@@ -16,6 +16,8 @@ from mead.tensor_pickle import Unusable
 
 StateDict = dict[str, Tensor | Unusable]
 
+_MOST = 100  # networks of a kind in a file
+
 # Names that say nothing of what is in them.
 _CONTAINERS = {"state_dict", "model_state_dict", "model", "params", "generator", "g", "net", "network"}
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -52,12 +54,17 @@ class Candidate:
             any(part and part.lower() not in _CONTAINERS for part in parts),
         )
 
-    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Unusable]]:
-        """Those under the prefix, and the unusable ones among them, by their names less the prefix."""
+    def tensors(self, others: Sequence[Candidate]) -> tuple[dict[str, Tensor], dict[str, Unusable]]:
+        """Those under the prefix and under no other's, and the unusable ones, by their names without it."""
+        not_mine = tuple(
+            other.prefix
+            for other in others
+            if other.state_dict is self.state_dict and other.prefix.removeprefix(self.prefix)
+        )
         under = {
             key.removeprefix(self.prefix): value
             for key, value in self.state_dict.items()
-            if key.startswith(self.prefix)
+            if key.startswith(self.prefix) and not key.startswith(not_mine)
         }
         return (
             {key: value for key, value in under.items() if isinstance(value, Tensor)},
@@ -91,6 +98,8 @@ def choose(original: Path, candidates: Sequence[Candidate]) -> tuple[Candidate, 
     Raises:
         CheckpointError: when the file does not tell which is meant.
     """
+    if len(candidates) > _MOST:
+        raise CheckpointError(f"{original} holds {len(candidates)} of {candidates[0].layout.network}")
     best = min(candidate.rank for candidate in candidates)
     chosen, *tied = (candidate for candidate in candidates if candidate.rank == best)
     if rivals := [each for each in tied if not each.is_same(chosen)]:

@@ -190,7 +190,8 @@ def _storage_identity(identity: Any) -> tuple[Any, str, int]:
     """The class, key and length of a storage, of ("storage", class, key, device, length, ...)."""
     match identity:
         case ("storage", kind, str() | int() as key, _, int() as numbers, *_) if numbers >= 0:
-            return kind, str(key)[:80], numbers
+            if is_name(str(key)):
+                return kind, str(key), numbers
     raise PickleError(f"it refers to {in_words(identity)}, where a storage is expected")
 
 
@@ -287,9 +288,7 @@ _LONGEST_HEADER = 8 << 20  # bytes; the largest published networks have less tha
 def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor | Unusable]:
     (length,) = struct.unpack("<Q", start[:8])
     if length > _LONGEST_HEADER:
-        raise PickleError(
-            f"its header of {length:,} bytes is longer than the {_LONGEST_HEADER:,} of any weights"
-        )
+        raise PickleError(f"its header has {length:,} bytes, and may have {_LONGEST_HEADER:,}")
     tensors: dict[str, Tensor | Unusable] = {}
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118  (it is no dict)

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from caching_config import Settings, without_password
 from LatentRevisions.params import LatentRevisionsParams
+from mead.confinement import confined
 from mead.download import DownloadError, megabytes
 from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
 from mead.params import JobParams, ParamsError, check
@@ -385,7 +386,8 @@ def _is_here(name: str) -> bool:
 def _convert_weights(options: argparse.Namespace) -> None:
     from mead.fetch import add
 
-    networks = add(options.file, options.name, options.network, options.base, TransferBar())
+    with confined(options.file):
+        networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)
     lent = sorted(weights.files.keys() - weights.own_files.keys())
     print(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def convert(
         if network not in found:
             raise CheckpointError(f"{original} holds no {network}, but {' and '.join(found)}")
         chosen, others = choose(original, found[network])
-        tensors, built = _take(original, checkpoint, chosen, say)
+        tensors, built = _take(original, checkpoint, chosen, others, say)
         description = {
             "network": network,
             "class": NETWORKS[network],
@@ -182,7 +182,11 @@ def _find(original: Path, checkpoint: Checkpoint) -> dict[str, list[Candidate]]:
 
 
 def _take(
-    original: Path, checkpoint: Checkpoint, chosen: Candidate, say: Callable[[str], None]
+    original: Path,
+    checkpoint: Checkpoint,
+    chosen: Candidate,
+    others: Sequence[Candidate],
+    say: Callable[[str], None],
 ) -> tuple[dict[str, Tensor], nn.Module]:
     """The tensors of a network as ours loads them, and the network built from their shapes.
 
@@ -190,7 +194,7 @@ def _take(
         CheckpointError: naming those that do not fit.
     """
     network = chosen.layout.network
-    usable, unusable = chosen.tensors()
+    usable, unusable = chosen.tensors(others)
     tensors = chosen.layout.take(usable)
     if network == "e4e" and "latent_avg" not in tensors:
         _complete_e4e(original, checkpoint.content, tensors)

@@ -75,7 +75,7 @@ _KEYS = (str, int, float, bool, bytes, type(None), Name, Placeholder)
 _LONGEST_NAME = 500  # characters
 
 # What is paid, in bytes. It need not be exact: no opcode makes more than a few times as much.
-OPCODE = 128
+OPCODE = 256
 PLACEHOLDER = 512
 _NUMBERED_KEY = 16 << 10  # pairs of numbers can be chosen so that a dict compares each with all others
 
