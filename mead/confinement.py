@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+SECONDS = 60  # of computing that any file gets
+
 
 class ConfinementError(OSError):
     """Reading a file takes longer than its size can explain."""
@@ -29,7 +31,7 @@ def confined(path: Path) -> Iterator[None]:
         ConfinementError: when the time is over.
     """
     size = path.stat().st_size
-    seconds = 60 + size // 10_000_000
+    seconds = SECONDS + size // 10_000_000
     used = resource.getrusage(resource.RUSAGE_SELF)
 
     def stop(signum: int, frame: FrameType | None) -> None:

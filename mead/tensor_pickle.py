@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,9 +79,9 @@ def dtype_of(kind: Any) -> torch.dtype:
 
 def mapped(path: Path) -> Tensor:
     """All bytes of a file, mapped."""
-    size = path.stat().st_size
-    # private to this process: what is written to a tensor does not reach the file
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    with path.open("rb") as file:
+        # private to this process: what is written to a tensor does not reach the file
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def slice_of(data: Tensor, start: int, size: int, what: object) -> Tensor:
