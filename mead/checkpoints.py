@@ -67,10 +67,15 @@ def naming(path: Path) -> Iterator[None]:
     except (CheckpointError, OSError):  # of the disk and its files
         raise
     except Exception as error:  # files come from strangers: nonsense may fail anywhere, in PyTorch too
-        said = str(error)[:500] or type(error).__name__
         raise CheckpointError(
-            f"{path} cannot be read ({said}); if its download was cut off, fetch it again"
+            f"{path} cannot be read ({reason(error)}); if its download was cut off, fetch it again"
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line: without the frames of PyTorch's C++."""
+    said = str(error).partition("Exception raised from")[0]
+    return " ".join(said.split())[:500] or type(error).__name__
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -277,7 +282,7 @@ def _persistent_object(meta: Any) -> Placeholder:
     if not isinstance(meta, dict):
         raise PickleError("it has a persistent object without a description")
     name = meta.get("class_name")
-    return Placeholder(name if is_name(name) else "object without a name", state=meta.get("state"))
+    return Placeholder(str(name) if is_name(name) else "object without a name", state=meta.get("state"))
 
 
 # safetensors

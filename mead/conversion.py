@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mead.candidates import Candidate, choose, find, some, state_dicts
-from mead.checkpoints import Checkpoint, CheckpointError, naming, read_checkpoint
+from mead.checkpoints import Checkpoint, CheckpointError, naming, read_checkpoint, reason
 from mead.inert_data import Budget, Name, Placeholder, in_words, is_name
 from mead.state_dict import StateDict, StateDictError, shape
 from mead.weights import FOLDER, WeightsError, WeightSet, whole
@@ -109,21 +109,21 @@ def convert(
             description["taken"] = {"from": chosen.name, "instead of": left}
             say(f"{original.name}: {network} is taken from {chosen.name}, not from {left}")
         tensors = _packed(tensors)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as part:
-        try:
-            save_file(tensors, part)
-        except SafetensorError as error:
-            said = re.search(r"os error (\d+)", str(error))  # its way to tell which
-            number = int(said[1]) if said else errno.EIO
-            raise OSError(number, os.strerror(number), str(target)) from error
-    with whole(target.with_suffix(".json")) as part:
-        part.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", "utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as part:
+            try:
+                save_file(tensors, part)
+            except SafetensorError as error:
+                said = re.search(r"os error (\d+)", str(error))  # its way to tell which
+                number = int(said[1]) if said else errno.EIO
+                raise OSError(number, os.strerror(number), str(target)) from error
+        with whole(target.with_suffix(".json")) as part:
+            part.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 # Building networks
 
-_MOST_TENSORS = 10_000  # of one network; the largest published ones have some two thousand
+_MOST_TENSORS = 4096  # of one network; the largest published ones have some two thousand
 
 
 def check(network: str, tensors: StateDict) -> nn.Module:
@@ -153,7 +153,7 @@ def _no_larger_than(tensors: StateDict) -> Iterator[None]:
 
     Its size is read off the tensors' names: a few can ask for thousands of layers of thousands of parts.
     """
-    thread, left = threading.get_ident(), itertools.count(4 * len(tensors) + 100, -1)
+    thread, left = threading.get_ident(), itertools.count(2 * len(tensors) + 1000, -1)
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if threading.get_ident() == thread and next(left) < 0:
@@ -206,8 +206,7 @@ def _take(
         tensors = _with_whole_numbers(tensors, say)
         return tensors, check(network, {key: _without_values(tensor) for key, tensor in tensors.items()})
     except Exception as error:  # of PyTorch and open_clip too, for networks that cannot be
-        said = str(error)[:500] or type(error).__name__
-        said += "".join(f"; {key} is {unusable[key].kind}" for key in list(unusable)[:5])
+        said = reason(error) + "".join(f"; {key} is {unusable[key].kind}" for key in list(unusable)[:5])
         raise CheckpointError(f"{original} holds another {network} than ours: {said}") from error
 
 
@@ -250,12 +249,12 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors each in a run of memory of its own, as safetensors has them; copied only where need be."""
-    packed: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for key, tensor in tensors.items():
-        tensor = tensor.contiguous()
-        packed[key] = tensor.clone() if tensor.data_ptr() in taken else tensor
-        taken.add(tensor.data_ptr())
+    packed = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    end = 0
+    for key, tensor in sorted(packed.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            packed[key] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
     return packed
 
 

@@ -146,11 +146,15 @@ def add(original: Path, name: str, network: str | None, base: str | None, progre
         targets = {one: folder / f"{one}.safetensors" for one in chosen}
         _convert(original, targets, folder, Lock.read(folder), progress)
         if not manifest.exists():
-            printable = "".join(each if each.isprintable() else "?" for each in original.name)
-            escaped = printable.replace("\\", "\\\\").replace('"', '\\"')
+            escaped = _printable(original.name).replace("\\", "\\\\").replace('"', '\\"')
             with whole(manifest) as part:
                 part.write_text(OWN_MANIFEST.format(original=escaped, base=new_base), "utf-8")
     return list(chosen)
+
+
+def _printable(name: str) -> str:
+    """A file's name as a manifest and a lock can hold it: it may be of bytes that are no text."""
+    return "".join(each if each.isprintable() else "?" for each in name)
 
 
 def _is_whole(file: WeightFile, progress: Progress) -> bool:
@@ -237,7 +241,7 @@ def _convert(
             progress.say(f"converting {original.name} to {target}")
             new = Path(made) / f"{network}.safetensors"
             conversion.convert(original, network, new, progress.say)
-            records[network] = Record.of(new, original.name)
+            records[network] = Record.of(new, _printable(original.name))
         for network, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             for ending in (".json", ".safetensors"):

@@ -354,7 +354,7 @@ def test_numbers_in_headers_that_are_none(server: Mirror, target: Path, number: 
         status(503, Retry_After=number),
         cut_at(500_000),
         status(206, Content_Range=ranged),
-        length_of(number),  # type: ignore[arg-type]
+        length_of(number),
     )
     with contextlib.suppress(DownloadError):
         fetch(target, url)
