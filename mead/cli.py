@@ -18,6 +18,7 @@ from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
 from mead import serve
 from mead.child import ServiceError
+from mead.confinement import confined
 from mead.download import DownloadError, megabytes
 from mead.params import JobParams, ParamsError, check
 from mead.progress_bar import ProgressBar
@@ -283,7 +284,8 @@ def _is_here(name: str) -> bool:
 def _convert_weights(options: argparse.Namespace) -> None:
     from mead.fetch import add
 
-    networks = add(options.file, options.name, options.network, options.base, TransferBar())
+    with confined(options.file):
+        networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)
     lent = sorted(weights.files.keys() - weights.own_files.keys())
     say(f"{options.name}: {' and '.join(networks)} converted into {weights.folder}")

@@ -15,19 +15,22 @@ import json
 import math
 import os
 import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from mead.checkpoints import Checkpoint, CheckpointError, modules, read_checkpoint
-from mead.inert_pickle import Name, Placeholder
+from mead.candidates import Candidate, choose, find, some, state_dicts
+from mead.checkpoints import Checkpoint, CheckpointError, naming, read_checkpoint, reason
+from mead.inert_data import Budget, Name, Placeholder, in_words, is_name
 from mead.state_dict import StateDict, StateDictError, shape
+from mead.weights import FOLDER, WeightsError, WeightSet, whole
 
 NETWORKS: Mapping[str, str] = {
     "clip": "mead.perceptor.Perceptor",
@@ -58,11 +61,14 @@ def networks(original: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: when the file cannot be read, or holds none that we know.
     """
-    found = _find(original, read_checkpoint(original))
-    return tuple(network for network in NETWORKS if network in found)
+    with naming(original):
+        found = _find(original, read_checkpoint(original))
+        return tuple(network for network in NETWORKS if network in found)
 
 
-def convert(original: Path, network: str, target: Path) -> None:
+def convert(
+    original: Path, network: str, target: Path, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Write `network` out of a published file to `target`, and its hyperparameters beside it as JSON.
 
     Both appear under their names only when they are whole; nothing else is left behind. The same file gives
@@ -72,38 +78,52 @@ def convert(original: Path, network: str, target: Path) -> None:
         original: a file of any format that `mead.checkpoints` reads.
         network: one of `NETWORKS`.
         target: the safetensors file to write; its JSON gets the same name but for the ending.
+        say: told which others of the kind the file holds, and what was mended.
 
     Raises:
-        CheckpointError: naming the file that cannot be read, would run code, or does not hold the network.
+        CheckpointError: naming the file that cannot be read, would run code, does not hold the network, or
+            holds several and not which is meant.
         OSError: when the disk is full or the folder cannot be written.
     """
-    checkpoint = read_checkpoint(original)
-    found = _find(original, checkpoint)
-    if network not in found:
-        raise CheckpointError(f"{original} holds no {network}, but {' and '.join(found)}")
-    tensors = found[network]
-    try:
-        built = check(network, {key: _without_values(tensor) for key, tensor in tensors.items()})
-    except StateDictError as error:
-        raise CheckpointError(f"{original} holds another {network} than ours: {error}") from error
-    description = {
-        "network": network,
-        "class": NETWORKS[network],
-        "hyperparameters": {name: getattr(built, name) for name in _HYPERPARAMETERS[network]},
-        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
-        "original": {"name": original.name, "size": original.stat().st_size, "format": checkpoint.format},
-        "training": _training(checkpoint.content),
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(target) as part:
-        try:
-            save_file(_packed(tensors), part)
-        except SafetensorError as error:
-            said = re.search(r"os error (\d+)", str(error))  # its way to tell which
-            number = int(said[1]) if said else errno.EIO
-            raise OSError(number, os.strerror(number), str(target)) from error
-    with _whole(target.with_suffix(".json")) as part:
-        part.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", "utf-8")
+    with naming(original):
+        checkpoint = read_checkpoint(original)
+        found = _find(original, checkpoint)
+        if network not in found:
+            raise CheckpointError(f"{original} holds no {network}, but {' and '.join(found)}")
+        chosen, others = choose(original, found[network])
+        tensors, built = _take(original, checkpoint, chosen, others, say)
+        description = {
+            "network": network,
+            "class": NETWORKS[network],
+            "hyperparameters": {name: getattr(built, name) for name in _HYPERPARAMETERS[network]},
+            "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
+            "original": {
+                "name": original.name,
+                "size": original.stat().st_size,
+                "format": checkpoint.format,
+            },
+            "training": _training(checkpoint.content),
+        }
+        if others:
+            left = some([other.name for other in others])
+            description["taken"] = {"from": chosen.name, "instead of": left}
+            say(f"{original.name}: {network} is taken from {chosen.name}, not from {left}")
+        tensors = _packed(tensors)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as part:
+            try:
+                save_file(tensors, part)
+            except SafetensorError as error:
+                said = re.search(r"os error (\d+)", str(error))  # its way to tell which
+                number = int(said[1]) if said else errno.EIO
+                raise OSError(number, os.strerror(number), str(target)) from error
+        with whole(target.with_suffix(".json")) as part:
+            part.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+# Building networks
+
+_MOST_TENSORS = 4096  # of one network; the largest published ones have some two thousand
 
 
 def check(network: str, tensors: StateDict) -> nn.Module:
@@ -114,14 +134,112 @@ def check(network: str, tensors: StateDict) -> nn.Module:
     """
     module, _, name = NETWORKS[network].rpartition(".")
     kind: Any = getattr(importlib.import_module(module), name)
-    if network != "e4e":
-        return kind.from_state_dict(tensors)
-    average = shape(tensors, "latent_avg")
-    encoder = kind.from_state_dict({key: tensor for key, tensor in tensors.items() if key != "latent_avg"})
+    if len(tensors) > _MOST_TENSORS:
+        raise StateDictError(f"it has {len(tensors):,} tensors, and may have {_MOST_TENSORS:,}")
+    with _no_larger_than(tensors):
+        if network != "e4e":
+            return kind.from_state_dict(tensors)
+        average = shape(tensors, "latent_avg")
+        encoder = kind.from_state_dict({key: tensors[key] for key in tensors if key != "latent_avg"})
     expected = (encoder.n_styles, encoder.style_dim)
     if average != expected:
         raise StateDictError(f"latent_avg has the shape {average} instead of {expected}")
     return encoder
+
+
+@contextlib.contextmanager
+def _no_larger_than(tensors: StateDict) -> Iterator[None]:
+    """Stop building a network as soon as it has far more parameters than there are tensors for it.
+
+    Its size is read off the tensors' names: a few can ask for thousands of layers of thousands of parts.
+    """
+    thread, left = threading.get_ident(), itertools.count(2 * len(tensors) + 1000, -1)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if threading.get_ident() == thread and next(left) < 0:
+            raise StateDictError(f"the names of its {len(tensors)} tensors ask for far more of them")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+# Taking the tensors of a network
+
+_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_WHOLE_DTYPES = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+_WHOLE_NUMBERS = {"tokens", "norm_groups", "outcomes", "thing_outcomes"}
+_MOST_WHOLE_NUMBERS = 1 << 16  # in one tensor
+
+
+def _find(original: Path, checkpoint: Checkpoint) -> dict[str, list[Candidate]]:
+    found = find(checkpoint.content)
+    if not found:
+        raise CheckpointError(f"{original} ({checkpoint.format}) {_known_otherwise(checkpoint.content)}")
+    return found
+
+
+def _take(
+    original: Path,
+    checkpoint: Checkpoint,
+    chosen: Candidate,
+    others: Sequence[Candidate],
+    say: Callable[[str], None],
+) -> tuple[dict[str, Tensor], nn.Module]:
+    """The tensors of a network as ours loads them, and the network built from their shapes.
+
+    Raises:
+        CheckpointError: naming those that do not fit.
+    """
+    network = chosen.layout.network
+    usable, unusable = chosen.tensors(others)
+    tensors = chosen.layout.take(usable)
+    if network == "e4e" and "latent_avg" not in tensors:
+        _complete_e4e(original, checkpoint.content, tensors)
+    Budget.to_write(original.stat().st_size).spend(sum(tensor.nbytes for tensor in tensors.values()))
+    try:
+        for key, tensor in tensors.items():
+            if tensor.dtype not in _DTYPES | _WHOLE_DTYPES:
+                raise StateDictError(f"{key} is of type {str(tensor.dtype).removeprefix('torch.')}")
+        tensors = _with_whole_numbers(tensors, say)
+        return tensors, check(network, {key: _without_values(tensor) for key, tensor in tensors.items()})
+    except Exception as error:  # of PyTorch and open_clip too, for networks that cannot be
+        said = reason(error) + "".join(f"; {key} is {unusable[key].kind}" for key in list(unusable)[:5])
+        raise CheckpointError(f"{original} holds another {network} than ours: {said}") from error
+
+
+def _with_whole_numbers(tensors: Mapping[str, Tensor], say: Callable[[str], None]) -> dict[str, Tensor]:
+    """The tensors, those of whole numbers as such, also where all of the file was turned to half precision.
+
+    Raises:
+        StateDictError: naming one whose numbers that has rounded.
+    """
+    taken = dict(tensors)
+    for key, tensor in tensors.items():
+        if key.endswith(".num_batches_tracked") and tensor.is_floating_point():
+            del taken[key]  # nothing reads it but training
+        elif key in _WHOLE_NUMBERS:
+            if tensor.numel() > _MOST_WHOLE_NUMBERS:
+                raise StateDictError(f"{key} has {tensor.numel():,} numbers")
+            if tensor.is_floating_point():
+                taken[key] = _whole_numbers(key, tensor, say)
+    return taken
+
+
+def _whole_numbers(key: str, tensor: Tensor, say: Callable[[str], None]) -> Tensor:
+    exact = 2 / torch.finfo(tensor.dtype).eps  # up to here every whole number is one of the type
+    if bool(((tensor == tensor.round()) & (tensor.abs() <= exact)).all()):
+        return tensor.long()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if key == "tokens":  # the ids of the words it knows: those of the demo set, as a rule
+        with contextlib.suppress(WeightsError, KeyError):
+            demo = WeightSet.find("demo", FOLDER / "manifest.toml").read("clip")["tokens"]
+            if torch.equal(demo.to(tensor.dtype), tensor):
+                say(f"tokens was rounded to {dtype}; the demo set's, which round to the same, are taken")
+                return demo
+    raise StateDictError(f"{key} has whole numbers, which are lost in {dtype}; save it as int64")
 
 
 def _without_values(tensor: Tensor) -> Tensor:
@@ -131,94 +249,13 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors each in a run of memory of its own, as safetensors has them; copied only where need be."""
-    packed: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for key, tensor in tensors.items():
-        tensor = tensor.contiguous()
-        packed[key] = tensor.clone() if tensor.data_ptr() in taken else tensor
-        taken.add(tensor.data_ptr())
+    packed = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    end = 0
+    for key, tensor in sorted(packed.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            packed[key] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
     return packed
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write `path` under, which becomes its name at the end, if nothing goes wrong."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        part.touch()
-        mode = part.stat().st_mode
-        yield part
-        part.chmod(mode)  # safetensors' writer lets nobody else read
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-# Finding networks
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a published state dict looks.
-
-    Attributes:
-        network: which network it holds.
-        sign: a key that no other layout has, less any prefix.
-        take: turns the keys and tensors under the sign's prefix into those our network loads.
-    """
-
-    network: str
-    sign: str
-    take: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-
-
-def _find(original: Path, checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
-    """The state dicts of all known networks in a checkpoint.
-
-    Raises:
-        CheckpointError: naming what the file holds where that is no network of ours.
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-    state_dicts = list(_state_dicts(checkpoint.content))
-    for state_dict in state_dicts:
-        for layout in _LAYOUTS:
-            prefix = _prefix(state_dict, layout.sign)
-            if prefix is not None and layout.network not in found:
-                under = {
-                    key[len(prefix) :]: tensor for key, tensor in state_dict.items() if key.startswith(prefix)
-                }
-                found[layout.network] = layout.take(under)
-    if "e4e" in found and "latent_avg" not in found["e4e"]:
-        _complete_e4e(original, checkpoint.content, found["e4e"])
-    if not found:
-        raise CheckpointError(
-            f"{original} ({checkpoint.format}) {_known_otherwise(checkpoint.content, state_dicts)}"
-        )
-    return found
-
-
-def _state_dicts(content: Any) -> Iterator[dict[str, Tensor]]:
-    """All state dicts of a checkpoint; those of averaged weights first, for they draw better."""
-    parts = [("", content)]
-    if isinstance(content, dict):
-        parts += [(str(key), value) for key, value in content.items()]
-    for _, part in sorted(parts, key=lambda part: "ema" not in part[0].lower()):
-        if isinstance(part, Placeholder):
-            yield modules(part)
-        elif isinstance(part, dict):
-            yield {
-                key: value
-                for key, value in part.items()
-                if isinstance(key, str) and isinstance(value, Tensor)
-            }
-
-
-def _prefix(state_dict: Mapping[str, Tensor], sign: str) -> str | None:
-    """What stands before `sign`, such as "decoder." or DataParallel's "module."; None where it is not."""
-    prefixes = [key.removesuffix(sign) for key in state_dict if f".{key}".endswith(f".{sign}")]
-    return min(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix)), default=None)
 
 
 def _complete_e4e(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
@@ -227,20 +264,21 @@ def _complete_e4e(original: Path, content: Any, tensors: dict[str, Tensor]) -> N
     kind = settings.get("encoder_type", "Encoder4Editing") if isinstance(settings, dict) else None
     if kind not in (None, "Encoder4Editing"):
         raise CheckpointError(
-            f"{original} holds the encoder {kind}, which has e4e's keys but computes something else"
+            f"{original} holds the encoder {kind if is_name(kind) else in_words(kind)}, "
+            "which has e4e's keys but computes something else"
         )
     average = content.get("latent_avg") if isinstance(content, dict) else None
     if not isinstance(average, Tensor) or average.ndim not in (1, 2):
         raise CheckpointError(f"{original} holds e4e without the average face's codes, 'latent_avg'")
     if average.ndim == 1:  # the same for every layer
         n_styles = len({key.split(".")[1] for key in tensors if key.startswith("styles.")})
-        average = average.repeat(n_styles, 1)
+        average = average.expand(n_styles, -1)
     tensors["latent_avg"] = average
 
 
-def _known_otherwise(content: Any, state_dicts: list[dict[str, Tensor]]) -> str:
+def _known_otherwise(content: Any) -> str:
     """What a file holds in which no network of ours was found."""
-    keys = [key for state_dict in state_dicts for key in state_dict]
+    keys = [key for _, state_dict in state_dicts(content) for key in state_dict]
     parts = content if isinstance(content, tuple) else ()
     if any(isinstance(part, Placeholder) and part.name.startswith("dnnlib.tflib") for part in parts):
         return (
@@ -251,118 +289,12 @@ def _known_otherwise(content: Any, state_dicts: list[dict[str, Tensor]]) -> str:
         return "holds a StyleGAN3; there is no such network here, only StyleGAN2"
     if any(key.endswith("text_model.embeddings.token_embedding.weight") for key in keys):
         return "holds a CLIP in the layout of Hugging Face's transformers; take it in OpenAI's or open_clip's"
-    some = ", ".join(keys[:5]) or "none at all"
-    return (
-        f"holds none of the networks {', '.join(NETWORKS)}; its tensors are {some}{', ...' * (len(keys) > 5)}"
-    )
-
-
-# Layouts
-
-
-def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return tensors
-
-
-def _vqgan(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CompVis/taming-transformers, without the discriminator and the perceptual loss it was trained with."""
-    rooms = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "norm_groups")
-    # `used` and the like belong to codes that were numbered anew, `temperature` to training
-    return {
-        key: tensor
-        for key, tensor in tensors.items()
-        if key.startswith(rooms)
-        and (not key.startswith("quantize.") or re.match(r"quantize\.(embedding|embed|proj)\.", key))
-    }
-
-
-def _openai_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """openai/CLIP; its TorchScript archive holds sizes and masks among the weights."""
-    weights = (
-        r"(.*[._])?(weight|bias|proj|projection|embedding|logit_scale|tokens"
-        r"|running_mean|running_var|num_batches_tracked)"
-    )
-    return {key: tensor for key, tensor in tensors.items() if re.fullmatch(weights, key)}
-
-
-def _rosinality(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """rosinality/stylegan2-pytorch, without the resampling filter, which is always the same."""
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith(".kernel")}
-
-
-def _basicsr(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """XPixelGroup/BasicSR, rosinality's generator with other names."""
-    renames = (
-        (r"^style_mlp\.", "style."),
-        (r"^constant_input\.weight$", "input.input"),
-        (r"^style_conv(1|s\.\d+)\.weight$", r"conv\1.noise.weight"),
-        (r"^style_conv(1|s\.\d+)\.", r"conv\1."),
-        (r"\.modulated_conv\.", ".conv."),
-        (r"^noises\.noise(\d+)$", r"noises.noise_\1"),
-    )
-    renamed = {}
-    for key, tensor in _rosinality(tensors).items():
-        for pattern, replacement in renames:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = tensor
-    return renamed
-
-
-def _nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """NVlabs/stylegan2-ada-pytorch: the same sums by other names, with axes of length one left out.
-
-    Its weights at 1x1 and 3x3 are not scaled as the others', which demodulation makes the same.
-    """
-    taken: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        if key.endswith("resample_filter"):  # always the same
-            continue
-        if match := re.fullmatch(r"mapping\.fc(\d+)\.(weight|bias)", key):
-            taken[f"style.{int(match[1]) + 1}.{match[2]}"] = tensor
-        elif key == "synthesis.b4.const":
-            taken["input.input"] = tensor[None]
-        elif match := re.fullmatch(r"synthesis\.b(\d+)\.(conv0|conv1|torgb)\.(.+)", key):
-            level = int(math.log2(int(match[1]))) - 2  # 0 at 4x4
-            layer = 2 * level - 1 + (match[2] == "conv1")  # 0 at 4x4, then two a level
-            if match[2] == "torgb":
-                room = f"to_rgbs.{level - 1}" if level else "to_rgb1"
-            else:
-                room = f"convs.{layer - 1}" if level else "conv1"
-            match match[3]:
-                case "weight":
-                    taken[f"{room}.conv.weight"] = tensor[None]
-                case "bias" if match[2] == "torgb":
-                    taken[f"{room}.bias"] = tensor[None, :, None, None]
-                case "bias":
-                    taken[f"{room}.activate.bias"] = tensor
-                case "noise_strength":
-                    taken[f"{room}.noise.weight"] = tensor.reshape(1)
-                case "noise_const":
-                    taken[f"noises.noise_{layer}"] = tensor[None, None]
-                case part:
-                    taken[f"{room}.{part.replace('affine', 'conv.modulation')}"] = tensor
-        elif key != "mapping.w_avg":
-            taken[key] = tensor  # such as a class's embedding: building the network will name it
-    return taken
-
-
-_LAYOUTS = (
-    _Layout("clip", "ln_final.weight", _openai_clip),
-    _Layout("vqgan", "quantize.embedding.weight", _vqgan),
-    _Layout("vqgan", "quantize.embed.weight", _vqgan),
-    _Layout("start", "odds_in.weight", _as_it_is),
-    _Layout("stylegan2", "to_rgb1.conv.weight", _rosinality),
-    _Layout("stylegan2", "style_conv1.modulated_conv.weight", _basicsr),
-    _Layout("stylegan2", "synthesis.b4.const", _nvidia),
-    _Layout("e4e", "styles.0.linear.weight", _as_it_is),
-    _Layout("identity", "output_layer.3.weight", _as_it_is),
-    _Layout("mapper", "mapper_in.weight", _as_it_is),
-)
+    return f"holds none of the networks {', '.join(NETWORKS)}; its tensors are {some(keys) or 'none at all'}"
 
 
 # What else a file says
 
-_MOST_SETTINGS = 500  # dicts and lists
+_MOST_SETTINGS = 100_000  # characters and entries
 
 
 def _training(content: Any) -> Any:
@@ -375,26 +307,28 @@ def _training(content: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """Settings as JSON can say them; of anything else, or too many, the name of what it is."""
-    left = itertools.count(_MOST_SETTINGS, -1)
+    budget = Budget(_MOST_SETTINGS)
 
     def plain(value: Any, depth: int) -> Any:
-        if value is None or isinstance(value, (bool, int, str)):
-            return value
         if isinstance(value, float):
             return value if math.isfinite(value) else str(value)
+        if value is None or isinstance(value, (bool, int)):
+            return value if not isinstance(value, int) or value.bit_length() <= 64 else "int"
         if isinstance(value, Name):
             return value.path
         if isinstance(value, Placeholder):
             inside = value.state if isinstance(value.state, dict) else value.entries
             return plain(inside, depth) if inside else value.name
-        if depth and next(left) > 0:
+        if isinstance(value, (str, dict, list, tuple)) and depth and len(value) < budget.left:
+            budget.spend(len(value) + 1)
+            if isinstance(value, str):
+                return value
             if isinstance(value, dict):
                 return {
-                    str(key.path if isinstance(key, Name) else key): plain(each, depth - 1)
+                    key[:80] if isinstance(key, str) else in_words(key): plain(each, depth - 1)
                     for key, each in value.items()
                 }
-            if isinstance(value, (list, tuple)):
-                return [plain(each, depth - 1) for each in value]
+            return [plain(each, depth - 1) for each in value]
         return type(value).__name__
 
-    return plain(value, depth=10)
+    return plain(value, depth=12)

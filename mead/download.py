@@ -28,6 +28,8 @@ CHUNK = 1 << 16
 RESERVE = 200_000_000  # bytes of the disk left to others
 CHECK_EVERY = 64 << 20  # bytes between two looks at the free disk
 BUSY = {408, 425, 429, 500, 502, 503, 504}  # answers that may be another one in a moment
+LARGEST = 64 << 30  # bytes of a file of which nobody knows the size
+SLACK = 64 << 20  # bytes that a file may have beyond twice the size that its manifest says
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -183,6 +185,7 @@ def download(
     progress: Progress,
     accept: Callable[[str, str], None],
     patience: Patience | None = None,
+    size: int = 0,
 ) -> None:
     """Fetch a file from the first mirror that has it, going on where an earlier call was cut off.
 
@@ -191,6 +194,7 @@ def download(
         sha256: those the file may have; any when empty.
         accept: called with its address and sha256 once the file is at `target`; raises MirrorError for a
             file that is not the one it should be, which is then removed and sought at the next mirror.
+        size: how many bytes it has, roughly; 0 when nobody knows. A mirror that sends far more is left.
 
     Raises:
         DownloadError: when no mirror has it.
@@ -201,7 +205,8 @@ def download(
         part = Part(target)
         try:
             with disk_full_named(target.parent):
-                _receive(part, url, sha256, progress, patience or Patience())
+                most = 2 * size + SLACK if size else LARGEST
+                _receive(part, url, sha256, progress, patience or Patience(), most)
                 part.finish()
             try:
                 accept(url, part.sha256)
@@ -228,8 +233,10 @@ def download(
     )
 
 
-def _receive(part: Part, url: str, sha256: Collection[str], progress: Progress, patience: Patience) -> None:
-    """Bring `part` to its end, and check it.
+def _receive(
+    part: Part, url: str, sha256: Collection[str], progress: Progress, patience: Patience, most: int
+) -> None:
+    """Bring `part` to its end, of at most so many bytes, and check it.
 
     Raises:
         MirrorError: when this mirror cannot.
@@ -239,7 +246,7 @@ def _receive(part: Part, url: str, sha256: Collection[str], progress: Progress, 
     while not part.size or part.sha256 not in sha256:
         before = part.size
         try:
-            _request(part, url, len(sha256) == 1, progress, patience.timeout)
+            _request(part, url, len(sha256) == 1, progress, patience.timeout, most)
         except _CutOffError as error:
             fruitless = 0 if part.size > before else fruitless + 1
             if fruitless == patience.tries:
@@ -260,7 +267,9 @@ def _receive(part: Part, url: str, sha256: Collection[str], progress: Progress, 
             progress.say(f"{part.target.name}: wrong checksum after going on; beginning anew")
 
 
-def _request(part: Part, url: str, same_everywhere: bool, progress: Progress, timeout: float) -> None:
+def _request(
+    part: Part, url: str, same_everywhere: bool, progress: Progress, timeout: float, most: int
+) -> None:
     """One request, and all that it brings.
 
     Args:
@@ -279,13 +288,21 @@ def _request(part: Part, url: str, same_everywhere: bool, progress: Progress, ti
             headers["If-Range"] = part.validator
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            if url.startswith("https:") and not answer.url.startswith("https:"):
-                raise MirrorError(f"it leads to an address without encryption, {answer.url}")
+            for step in (*answer.history, answer):
+                if url.startswith("https:") and not step.url.startswith("https:"):
+                    raise MirrorError(f"it leads to an address without encryption, {step.url}")
             total = _begin(part, url, answer)
+            if total is not None:
+                if total > most:
+                    raise MirrorError(f"it has {total:,} bytes, and the file may have {most:,}")
+                most = total
             need_room(part.target.parent, (total or part.size) - part.size)
             checked = part.size
             progress.show(part.target.name, part.size, total)
             for chunk in answer.iter_content(CHUNK):
+                if part.size + len(chunk) > most:
+                    part.restart()
+                    raise MirrorError(f"it sends more than the {most:,} bytes that the file may have")
                 part.append(chunk)
                 progress.show(part.target.name, part.size, total)
                 if part.size - checked > CHECK_EVERY:
@@ -295,7 +312,7 @@ def _request(part: Part, url: str, same_everywhere: bool, progress: Progress, ti
         if isinstance(error, SSLError):
             raise MirrorError(f"its certificate is refused: {_reason(error)}") from error
         raise _CutOffError(_reason(error)) from error
-    except requests.RequestException as error:  # an address or an answer that makes no sense
+    except (requests.RequestException, ValueError) as error:  # an address or an answer of no sense
         raise MirrorError(str(error)) from error
     if total is not None and part.size < total:
         raise _CutOffError(f"the connection ended at {part.size:,} of {total:,} bytes")
@@ -306,7 +323,7 @@ def _begin(part: Part, url: str, answer: requests.Response) -> int | None:
     status, headers = answer.status_code, answer.headers
     if status in BUSY:
         wait = headers.get("Retry-After", "")
-        raise _CutOffError(f"it answers {status} {answer.reason}", float(wait) if wait.isdigit() else 0)
+        raise _CutOffError(f"it answers {status} {answer.reason}", _number(wait) or 0)
     if status == 416 and part.size:  # asked for what follows the end
         if _range(headers.get("Content-Range", ""))[1] == part.size:
             return part.size
@@ -314,14 +331,14 @@ def _begin(part: Part, url: str, answer: requests.Response) -> int | None:
         raise _CutOffError("the file there is another one now")
     if status not in (200, 206):
         raise MirrorError(f"it answers {status} {answer.reason}")
-    if headers.get("Content-Encoding", "identity") != "identity":
+    if headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
         raise MirrorError(f"it sends the file as {headers['Content-Encoding']}, which cannot be resumed")
     etag = headers.get("ETag", "")
     validator = headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
     length = headers.get("Content-Length", "")
     if status == 200:
         part.restart(url, validator)
-        return int(length) if length.isdigit() else None
+        return _number(length)
     first, total = _range(headers.get("Content-Range", ""))
     if first != part.size:
         part.restart()
@@ -337,7 +354,12 @@ def _range(content_range: str) -> tuple[int | None, int | None]:
     if match is None:
         return None, None
     first, total = match.groups()
-    return int(first) if first else None, int(total) if total != "*" else None
+    return _number(first or ""), _number(total)
+
+
+def _number(text: str) -> int | None:
+    """A number as a header says it; None for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _reason(error: BaseException) -> str:

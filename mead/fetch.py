@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from mead.weights import (
     now,
     sha256_of,
     weights_dir,
+    whole,
 )
 
 OWN_MANIFEST = """\
@@ -37,6 +40,9 @@ base = "{base}"
 # [models.LatentRevisions]
 # size = "256x256"
 """
+
+
+CONVERTING = ".converting-"  # what the folders begin with in which networks are made
 
 
 @contextmanager
@@ -54,6 +60,8 @@ def exclusive(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        for left in folder.glob(f"{CONVERTING}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -121,7 +129,7 @@ def add(original: Path, name: str, network: str | None, base: str | None, progre
             f"weights: {name!r} cannot be a set of your own; use letters, digits, '.', '_' and '-', and no "
             "name of a set that comes with the project"
         )
-    from mead import conversion
+    from mead import conversion  # imports PyTorch
 
     held = conversion.networks(original)
     if network is not None and network not in held:
@@ -129,23 +137,24 @@ def add(original: Path, name: str, network: str | None, base: str | None, progre
     chosen = held if network is None else (network,)
     folder = weights_dir() / name
     manifest = folder / "manifest.toml"
-    if not manifest.exists():
-        base = base or ("full" if _is_here("full") else "demo")
-        WeightSet.find(base)
-    elif base not in (None, WeightSet.find(name).base):
-        raise WeightsError(f"{manifest} says another base than {base!r}; change it there")
+    new_base = base or ("full" if _is_here("full") else "demo")
+    WeightSet.find(new_base)
     with exclusive(folder, progress.say), disk_full_named(folder):
+        if manifest.exists() and base not in (None, WeightSet.find(name).base):
+            raise WeightsError(f"{manifest} says another base than {base!r}; change it there")
         need_room(folder, original.stat().st_size)
-        lock = Lock.read(folder)
-        for one in chosen:
-            _convert(original, one, folder / f"{one}.safetensors", lock, progress)
-        lock.write(folder)
+        targets = {one: folder / f"{one}.safetensors" for one in chosen}
+        _convert(original, targets, folder, Lock.read(folder), progress)
         if not manifest.exists():
-            partial = folder / "manifest.toml.partial"
-            escaped = original.name.replace("\\", "\\\\").replace('"', '\\"')
-            partial.write_text(OWN_MANIFEST.format(original=escaped, base=base), "utf-8")
-            partial.replace(manifest)
+            escaped = _printable(original.name).replace("\\", "\\\\").replace('"', '\\"')
+            with whole(manifest) as part:
+                part.write_text(OWN_MANIFEST.format(original=escaped, base=new_base), "utf-8")
     return list(chosen)
+
+
+def _printable(name: str) -> str:
+    """A file's name as a manifest and a lock can hold it: it may be of bytes that are no text."""
+    return "".join(each if each.isprintable() else "?" for each in name)
 
 
 def _is_whole(file: WeightFile, progress: Progress) -> bool:
@@ -191,8 +200,8 @@ def _fetch_one(
         from mead.checkpoints import CheckpointError
 
         try:
-            for network in networks:
-                _convert(original, network, weights.files[network].path, lock, progress)
+            targets = {network: weights.files[network].path for network in networks}
+            _convert(original, targets, weights.folder, lock, progress)
         except CheckpointError as error:
             if known:
                 raise WeightsError(f"{error} (though it is the published file)") from error
@@ -205,7 +214,7 @@ def _fetch_one(
     if not original.exists():
         if pin and not published.sha256:
             progress.say(f"{original.name} is held to its first download, see {weights.folder / 'lock.json'}")
-        download(original, published.mirrors, known, progress, convert, patience)
+        download(original, published.mirrors, known, progress, convert, patience, published.size)
         return
     progress.say(f"{original} is already here")
     sha256 = sha256_of(original)
@@ -220,9 +229,22 @@ def _fetch_one(
         raise WeightsError(f"{original} cannot be used: {error}; delete it, and it is fetched") from error
 
 
-def _convert(original: Path, network: str, target: Path, lock: Lock, progress: Progress) -> None:
+def _convert(
+    original: Path, targets: Mapping[str, Path], folder: Path, lock: Lock, progress: Progress
+) -> None:
+    """Convert networks of a file, each to its target, and note it in the lock: all of them, or none."""
     from mead import conversion
 
-    progress.say(f"converting {original.name} to {target}")
-    conversion.convert(original, network, target)
-    lock.files[network] = Record.of(target, original.name)
+    with tempfile.TemporaryDirectory(prefix=CONVERTING, dir=folder, ignore_cleanup_errors=True) as made:
+        records = {}
+        for network, target in targets.items():
+            progress.say(f"converting {original.name} to {target}")
+            new = Path(made) / f"{network}.safetensors"
+            conversion.convert(original, network, new, progress.say)
+            records[network] = Record.of(new, _printable(original.name))
+        for network, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for ending in (".json", ".safetensors"):
+                (Path(made) / f"{network}{ending}").replace(target.with_suffix(ending))
+        lock.files.update(records)
+        lock.write(folder)

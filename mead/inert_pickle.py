@@ -14,44 +14,24 @@ import pickletools
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import IO, Any
 
-
-class PickleError(ValueError):
-    """A pickle that is damaged, or that says what no weight file needs to say."""
-
-
-class UnsafePickleError(PickleError):
-    """A pickle that would run code if it were loaded; the message names what it would call."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function as a pickle names it: "package.module.Class", and nothing behind it."""
-
-    path: str
-
-
-@dataclass(eq=False)
-class Placeholder:
-    """An object of a class that is not looked up: what it was made of, inert.
-
-    Attributes:
-        name: "package.module.Class".
-        arguments: what its class was called with.
-        state: what it was then filled with, most often a dict of its attributes.
-        entries, elements: what was put into it where it is a kind of dict, list or set.
-    """
-
-    name: str
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
-    entries: dict[Any, Any] = field(default_factory=dict)
-    elements: list[Any] = field(default_factory=list)
-
+from mead.inert_data import (
+    OPCODE,
+    PLACEHOLDER,
+    PYTHON,
+    Budget,
+    Name,
+    PickleError,
+    Placeholder,
+    UnsafePickleError,
+    in_words,
+    is_name,
+    keys,
+)
 
 Constructors = Mapping[str, Callable[..., Any]]
+
 
 # The standard library is where pickles that attack find their tools, so its harmless types are named.
 _HARMLESS = {
@@ -83,26 +63,26 @@ _HARMLESS = {
 }
 _SYSTEMS = ("posix", "nt")  # where the functions of `os` come from
 _CLASS_NAME = re.compile(r"_*[A-Z]")
-_MOST_COPIED = 1 << 26
-_KEYS = (str, int, float, bool, bytes, type(None), Name, Placeholder)
 
 
 def read(
     stream: IO[bytes],
     constructors: Constructors | None = None,
     persistent: Callable[[Any], Any] | None = None,
+    budget: Budget | None = None,
 ) -> Any:
     """Read one pickle from `stream`, which is then just behind it.
 
     Args:
         constructors: what may be called, by its name in the pickle, beside those of Python's own data.
         persistent: gives what the pickle's persistent ids stand for.
+        budget: pays for what is read; that of a small file when None.
 
     Raises:
         UnsafePickleError: naming the function the pickle would call.
         PickleError: for a damaged one, or one that does what no weight file does.
     """
-    machine = _Machine(constructors or {}, persistent)
+    machine = _Machine(constructors or {}, persistent, budget or Budget.to_read(0))
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
@@ -114,23 +94,23 @@ def read(
         raise PickleError("damaged: it takes more from its stack than it put there") from None
     except KeyError as error:
         raise PickleError(f"damaged: it has no {error.args[0]!r}") from None
-    except (ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError) as error:
-        raise PickleError(f"damaged: {error}") from error
+    except Exception as error:  # whatever nonsense makes of Python's and PyTorch's own functions
+        raise PickleError(f"damaged: {error or type(error).__name__}") from error
     raise PickleError("damaged: it has no end")  # pragma: no cover (genops raises before)
 
 
 class _Machine:
     """The stack, the marks in it, and the memo."""
 
-    def __init__(self, constructors: Constructors, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, constructors: Constructors, persistent: Callable[[Any], Any] | None, budget: Budget
+    ) -> None:
         self.constructors = constructors
         self.persistent = persistent
+        self.budget = budget
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the parts of the stack under each mark
         self.memo: dict[int, Any] = {}
-        self.copied = (
-            0  # items that constructors copied, which a few bytes of pickle can ask for again and again
-        )
 
     def pop(self) -> Any:
         return self.stack.pop()
@@ -141,6 +121,7 @@ class _Machine:
 
     def run(self, opcode: str, argument: Any) -> None:
         """Do what one opcode says."""
+        self.budget.spend(OPCODE + (sys.getsizeof(argument) if argument is not None else 0))
         stack = self.stack
         match opcode:
             case "PROTO" | "FRAME":
@@ -160,6 +141,8 @@ class _Machine:
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if argument.bit_length() > 32:
+                    raise PickleError("it numbers its objects too high")
                 self.memo[argument] = stack[-1]
             case "MEMOIZE":
                 self.memo[len(self.memo)] = stack[-1]
@@ -192,7 +175,7 @@ class _Machine:
                 stack.append(set())
             case "FROZENSET":
                 items = self.pop_to_mark()
-                self.stack.append(frozenset(map(_key, items)))
+                self.stack.append(frozenset(keys(items, self.budget)))
             case "APPEND":
                 self.add([stack.pop()])
             case "APPENDS" | "ADDITEMS":
@@ -215,7 +198,7 @@ class _Machine:
                 stack.append(self.construct(stack.pop(), arguments, is_class=True))
             case "NEWOBJ_EX":
                 keywords, arguments = stack.pop(), stack.pop()
-                stack.append(self.construct(stack.pop(), (*arguments, keywords), is_class=True))
+                stack.append(self.construct(stack.pop(), (arguments, keywords), is_class=True))
             case "INST":
                 items = self.pop_to_mark()
                 self.stack.append(self.construct(_name(*argument.split(" ", 1)), tuple(items)))
@@ -244,17 +227,13 @@ class _Machine:
             raise UnsafePickleError(f"it would call an object that it made, {in_words(kind)}")
         if not isinstance(arguments, tuple):
             raise PickleError(f"it calls {kind.path} with something that is no tuple")
+        self.budget.spend(sys.getsizeof(arguments))
         if kind.path in self.constructors:
             return self.constructors[kind.path](*arguments)
-        if kind.path in _PYTHON:
-            self.copied += sum(len(each) for each in arguments if hasattr(each, "__len__"))
-            if self.copied > _MOST_COPIED:
-                raise PickleError("it unpacks to far more than it holds")
-            return _PYTHON[kind.path](*arguments)
-        if kind.path in (
-            "copyreg._reconstructor",
-            "copyreg.__newobj__",
-        ):  # (class, base, state), (class, ...)
+        if kind.path in PYTHON:
+            return PYTHON[kind.path](self.budget, *arguments)
+        if kind.path in ("copyreg._reconstructor", "copyreg.__newobj__"):
+            # of (class, base, state), of (class, ...)
             return self.construct(arguments[0], arguments[1:], is_class=True)
         package, _, name = kind.path.rpartition(".")
         if package.split(".")[0] in sys.stdlib_module_names:
@@ -263,6 +242,7 @@ class _Machine:
             harmless = is_class or bool(_CLASS_NAME.match(name))
         if not harmless:
             raise UnsafePickleError(f"it would call {kind.path}")
+        self.budget.spend(PLACEHOLDER)
         return Placeholder(kind.path, arguments)
 
     def build(self, state: Any) -> None:
@@ -279,8 +259,7 @@ class _Machine:
         entries = target.entries if isinstance(target, Placeholder) else target
         if not isinstance(entries, dict):
             raise PickleError(f"it puts items into a {type(target).__name__}")
-        keys = map(_key, items[::2])
-        entries.update(zip(keys, items[1::2], strict=True))
+        entries.update(zip(keys(items[::2], self.budget), items[1::2], strict=True))
 
     def add(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -288,25 +267,9 @@ class _Machine:
         if isinstance(elements, list):
             elements.extend(items)
         elif isinstance(elements, set):
-            elements.update(map(_key, items))
+            elements.update(keys(items, self.budget))
         else:
             raise PickleError(f"it appends to a {type(target).__name__}")
-
-
-def in_words(value: Any) -> str:
-    """A few words for an object out of a pickle. Its repr could be endless."""
-    match value:
-        case Name():
-            return value.path
-        case Placeholder():
-            return f"a {value.name}"
-        case str() | bytes():
-            return repr(value[:80])
-        case float() | bool() | None:
-            return repr(value)
-        case int() if value.bit_length() <= 64:
-            return repr(value)
-    return f"a {type(value).__name__}"
 
 
 def _name(module: Any, name: Any) -> Name:
@@ -315,59 +278,7 @@ def _name(module: Any, name: Any) -> Name:
     # Python 2's names, which the lower protocols still write
     module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
     module = _compat_pickle.IMPORT_MAPPING.get(module, module)
-    return Name(f"{'os' if module in _SYSTEMS else module}.{name}")
-
-
-def _key(key: Any) -> Any:
-    """A key of a dict or set: hashing tuples within tuples could take forever, so those are refused."""
-    parts = key if isinstance(key, tuple) else (key,)
-    for part in parts:
-        if not isinstance(part, _KEYS):
-            raise PickleError(f"it has a {type(part).__name__} as a key")
-    return key
-
-
-# Python's own data, whose constructors do nothing but hold what they are given.
-
-
-def _dict(items: Any = ()) -> dict[Any, Any]:
-    return {_key(key): value for key, value in (items.items() if isinstance(items, dict) else items)}
-
-
-def _default_dict(factory: Any = None, items: Any = ()) -> dict[Any, Any]:
-    return _dict(items)
-
-
-def _list(items: Any = (), *_: Any) -> list[Any]:
-    if not isinstance(items, (list, tuple, set, frozenset)):
-        raise PickleError(f"it makes a list of a {type(items).__name__}")
-    return list(items)
-
-
-def _set(items: Any = ()) -> set[Any]:
-    return set(map(_key, _list(items)))
-
-
-def _bytes(text: Any = b"", encoding: Any = "latin1", *_: Any) -> bytes:
-    """Bytes as protocol 2 writes them, which has none of its own: as text of their values."""
-    if isinstance(text, (bytes, bytearray)):
-        return bytes(text)
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise PickleError(f"it makes bytes of a {type(text).__name__}")
-    return text.encode("latin1")
-
-
-_PYTHON: Constructors = {
-    "_codecs.encode": _bytes,
-    "builtins.bytearray": _bytes,
-    "builtins.bytes": _bytes,
-    "builtins.dict": _dict,
-    "builtins.frozenset": _set,
-    "builtins.list": _list,
-    "builtins.set": _set,
-    "builtins.tuple": lambda items=(): tuple(_list(items)),
-    "collections.Counter": _dict,
-    "collections.OrderedDict": _dict,
-    "collections.defaultdict": _default_dict,
-    "collections.deque": _list,
-}
+    path = f"{'os' if module in _SYSTEMS else module}.{name}"
+    if not is_name(path):
+        raise PickleError(f"it names something {path[:40]!a}..., which is no name")
+    return Name(path)

@@ -17,6 +17,7 @@ from mead.state_dict import StateDict, StateDictError, build, shape
 from mead.tokeniser import END, START, load_tokeniser
 
 VOCABULARY = END + 1  # ids of CLIP's tokeniser: 49,408
+LONGEST_TEXT = 4096  # tokens; published CLIPs read 77, some 248
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -64,6 +65,8 @@ class Perceptor(nn.Module):
             raise StateDictError(str(error)) from error
         # The one constant that no state dict holds: a place of the text sees none of those behind it.
         length = model.context_length
+        if length > LONGEST_TEXT:
+            raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
         model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
         return cls(model).requires_grad_(False).eval()
 

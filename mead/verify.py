@@ -11,7 +11,6 @@ from typing import Any
 from mead import conversion
 from mead.fetch import exclusive
 from mead.precision import best_device
-from mead.state_dict import StateDictError
 from mead.weights import Lock, Record, WeightFile, WeightsError, WeightSet, now
 
 NETWORKS_OF = {
@@ -65,7 +64,7 @@ def _file_problem(network: str, file: WeightFile) -> str | None:
         conversion.check(network, file.read())
     except WeightsError as error:
         return str(error)
-    except StateDictError as error:
+    except Exception as error:  # StateDictError, or whatever PyTorch raises for a network that cannot be
         return f"{file.path} does not hold a {network}: {error}"
     return None
 

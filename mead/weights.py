@@ -8,11 +8,15 @@ and nothing that could run; PyTorch is imported when they are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import re
+import secrets
+import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -70,6 +74,22 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write `path` under, which becomes its name at the end, if nothing goes wrong."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.touch()
+        mode = part.stat().st_mode
+        yield part
+        part.chmod(mode)  # safetensors' writer lets nobody else read
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class _Entry(BaseModel):
@@ -179,9 +199,8 @@ class Lock(_Entry):
     def write(self, folder: Path) -> None:
         """Write it whole; the caller holds the set's `exclusive` lock (see mead/fetch.py)."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "lock.json.partial"
-        partial.write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
-        partial.replace(folder / "lock.json")
+        with whole(folder / "lock.json") as part:
+            part.write_text(self.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 @dataclass(frozen=True)
@@ -219,6 +238,8 @@ class WeightFile:
             status = self.path.stat()
         except FileNotFoundError:
             raise WeightsError(f"{self.path} is missing; {self.remedy}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise WeightsError(f"{self.path} is no file but a folder, a pipe or a device; {self.remedy}")
         if self.size is None or self.sha256 is None:
             raise WeightsError(
                 f"{self.path} cannot be checked: the lock.json that came with it is missing; {self.remedy}"
@@ -366,17 +387,24 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
     records = Lock.read(home).files
     entries = section.files
     remedy = "`git checkout -- weights` brings it back"
-    if manifest.parent == home:  # one's own
+    own = manifest.parent == home
+    if own:
         entries = {network: FileEntry() for network in records} | entries
         remedy = f"`python -m mead weights convert FILE --name {name}` makes it anew"
     if section.downloads:
         remedy = f"`python -m mead weights fetch {name}` brings it back"
     files = {}
     for network, entry in entries.items():
+        path = manifest.parent / entry.path if entry.path else home / f"{network}.safetensors"
+        if not NAME.fullmatch(network) or (own and not _is_inside(path, home)):
+            raise WeightsError(
+                f"{manifest}: the set {name!r}: the file of {network!r} is {str(path)!r}; it must lie in "
+                f"the set's folder, and no link may lead out of it"
+            )
         record = records.get(network)
         files[network] = WeightFile(
             owner=name,
-            path=manifest.parent / entry.path if entry.path else home / f"{network}.safetensors",
+            path=path,
             sha256=entry.sha256 or (record.sha256 if record else None),
             size=entry.size if entry.size is not None else (record.size if record else None),
             licence=entry.licence,
@@ -385,6 +413,13 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
             record=record,
         )
     return files
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, no path at all
+        return False
 
 
 def _inherit(
@@ -435,7 +470,7 @@ def _names(shipped: Mapping[str, Any], folder: Path) -> list[str]:
 def _read(manifest: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(manifest.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{manifest} cannot be read: {error}") from error
 
 

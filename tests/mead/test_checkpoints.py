@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -22,7 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mead.checkpoints import CheckpointError, UnsafeCheckpointError, modules, read_checkpoint
-from mead.inert_pickle import Name, Placeholder
+from mead.inert_data import Name, Placeholder
 from tests import originals
 
 SAVE: dict[str, Callable[[Any, Path], Any]] = {
@@ -264,6 +267,27 @@ BOMBS = {
 }
 
 
+TUPLES = b"K\x01" + b"2\x86" * 60  # within each other: 2**60 ones
+MANY = b"(" + b"N" * 100_000 + b"tq\x010"  # a tuple, kept in the memo
+COLLIDING = [index * ((1 << 61) - 1) for index in range(1, 20_000)]
+TEXT = b"X\x00\x00\x10\x00" + b"x" * (1 << 20)  # a megabyte
+RECONSTRUCTOR = b"ccopyreg\n_reconstructor\n"
+BOMBS |= {
+    "keys of one hash": b"}(" + b"".join(b"L%dL\nN" % number for number in COLLIDING) + b"u.",
+    "keys of pairs": b"}(" + b"".join(b"I%d\n\x85N" % number for number in range(20_000)) + b"u.",
+    "places of one hash": b"N" + b"".join(b"p%d\n" % number for number in COLLIDING) + b".",
+    "long keys that are compared": b"}" + TEXT + b"Ns" + TEXT + b"q\x01Ns" + b"h\x01Ns" * 2_000 + b".",
+    "copies of arguments": MANY + b"ccopyreg\n__newobj__\nq\x020" + b"h\x02h\x01R0" * 1_000 + b".",
+    "a reconstructor of reconstructors": RECONSTRUCTOR + b"(" + RECONSTRUCTOR * 900 + MANY[1:-3] + b"R.",
+    "copies of a set": MANY + b"cbuiltins\nset\nh\x01\x85R0" * 1_000 + b"K\x01b.",
+    "many axes": MANY + b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00h\x01h\x01tR.",
+    "a long name": b"c" + b"a" * 100_000 + b"\nNet\n.",
+    "a name that moves the cursor": b"c\x1b[2J\nNet\n)R.",
+    "empty sets": b"\x80\x04" + b"\x8f" * 2_000_000 + b".",
+    "digits": b"L" + b"9" * 1_000_000 + b"L\n.",
+}
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_and_nonsense_are_errors_that_name_the_file(name: str, path: Path) -> None:
     pickled = BOMBS[name]
@@ -272,6 +296,93 @@ def test_bombs_and_nonsense_are_errors_that_name_the_file(name: str, path: Path)
     with pytest.raises(CheckpointError, match=r"weights\.pt"):
         read_checkpoint(path)
     assert own_memory() - before < 1 << 28
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"ctorch\ndevice\n(" + TUPLES + b"tR.",
+        b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n}S'class_name'\n" + TUPLES + b"s\x85R.",
+        b"]" * 200_000 + b"a" * 199_999 + b".",
+    ],
+    ids=["a device", "a class's name", "lists"],
+)
+def test_what_is_deeply_nested_is_read_and_left(pickled: bytes, path: Path) -> None:
+    path.write_bytes(b"\x80\x02" + pickled)
+    before = own_memory()
+    read_checkpoint(path)
+    assert own_memory() - before < 1 << 28
+
+
+def test_modules_that_are_part_of_themselves_have_an_end(path: Path) -> None:
+    def module(*names: str) -> bytes:
+        parts = b"".join(b"X" + len(name).to_bytes(4, "little") + name.encode() + b"h\x00" for name in names)
+        return b"\x80\x02cpkg\nNet\nq\x020h\x02)\x81q\x00}X\x08\x00\x00\x00_modules}(" + parts + b"usb."
+
+    for names in [("n" * 20_000,), ("a", "b")]:
+        path.write_bytes(module(*names))
+        assert modules(read_checkpoint(path).content) == {}
+
+
+def test_a_storage_that_is_referred_to_often_is_copied_once(path: Path) -> None:
+    """It lies at an odd place of the file, where no number can begin."""
+    storage = torch.ones(1 << 20)
+    torch.save([storage[index << 10 :] for index in range(0, 1024, 8)], path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    for odd in range(1, 4):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x" * odd, b"")
+            for name, data in entries.items():
+                archive.writestr(name, data)
+        before = own_memory()
+        read = read_checkpoint(path).content
+        assert all(bool(tensor.all()) for tensor in read)
+        assert own_memory() - before < 1 << 24
+
+
+def test_tensors_of_other_kinds_beside_the_weights_are_left(path: Path) -> None:
+    ones = torch.ones(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these are experiments of PyTorch's
+        strange = {
+            "sparse": ones.to_sparse(),
+            "csr": ones.to_sparse_csr(),
+            "quantised": torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8),
+            "nested": torch.nested.nested_tensor([ones, ones]),
+            "meta": ones.to("meta"),
+        }
+    usual = {"complex": ones.to(torch.complex64), "float8": ones.to(torch.float8_e4m3fn), "weight": ones}
+    torch.save(strange | usual, path)
+    read = read_checkpoint(path).content
+    assert {name: read[name].kind for name in strange} == {
+        "sparse": "a sparse tensor",
+        "csr": "a sparse tensor",
+        "quantised": "a quantised tensor",
+        "nested": "a nested tensor",
+        "meta": "a meta tensor",
+    }
+    assert all(torch.equal(read[name].to(torch.complex64), usual["complex"]) for name in usual)
+
+
+def test_safetensors_of_other_kinds_are_left_and_long_headers_refused(path: Path) -> None:
+    def write(header: dict[str, Any], data: bytes) -> None:
+        said = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(said)) + said + data)
+
+    six = {"dtype": "F6_E2M3", "shape": [2, 2], "data_offsets": [0, 3]}
+    write({"six": six, "weight": {"dtype": "F32", "shape": [1], "data_offsets": [3, 7]}}, bytes(7))
+    read = read_checkpoint(path).content
+    assert read["weight"].tolist() == [0] and "F6_E2M3" in read["six"].kind
+    write({"__metadata__": {"a": "x" * 9_000_000}}, b"")
+    with pytest.raises(CheckpointError, match=r"weights\.pt.*its header has 9,000,0"):
+        read_checkpoint(path)
+
+
+def test_a_pipe_is_no_weight_file(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"weights\.pt is no file but"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -134,6 +135,30 @@ def test_what_is_wrong_is_named(folder: Path, arguments: list[str], says: str) -
     done = mead(folder, "weights", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("mead: ") and says in done.stderr and "Traceback" not in done.stderr
+
+
+HOSTILE = {
+    "calls": b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00touch\x85R.",
+    "tuples": b"\x80\x02ctorch\ndevice\n(K\x01" + b"2\x86" * 60 + b"tR.",
+    "keys": b"\x80\x02}(" + b"".join(b"L%dL\nN" % (n * ((1 << 61) - 1)) for n in range(1, 20_000)) + b"u.",
+    "sets": b"\x80\x04" + b"\x8f" * 2_000_000 + b".",
+    "name": b"\x80\x02cos\n\x1b[2J\n)R.",
+    "old": pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    + b"\x80\x02M\xe9\x03.\x80\x02}X\x0d\x00\x00\x00little_endian"
+    b"\x88s.\x80\x02N.\x80\x02K\x05.",
+    "nothing": b"\x80\x02}.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_a_file_holds_it_is_a_message_that_names_it(folder: Path, name: str) -> None:
+    path = folder / f"{name}.ckpt"
+    path.write_bytes(HOSTILE[name])
+    done = mead(folder, "weights", "convert", path, "--name", "mine")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mead: {path} ") and done.stderr.count("\n") == 1
+    assert done.stderr.strip().isprintable()
+    assert not (folder / "mine").exists()
 
 
 def heed_interrupts() -> None:

@@ -21,7 +21,7 @@ from LatentRevisions.vqgan import VQGAN
 from mead import conversion
 from mead.checkpoints import CheckpointError
 from mead.state_dict import StateDictError
-from mead.weights import WeightSet
+from mead.weights import FOLDER, WeightSet
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.stylegan2 import Generator
@@ -236,12 +236,106 @@ def test_tensors_that_share_memory_or_lie_crosswise_are_written_each_on_its_own(
     tensors = dict(small_identity())
     shared = torch.ones(12)
     tensors["body.1.res_layer.0.weight"] = shared[:8]
-    tensors["body.1.res_layer.0.bias"] = shared[:8]
+    tensors["body.1.res_layer.0.bias"] = shared[4:]
     key = "output_layer.3.weight"
     tensors[key] = tensors[key].T.contiguous().T
     torch.save(tensors, folder / "weights.pt")
     read = converted(folder / "weights.pt", "identity")
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in read.items())
+
+
+def moved(tensors: dict[str, torch.Tensor], prefix: str, by: float = 0) -> dict[str, torch.Tensor]:
+    return {
+        prefix + key: tensor + by if tensor.is_floating_point() else tensor for key, tensor in tensors.items()
+    }
+
+
+def taken(path: Path) -> tuple[float, list[str]]:
+    """How far the identity taken of a file is from `small_identity`, and what was said."""
+    said: list[str] = []
+    key = "output_layer.3.weight"
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name, "taken.safetensors")
+        conversion.convert(path, "identity", target, said.append)
+        difference = load_file(target)[key] - small_identity()[key]
+    return round(float(difference.mean())), said
+
+
+def test_of_two_vqgans_that_of_the_pictures_is_taken_and_the_other_named(folder: Path) -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(32, (1, 1), 1, (1,), 16, 16, 64).eval().state_dict()
+    both = moved(vqgan, "cond_stage_model.", 1) | moved(vqgan, "first_stage_model.")
+    path = folder / "last.ckpt"
+    torch.save({"state_dict": both}, path)
+    said: list[str] = []
+    conversion.convert(path, "vqgan", folder / "vqgan.safetensors", said.append)
+    assert all(
+        torch.equal(tensor, vqgan[key]) for key, tensor in load_file(folder / "vqgan.safetensors").items()
+    )
+    left = "state_dict.cond_stage_model"
+    assert said == [f"last.ckpt: vqgan is taken from state_dict.first_stage_model, not from {left}"]
+    about = json.loads((folder / "vqgan.json").read_text())
+    assert about["taken"] == {"from": "state_dict.first_stage_model", "instead of": left}
+
+
+def test_of_several_networks_the_one_that_is_meant_is_taken(folder: Path) -> None:
+    tensors, path = small_identity(), folder / "weights.pt"
+    torch.save({"net": moved(tensors, "", 1), "net_ema": tensors}, path)
+    assert taken(path) == (0, ["weights.pt: identity is taken from net_ema, not from net"])
+    torch.save(tensors | moved(tensors, "teacher.", 1), path)
+    assert taken(path) == (0, ["weights.pt: identity is taken from the whole file, not from teacher"])
+    torch.save({"state_dict": tensors, "last": dict(tensors)}, path)  # the same tensors by two names
+    assert taken(path) == (0, [])
+    torch.save(moved(tensors, "left.") | moved(tensors, "right.", 1), path)
+    refuse(path, "identity", "holds several of identity, and not which is meant: left, right")
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "_forward_module._orig_mod.module"])
+def test_names_of_wrappers_within_keys_are_left(wrapper: str, folder: Path) -> None:
+    tensors = small_identity()
+    wrapped = {
+        f"{wrapper}.{key}".replace("body.", f"body.{wrapper}."): tensor for key, tensor in tensors.items()
+    }
+    torch.save({"state_dict": wrapped}, folder / "weights.pt")
+    assert converted(folder / "weights.pt", "identity").keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("network", ["clip", "vqgan", "start", "stylegan2", "e4e", "identity", "mapper"])
+def test_files_of_nothing_but_half_precision(network: str, dtype: torch.dtype, folder: Path) -> None:
+    """Whole numbers are such again; the words that CLIP knows are those of the demo set."""
+    demo = WeightSet.find("demo", FOLDER / "manifest.toml").read(network)
+    torch.save({key: tensor.to(dtype) for key, tensor in demo.items()}, folder / "half.pt")
+    read = converted(folder / "half.pt", network)
+    conversion.check(network, read)
+    for key, tensor in read.items():
+        if demo[key].is_floating_point():
+            assert torch.equal(tensor, demo[key].to(dtype)), key
+        else:
+            assert torch.equal(tensor, demo[key]), key
+
+
+def test_words_that_half_precision_lost_are_told(folder: Path) -> None:
+    clip = WeightSet.find("demo", FOLDER / "manifest.toml").read("clip")
+    clip["tokens"] = clip["tokens"].flip(0).half()
+    torch.save(clip, folder / "half.pt")
+    refuse(
+        folder / "half.pt", "clip", "tokens has whole numbers, which are lost in float16; save it as int64"
+    )
+
+
+def test_tensors_of_other_kinds_are_left_beside_a_network_and_named_within(folder: Path) -> None:
+    tensors, path = small_identity(), folder / "weights.pt"
+    key = "output_layer.3.weight"
+    strange = {"loss.sparse": tensors[key].to_sparse(), "loss.complex": torch.ones(2, dtype=torch.complex64)}
+    torch.save({"state_dict": moved(tensors, "net.") | strange}, path)
+    assert taken(path) == (0, [])
+    torch.save({**tensors, key: tensors[key].to_sparse()}, path)
+    refuse(path, "identity", f"{key} is a sparse tensor")
+    torch.save({**tensors, key: tensors[key].to(torch.complex64)}, path)
+    refuse(path, "identity", f"{key} is of type complex64")
+    torch.save({**tensors, key: tensors[key].to(torch.float8_e4m3fn)}, path)
+    refuse(path, "identity", f"{key} is of type float8_e4m3fn")
 
 
 # What cannot be converted
@@ -299,6 +393,49 @@ def test_networks_that_only_look_like_ours_are_told(folder: Path) -> None:
     originals.e4e(encoder, {}, torch.ones(4, 8), path)
     assert torch.equal(converted(path, "e4e")["latent_avg"], torch.ones(4, 8))
     assert description(path, "e4e")["training"]["opts"]["stylegan_size"] == 1024
+
+
+def test_few_bytes_do_not_become_a_large_network(folder: Path) -> None:
+    path = folder / "weights.pt"
+    tensors = {key: tensor.flatten()[:1].clone() for key, tensor in small_identity().items()}
+    for key in ("output_layer.3.weight", "input_layer.0.weight"):
+        tensors[key] = torch.zeros(1).expand(4000, 4000)
+    torch.save(tensors, path)
+    refuse(path, "identity", "unpacks to far more than it holds")
+
+
+def test_few_names_do_not_become_many_layers(folder: Path) -> None:
+    one = torch.zeros(1)
+    tensors = {f"encoder.down.{level}.block.0.conv1.weight": one for level in range(1000)}
+    tensors |= {f"encoder.down.0.block.{block}.x": one for block in range(1000)}
+    tensors |= {"encoder.conv_in.weight": one.expand(32, 3, 3, 3), "decoder.conv_in.weight": one.expand(8, 8)}
+    tensors |= {"decoder.conv_out.weight": one, "quantize.embedding.weight": one.expand(4, 4)}
+    torch.save(tensors, folder / "weights.pt")
+    refuse(folder / "weights.pt", "vqgan", "the names of its 2004 tensors ask for far more of them")
+    tensors = {f"{number}.body": one for number in range(20_000)} | {"output_layer.3.weight": one}
+    torch.save(tensors, folder / "weights.pt")
+    refuse(folder / "weights.pt", "identity", "it has 20,001 tensors, and may have 4,096")
+
+
+def test_a_clip_reads_no_endless_texts(folder: Path) -> None:
+    clip = WeightSet.find("demo", FOLDER / "manifest.toml").read("clip")
+    clip["positional_embedding"] = torch.zeros(1, 1).expand(30_000, clip["positional_embedding"].shape[1])
+    torch.save(clip, folder / "weights.pt")
+    refuse(folder / "weights.pt", "clip", "positional_embedding is of 30,000 tokens")
+
+
+def test_settings_that_repeat_themselves_become_no_large_file(folder: Path) -> None:
+    deep: Any = Bare()
+    for _ in range(60):
+        deep = (deep, deep)
+    settings = {"config": {"texts": ["x" * 50_000] * 1000, Bare(): 1}, "opts": deep, "args": 1 << 100_000}
+    torch.save(small_identity() | settings, folder / "w.pt")
+    converted(folder / "w.pt", "identity")
+    assert (folder / "converted" / "identity.json").stat().st_size < 1_000_000
+
+
+class Bare:
+    """An object of no kind that is known."""
 
 
 def test_check_names_what_is_wrong() -> None:

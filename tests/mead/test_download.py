@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
@@ -325,6 +326,40 @@ def test_a_file_that_proves_to_be_another_is_sought_elsewhere(server: Mirror, ta
     with pytest.raises(DownloadError, match="it sends something else"):
         download(target.with_name("b"), [page], (), Said(), accept, HURRIED)
     only_whole(target)
+
+
+def test_a_mirror_that_never_stops_is_left(
+    server: Mirror, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "SLACK", 0)
+    endless = server.add("/endless", CONTENT * 3, length=False)
+    huge = server.add("/huge", CONTENT, length_of(10**15))
+    good = server.add("/file", CONTENT)
+    said, accepted = Said(), []
+    download(
+        target, [endless, huge, good], [SHA256], said, lambda *of: accepted.append(of), HURRIED, len(CONTENT)
+    )
+    only_whole(target)
+    assert accepted == [(good, SHA256)]
+    assert "it sends more than the 2,000,000 bytes that the file may have" in said.lines[0]
+    assert "it has 1,000,000,000,000,000 bytes, and the file may have 2,000,000" in said.lines[1]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\xb2", "-1", "1e3", ""])
+def test_numbers_in_headers_that_are_none(server: Mirror, target: Path, number: str) -> None:
+    ranged = f"bytes {number}-{number}/{number}"
+    url = server.add(
+        "/file",
+        CONTENT,
+        status(503, Retry_After=number),
+        cut_at(500_000),
+        status(206, Content_Range=ranged),
+        length_of(number),
+    )
+    with contextlib.suppress(DownloadError):
+        fetch(target, url)
+        only_whole(target)
+    assert len(server.files["/file"].asked) > 1
 
 
 def test_no_room_is_said_before_anything_is_written(

@@ -405,6 +405,61 @@ def test_what_cannot_be_converted_leaves_nothing(
     assert list(folder.iterdir()) == [] and not (tmp_path / "ran").exists()
 
 
+def test_of_several_networks_all_are_converted_or_none(
+    folder: Path, tmp_path: Path, published: dict[str, bytes]
+) -> None:
+    """The second network of the file is another than ours; what was there before still fits its lock."""
+    good = own(tmp_path, published, "e4e.pt")
+    add(good, "mine", None, "demo", Said())
+    before = {path.name: path.read_bytes() for path in (folder / "mine").iterdir()}
+    content = torch.load(good, weights_only=False)
+    content["state_dict"]["decoder.input.input"] += 1
+    del content["latent_avg"]
+    torch.save(content, tmp_path / "half.pt")
+    with pytest.raises(CheckpointError, match=r"half\.pt holds e4e without the average face's codes"):
+        add(tmp_path / "half.pt", "mine", None, None, Said())
+    assert {path.name: path.read_bytes() for path in (folder / "mine").iterdir()} == before
+    WeightSet.find("mine").read("stylegan2")
+
+
+def test_what_a_killed_conversion_left_is_cleared(
+    folder: Path, tmp_path: Path, published: dict[str, bytes]
+) -> None:
+    (folder / "mine" / ".converting-abc").mkdir(parents=True)
+    (folder / "mine" / ".converting-abc" / "identity.safetensors").write_bytes(bytes(1000))
+    add(own(tmp_path, published, "ir_se50.pth"), "mine", None, None, Said())
+    assert {path.name for path in (folder / "mine").iterdir()} == {
+        "identity.safetensors",
+        "identity.json",
+        "manifest.toml",
+        "lock.json",
+        ".lock",
+    }
+
+
+def test_the_other_network_of_a_kind_is_named(folder: Path, tmp_path: Path) -> None:
+    vqgan = WeightSet.find("demo", FOLDER / "manifest.toml").read("vqgan")
+    both = {
+        f"{part}.{key}": vqgan[key] for part in ("cond_stage_model", "first_stage_model") for key in vqgan
+    }
+    both["cond_stage_model.decoder.conv_out.weight"] = both["cond_stage_model.decoder.conv_out.weight"] + 1
+    both["cond_stage_model.quantize.embedding.weight"] = vqgan["quantize.embedding.weight"] + 1
+    torch.save({"state_dict": both}, tmp_path / "last.ckpt")
+    said = Said()
+    add(tmp_path / "last.ckpt", "mine", None, None, said)
+    assert same(WeightSet.find("mine").read("vqgan"), vqgan)
+    assert any("not from state_dict.cond_stage_model" in line for line in said.lines)
+
+
+@pytest.mark.parametrize("name", ['a "b" \\ c.pt', "two\nlines.pt", "\x1b[2J.pt", "caf\udce9.pt"])
+def test_any_name_of_a_checkpoint_makes_a_manifest(
+    folder: Path, tmp_path: Path, published: dict[str, bytes], name: str
+) -> None:
+    (tmp_path / name).write_bytes(published["ir_se50.pth"])
+    add(tmp_path / name, "mine", None, None, Said())
+    assert WeightSet.find("mine").description.startswith("Converted from ")
+
+
 def test_another_base_is_not_slipped_in(folder: Path, tmp_path: Path, published: dict[str, bytes]) -> None:
     checkpoint = own(tmp_path, published, "ir_se50.pth")
     add(checkpoint, "mine", None, "demo", Said())
@@ -423,6 +478,43 @@ def test_a_base_that_stands_on_itself(folder: Path) -> None:
         WeightSet.find("a")
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "loop"])
+def test_no_link_leads_out_of_a_set_of_ones_own(folder: Path, tmp_path: Path, kind: str) -> None:
+    """The folder itself may be a link: it is its owner's."""
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "mine").symlink_to(tmp_path / "elsewhere")
+    path = folder / "mine" / "sub" / "clip.safetensors"
+    (folder / "mine" / "manifest.toml").write_text("[files.clip]\npath = 'sub/clip.safetensors'")
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert WeightSet.find("mine").files["clip"].path == path
+    path.unlink()
+    if kind == "folder":
+        path.parent.rmdir()
+        path.parent.symlink_to("/etc")
+    else:
+        path.symlink_to("/etc/hostname" if kind == "file" else path)
+    with pytest.raises(WeightsError, match=f"the file of 'clip' is '{path}'; it must lie in"):
+        WeightSet.find("mine")
+
+
+def test_a_lock_names_no_file_elsewhere(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "manifest.toml").write_text("")
+    record = {"sha256": "0" * 64, "size": 1, "modified": 1, "verified": "2026-01-01T00:00:00Z"}
+    (folder / "mine" / "lock.json").write_text(json.dumps({"files": {"../../clip": record}}))
+    with pytest.raises(WeightsError, match=r"the file of '\.\./\.\./clip'"):
+        WeightSet.find("mine")
+
+
+def test_a_folder_or_a_pipe_is_no_file_of_a_set(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "manifest.toml").write_text(f"[files.clip]\nsize = 0\nsha256 = '{'0' * 64}'")
+    os.mkfifo(folder / "mine" / "clip.safetensors")
+    with pytest.raises(WeightsError, match=r"clip\.safetensors is no file but"):
+        WeightSet.find("mine").read("clip")
+
+
 @pytest.mark.parametrize(
     ("manifest", "says"),
     [
@@ -435,6 +527,11 @@ def test_a_base_that_stands_on_itself(folder: Path) -> None:
             "[downloads.'../a']\nmirrors = ['http://a']\n[files.clip]\ndownload = '../a'",
             "must be a plain file name",
         ),
+        ("[files.clip]\npath = '../demo/clip.safetensors'", "must lie in the set's folder"),
+        ("[files.clip]\npath = '/etc/hostname'", "the file of 'clip' is '/etc/hostname'"),
+        ("[files.clip]\npath = 'a\\u0000b'".replace("'", '"'), "must lie in the set's folder"),
+        ("[files.'../../clip']\nsize = 1", "the file of '../../clip' is "),
+        ("a = " + "[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_manifest_of_ones_own_that_cannot_be_understood(folder: Path, manifest: str, says: str) -> None:
