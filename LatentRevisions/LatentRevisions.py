@@ -5,7 +5,6 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.images import read_picture, to_picture, to_tensor
+from mead.loading import OncePerProcess
 from mead.model import Model
 from mead.params import ParamsError
 from mead.perceptor import Perceptor
@@ -263,8 +263,8 @@ def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tenso
     return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
 
 
-@functools.cache
-def load_pipeline(weights: str = "demo", device: str = "cpu") -> LatentRevisionsPipeline:
+@OncePerProcess
+def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     """The pipeline of a weights set on a device; loaded once a process and shared.
 
     Raises:

@@ -7,7 +7,6 @@ and range.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from mead.images import PictureError, read_picture, to_picture, to_tensor
+from mead.loading import OncePerProcess
 from mead.model import Model
 from mead.params import ParamsError
 from mead.perceptor import Perceptor
@@ -252,8 +252,8 @@ def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
     return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
 
-@functools.cache
-def load_pipeline(weights: str = "demo", device: str = "cpu") -> StyleCLIPPipeline:
+@OncePerProcess
+def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     """The pipeline of a weights set on a device; loaded once a process and shared.
 
     Raises:

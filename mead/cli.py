@@ -22,6 +22,7 @@ from caching_config import Settings, without_password
 from LatentRevisions.params import LatentRevisionsParams
 from mead.download import DownloadError, megabytes
 from mead.local_service import REPOSITORY, LocalService, ServiceError, local_service
+from mead.output import try_output
 from mead.params import JobParams, ParamsError, check
 from mead.weights import WeightFile, WeightsError, WeightSet, set_names, weights_dir
 from StyleCLIP.params import StyleCLIPParams
@@ -194,6 +195,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     began = time.monotonic()
+    for folder, _, _ in DEMO_JOBS.values():
+        try_output(folder / "demo.png", "demo")
     redis_url = os.environ.get("REDIS_URL")
     # At a Redis that others use too, nobody else must take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"
@@ -203,10 +206,10 @@ def _demo(options: argparse.Namespace) -> None:
         "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
         "API_KEYS": "",
     }
-    with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mead-demo-") as home:
         print("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
         with local_service(
-            Path(folder) / "data", redis_url=redis_url, logs=Path(folder) / "logs", environment=environment
+            Path(home) / "data", redis_url=redis_url, logs=Path(home) / "logs", environment=environment
         ) as service:
             print(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
             for route in DEMO_JOBS:
@@ -291,9 +294,15 @@ def _styleclip(options: argparse.Namespace) -> None:
 
 
 def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
-    """The job's parameters that were given on the command line, each as its own type."""
+    """The job's parameters that were given on the command line, each as its own type.
+
+    Raises:
+        ParamsError: for one that is wrong.
+        OSError: if the picture could not be written in the end.
+    """
     given = {name: value for name, value in vars(options).items() if name in params.model_fields}
     checked = check(params, given)
+    try_output(Path(options.output_path) / "picture.png", "output_path")
     return {name: getattr(checked, name) for name in given}
 
 
@@ -385,6 +394,7 @@ def _is_here(name: str) -> bool:
 def _convert_weights(options: argparse.Namespace) -> None:
     from mead.fetch import add
 
+    try_output(weights_dir() / "lock.json", "WEIGHTS_DIR")
     networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)
     lent = sorted(weights.files.keys() - weights.own_files.keys())

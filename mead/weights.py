@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from caching_config import Settings
+from mead.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -330,7 +331,7 @@ def set_names() -> list[str]:
     return _names(_read(FOLDER / "manifest.toml"), weights_dir())
 
 
-@functools.cache
+@OncePerProcess
 def load_perceptor(weights: str, device: str) -> Perceptor:
     """The CLIP of a set, on a device, shared by both models."""
     from mead.perceptor import Perceptor
