@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.settings import Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.images import read_picture, to_picture, to_tensor
@@ -29,42 +30,6 @@ from mead.revision import Progress, Revision
 from mead.weights import WeightSet, load_perceptor
 
 LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a weights set says of this model; the defaults are the published values."""
-
-    iterations: int = 100
-    size: str = "512x512"
-    start: str = "noise"
-    learning_rate: float = 0.5
-    starts: int = 4  # learned starts drawn, of which the best is taken
-    learned_start_rate: float = 0.5  # the learning rate from a learned start, which has less far to go
-    starter_rate: float = 0.5  # ... and from a starter picture, of which some is to be left
-    weight_decay: float = 0.1
-    cutouts: int = 32
-    cutout_mean: float = 1.2
-    cutout_deviation: float = 0.3
-    cutout_smallest: float = 0.43
-    cutout_largest: float = 1.9
-    cutout_degrees: float = 24.0
-    cutout_shift: float = 0.1
-    cutout_noise: float = 0.11
-    towards: float = 10.0
-    away: float = 5.0
-
-    def cutouts_drawn(self, number: int | None) -> Cutouts:
-        return Cutouts(
-            number or self.cutouts,
-            self.cutout_mean,
-            self.cutout_deviation,
-            self.cutout_smallest,
-            self.cutout_largest,
-            self.cutout_degrees,
-            self.cutout_shift,
-            self.cutout_noise,
-        )
 
 
 class Towards(nn.Module):
@@ -154,7 +119,7 @@ class LatentRevisionsPipeline:
             generator=generator,
             steps=params.iterations or settings.iterations,
             target=target,
-            cutouts=settings.cutouts_drawn(params.cutouts),
+            cutouts=_cutouts(settings, params.cutouts),
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
@@ -202,7 +167,7 @@ class LatentRevisionsPipeline:
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
     ) -> Tensor:
-        width, height = params.size or tuple(map(int, self.settings.size.split("x")))
+        width, height = params.size or self.settings.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
@@ -254,6 +219,19 @@ class LatentRevisionsPipeline:
         picture = ImageOps.fit(read_picture(path, field), (size, size), Image.Resampling.BICUBIC)
         with self.precision.autocast():
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
+
+
+def _cutouts(settings: Settings, number: int | None) -> Cutouts:
+    return Cutouts(
+        number or settings.cutouts,
+        settings.cutout_mean,
+        settings.cutout_deviation,
+        settings.cutout_smallest,
+        settings.cutout_largest,
+        settings.cutout_degrees,
+        settings.cutout_shift,
+        settings.cutout_noise,
+    )
 
 
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:

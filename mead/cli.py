@@ -196,7 +196,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     began = time.monotonic()
     for folder, _, _ in DEMO_JOBS.values():
-        try_output(folder / "demo.png", "demo")
+        try_output(folder / "demo.png", "output_path")
     redis_url = os.environ.get("REDIS_URL")
     # At a Redis that others use too, nobody else must take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"

@@ -8,7 +8,6 @@ and nothing that could run; PyTorch is imported when they are.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import sys
@@ -117,7 +116,7 @@ class Section(_Entry):
     files: dict[str, FileEntry] = {}
     """By network."""
     models: dict[str, dict[str, Any]] = {}
-    """Settings by model: fields of `Settings` in that model's class file."""
+    """Settings by model: fields of `Settings` in that model's settings.py."""
 
 
 class Pin(_Entry):
