@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.settings import Settings
+from LatentRevisions.settings import Settings as Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.images import read_picture, to_picture, to_tensor

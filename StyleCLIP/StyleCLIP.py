@@ -32,7 +32,7 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.settings import Settings
+from StyleCLIP.settings import Settings as Settings
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
