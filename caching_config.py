@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
 from mead.origins import normal_host, normal_origin
-from mead.params import MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
+from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.redis_errors import Reconnect
 
 IMAGE_CHANS = 3
@@ -191,6 +191,14 @@ class Settings(BaseSettings):
         ge=SIDE_STEP,
         le=MAX_SIDE,
         description="Largest width and height of a new picture a request may ask for.",
+    )
+    max_cutouts: int = Field(
+        128, ge=1, le=MAX_CUTOUTS, description="Most cutouts a request may ask for in each step."
+    )
+    max_job_pixels: int = Field(
+        600_000_000,
+        ge=2_000_000,  # a step of the largest size and most cutouts, so that no size alone is too much
+        description="Largest job: its steps times (width times height, and 2048 more for each cutout).",
     )
     min_free_disk_bytes: int = Field(
         256 * 2**20, ge=0, description="Free disk space below which no new job is taken and /readyz says so."

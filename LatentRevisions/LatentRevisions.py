@@ -5,7 +5,6 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.settings import Settings as Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.images import read_picture, to_picture, to_tensor
+from mead.loading import OncePerProcess
 from mead.model import Model
 from mead.params import ParamsError
 from mead.perceptor import Perceptor
@@ -29,42 +30,6 @@ from mead.revision import Progress, Revision
 from mead.weights import WeightSet, load_perceptor
 
 LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a weights set says of this model; the defaults are the published values."""
-
-    iterations: int = 100
-    size: str = "512x512"
-    start: str = "noise"
-    learning_rate: float = 0.5
-    starts: int = 4  # learned starts drawn, of which the best is taken
-    learned_start_rate: float = 0.5  # the learning rate from a learned start, which has less far to go
-    starter_rate: float = 0.5  # ... and from a starter picture, of which some is to be left
-    weight_decay: float = 0.1
-    cutouts: int = 32
-    cutout_mean: float = 1.2
-    cutout_deviation: float = 0.3
-    cutout_smallest: float = 0.43
-    cutout_largest: float = 1.9
-    cutout_degrees: float = 24.0
-    cutout_shift: float = 0.1
-    cutout_noise: float = 0.11
-    towards: float = 10.0
-    away: float = 5.0
-
-    def cutouts_drawn(self, number: int | None) -> Cutouts:
-        return Cutouts(
-            number or self.cutouts,
-            self.cutout_mean,
-            self.cutout_deviation,
-            self.cutout_smallest,
-            self.cutout_largest,
-            self.cutout_degrees,
-            self.cutout_shift,
-            self.cutout_noise,
-        )
 
 
 class Towards(nn.Module):
@@ -154,7 +119,7 @@ class LatentRevisionsPipeline:
             generator=generator,
             steps=params.iterations or settings.iterations,
             target=target,
-            cutouts=settings.cutouts_drawn(params.cutouts),
+            cutouts=_cutouts(settings, params.cutouts),
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
@@ -206,7 +171,7 @@ class LatentRevisionsPipeline:
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
     ) -> Tensor:
-        width, height = params.size or tuple(map(int, self.settings.size.split("x")))
+        width, height = params.size or self.settings.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
@@ -260,6 +225,19 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
+def _cutouts(settings: Settings, number: int | None) -> Cutouts:
+    return Cutouts(
+        number or settings.cutouts,
+        settings.cutout_mean,
+        settings.cutout_deviation,
+        settings.cutout_smallest,
+        settings.cutout_largest,
+        settings.cutout_degrees,
+        settings.cutout_shift,
+        settings.cutout_noise,
+    )
+
+
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
     """Dark uniform noise, blurred over seven pixels: the published start, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
@@ -267,8 +245,8 @@ def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tenso
     return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
 
 
-@functools.cache
-def load_pipeline(weights: str = "demo", device: str = "cpu") -> LatentRevisionsPipeline:
+@OncePerProcess
+def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     """The pipeline of a weights set on a device; loaded once a process and shared.
 
     Raises:

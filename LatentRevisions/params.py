@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mead.params import JobParams, Prompt, Size, Weight
+from mead.params import MAX_CUTOUTS, JobParams, Prompt, Size, Weight
 
 
 class LatentRevisionsParams(JobParams):
@@ -34,7 +34,7 @@ class LatentRevisionsParams(JobParams):
     cutouts: int | None = Field(
         None,
         ge=1,
-        le=256,
+        le=MAX_CUTOUTS,
         description="Random crops CLIP looks at in each step; the weights set's own number when left out.",
     )
 

@@ -7,7 +7,6 @@ and range.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.cutouts import Cutouts
 from mead.images import PictureError, read_picture, to_picture, to_tensor
+from mead.loading import OncePerProcess
 from mead.model import Model
 from mead.params import ParamsError
 from mead.perceptor import Perceptor
@@ -32,24 +32,10 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.settings import Settings as Settings
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a weights set says of this model; the defaults are the published values."""
-
-    iterations: int = 50
-    start: str = "inversion"
-    learning_rate: float = 0.1
-    learned_start_rate: float = 0.1  # the learning rate from a learned start, which has less far to go
-    l2: float = 0.008
-    identity: float = 0.005
-    cutouts: int = 0  # random crops CLIP sees in a step beside the whole picture
-    face_needed: bool = True  # whether a picture without a face is an error, or is then used whole
-    framed_within: float = 0.0  # a picture no further off FFHQ's frame than this is used whole (`off_frame`)
 
 
 class Agreement(nn.Module):
@@ -252,8 +238,8 @@ def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
     return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
 
-@functools.cache
-def load_pipeline(weights: str = "demo", device: str = "cpu") -> StyleCLIPPipeline:
+@OncePerProcess
+def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     """The pipeline of a weights set on a device; loaded once a process and shared.
 
     Raises:

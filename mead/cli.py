@@ -20,6 +20,7 @@ from mead import serve
 from mead.child import ServiceError
 from mead.confinement import confined
 from mead.download import DownloadError, megabytes
+from mead.output import try_output
 from mead.params import JobParams, ParamsError, check
 from mead.progress_bar import ProgressBar
 from mead.terminal import printable, say
@@ -190,9 +191,15 @@ def _styleclip(options: argparse.Namespace) -> None:
 
 
 def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
-    """The job's parameters that were given on the command line, each as its own type."""
+    """The job's parameters that were given on the command line, each as its own type.
+
+    Raises:
+        ParamsError: for one that is wrong.
+        OSError: if the picture could not be written in the end.
+    """
     given = {name: value for name, value in vars(options).items() if name in params.model_fields}
     checked = check(params, given)
+    try_output(Path(options.output_path) / "picture.png", "output_path")
     return {name: getattr(checked, name) for name in given}
 
 
@@ -284,6 +291,7 @@ def _is_here(name: str) -> bool:
 def _convert_weights(options: argparse.Namespace) -> None:
     from mead.fetch import add
 
+    try_output(weights_dir() / "lock.json", "WEIGHTS_DIR")
     with confined(options.file):
         networks = add(options.file, options.name, options.network, options.base, TransferBar())
     weights = WeightSet.find(options.name)

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 from safetensors import safe_open
 
 from caching_config import Settings
+from LatentRevisions.settings import Settings as LatentRevisionsSettings
 from mead.params import JobParams, ParamsError
 from mead.tokeniser import load_tokeniser
 from mead.weights import WeightSet
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.settings import Settings as StyleCLIPSettings
 
 CONTEXT_LENGTH = 77  # of every published CLIP: the ids it reads, two of which begin and end the text
+CUTOUT_PIXELS = 2048
+"""Pixels of VQGAN's picture that cost what a cutout does.
+
+Forward and backward, the published VQGAN takes 7.8 MFLOP a pixel, and the published CLIP 17.7 GFLOP a cutout.
+"""
+FACE_SIDE = 1024  # of the published StyleGAN2's pictures
 SHOWN = 60  # characters of a text that an error repeats
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a job computes: so many steps, each on a picture of width x height pixels and its cutouts."""
+
+    width: int
+    height: int
+    cutouts: int
+    steps: int
+
+    @property
+    def pixels_a_step(self) -> int:
+        return self.width * self.height + CUTOUT_PIXELS * self.cutouts
 
 
 def check_limits(params: JobParams, settings: Settings) -> None:
@@ -26,7 +50,58 @@ def check_limits(params: JobParams, settings: Settings) -> None:
     size = getattr(params, "size", None)
     if size is not None and max(size) > settings.max_side:
         raise _too_much("size", f"at most {settings.max_side} pixels wide and high here")
+    cutouts = getattr(params, "cutouts", None)
+    if cutouts is not None and cutouts > settings.max_cutouts:
+        raise _too_much("cutouts", f"at most {settings.max_cutouts} here")
+    _check_extent(extent(params, settings.weights), settings.max_job_pixels)
     check_texts(params, settings.weights)
+
+
+def extent(params: JobParams, weights: str) -> Extent:
+    """How much a job computes; what its parameters leave open is the weights set's own.
+
+    Raises:
+        UnknownSetError: when the manifest has no such set.
+    """
+    own = _own_extent(type(params), weights)
+    width, height = getattr(params, "size", None) or (own.width, own.height)
+    cutouts = getattr(params, "cutouts", None) or own.cutouts
+    return Extent(width, height, cutouts, params.iterations or own.steps)
+
+
+@functools.cache
+def _own_extent(kind: type[JobParams], weights: str) -> Extent:
+    """The extent of a job that leaves all of it to the weights set."""
+    chosen = WeightSet.find(weights)
+    if issubclass(kind, StyleCLIPParams):
+        style = chosen.settings("StyleCLIP", StyleCLIPSettings)
+        side = _face_side(chosen)
+        return Extent(side, side, style.cutouts + 1, style.iterations)  # CLIP sees the whole picture too
+    revisions = chosen.settings("LatentRevisions", LatentRevisionsSettings)
+    return Extent(*revisions.sides, revisions.cutouts, revisions.iterations)
+
+
+def _face_side(chosen: WeightSet) -> int:
+    """The side of StyleGAN2's pictures, which each of its levels doubles, from 4 pixels on."""
+    file = chosen.files.get("stylegan2")
+    if file is None or not file.path.is_file():
+        return FACE_SIDE
+    with safe_open(file.path, framework="np") as tensors:
+        names: list[str] = list(tensors.keys())
+    levels = {name.split(".")[1] for name in names if name.startswith("to_rgbs.")}
+    return 2 ** (2 + len(levels))
+
+
+def _check_extent(job: Extent, most: int) -> None:
+    steps = most // job.pixels_a_step
+    if job.steps <= steps:
+        return
+    cutouts = "1 cutout" if job.cutouts == 1 else f"{job.cutouts} cutouts"
+    raise _too_much(
+        "iterations",
+        f"{job.width}x{job.height} with {cutouts} for {job.steps} steps is more than one job may take here; "
+        f"at most {steps} steps at this size and number of cutouts",
+    )
 
 
 def check_texts(params: JobParams, weights: str) -> None:

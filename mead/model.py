@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mead.limits import check_texts
+from mead.output import try_output
 from mead.params import JobParams, check
 from mead.precision import best_device, check_device
 from mead.revision import Pipeline, Progress, run
@@ -45,9 +46,11 @@ class Model:
     ) -> None:
         self.params = check(kind, {key: value for key, value in given.items() if value is not None})
         for field, path in self.params.pictures().items():
-            if not path.is_file():
-                raise FileNotFoundError(f"{field}_path: there is no file {path}")
-        self.output_path = Path(output_path)
+            _check_readable(path, f"{field}_path")
+        try:
+            self.output_path = Path(output_path)
+        except TypeError as error:
+            raise ValueError(f"output_path: {error}") from error
         self.weights = weights
         self.device = device or best_device()
         check_device(self.device)
@@ -59,13 +62,34 @@ class Model:
     def run(self) -> str:
         """Make the picture and return the path of its PNG.
 
+        Several threads may run models at the same time; they share the networks.
+
         Raises:
+            OSError: when `output_path` cannot be written, before any weights are loaded.
             WeightsError: when the weights are not there.
             PictureError: (a ValueError) naming a picture that cannot be used.
             FloatingPointError: when a loss or the picture is not finite, with the step.
+            RuntimeError: in a process forked off one that had loaded the networks, see `mead.loading`.
         """
-        pipeline = self._load(self.weights, self.device)
-        picture = run(pipeline, self.params, self.callback)
         path = self.output_path / f"{self.name or uuid.uuid4()}.png"
-        write_picture(picture, path)
+        try_output(path, "output_path")
+        pipeline = self._load(self.weights, self.device)
+        write_picture(run(pipeline, self.params, self.callback), path)
         return str(path)
+
+
+def _check_readable(path: Path, argument: str) -> None:
+    """Make sure that a picture can be opened.
+
+    Raises:
+        FileNotFoundError: if there is no such file (a folder, a pipe or a device is none).
+        OSError: if it may not be read.
+    """
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+    except OSError as error:
+        raise type(error)(f"{argument}: cannot read {path}: {error.strerror}") from error
+    there = "is not a file" if path.exists() else "does not exist"
+    raise FileNotFoundError(f"{argument}: {str(path)!r} {there}")

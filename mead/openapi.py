@@ -35,6 +35,8 @@ from mead.answers import (
     example_of,
 )
 from mead.images import FORMATS
+from mead.limits import CUTOUT_PIXELS
+from mead.params import size_pattern
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content: TypeAlias = "type[Answer] | str"
@@ -298,7 +300,18 @@ def _body(description: Description, settings: Settings) -> dict[str, Any]:
             here = " Must be sent here." if name in description.must else ""
             about = {"type": "string", "format": "binary", "description": own["description"] + here}
         fields[name] = about
-    limits = {"iterations": {"maximum": settings.max_iterations}}
+    largest = (
+        f" Fewer for large pictures: steps times (width times height + {CUTOUT_PIXELS} for each cutout) may "
+        f"be {settings.max_job_pixels:,} at most."
+    )
+    limits = {
+        "iterations": {
+            "maximum": settings.max_iterations,
+            "description": fields.get("iterations", {}).get("description", "") + largest,
+        },
+        "cutouts": {"maximum": settings.max_cutouts},
+        "size": {"pattern": size_pattern(settings.max_side)},
+    }
     for name, limit in limits.items():
         if name in fields:
             fields[name] |= limit

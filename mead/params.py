@@ -27,6 +27,7 @@ from pydantic import (
 SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
 MAX_SIDE = 1024
 MAX_ITERATIONS = 2000
+MAX_CUTOUTS = 256
 MAX_SEED = 2**63 - 1
 
 Prompt = Annotated[
@@ -37,7 +38,11 @@ Prompt = Annotated[
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
-_SIDES = "|".join(str(side) for side in range(SIDE_STEP, MAX_SIDE + 1, SIDE_STEP))
+
+def size_pattern(largest: int) -> str:
+    """What a size is as a text, as a regular expression, with sides up to `largest` pixels."""
+    sides = "|".join(str(side) for side in range(SIDE_STEP, largest + 1, SIDE_STEP))
+    return f"^({sides})x({sides})$"
 
 
 def _parse_size(value: Any) -> Any:
@@ -54,7 +59,7 @@ Size = Annotated[
     tuple[Side, Side],
     BeforeValidator(_parse_size),
     PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": f"^({_SIDES})x({_SIDES})$", "examples": ["256x192"]}),
+    WithJsonSchema({"type": "string", "pattern": size_pattern(MAX_SIDE), "examples": ["256x192"]}),
 ]
 
 

@@ -18,6 +18,7 @@ from caching_config import Settings
 from mead import log
 from mead.child import REPOSITORY, ServiceError
 from mead.local_service import LocalService, local_service
+from mead.output import try_output
 from mead.progress_bar import ProgressBar
 from mead.terminal import say
 from mead.weights import weights_dir
@@ -87,6 +88,8 @@ def demo(options: argparse.Namespace) -> None:
         ServiceError: a job fails; with what the servers wrote last.
     """
     began = time.monotonic()
+    for output, _, _ in DEMO_JOBS.values():
+        try_output(output / "demo.png", "output_path")
     # At a Redis that others use too, nobody else must take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"
     environment = {

@@ -9,7 +9,6 @@ and nothing that could run; PyTorch is imported when they are.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import re
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from caching_config import Settings
+from mead.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,7 +136,7 @@ class Section(_Entry):
     files: dict[str, FileEntry] = {}
     """By network."""
     models: dict[str, dict[str, Any]] = {}
-    """Settings by model: fields of `Settings` in that model's class file."""
+    """Settings by model: fields of `Settings` in that model's settings.py."""
 
 
 class Pin(_Entry):
@@ -351,7 +351,7 @@ def set_names() -> list[str]:
     return _names(_read(FOLDER / "manifest.toml"), weights_dir())
 
 
-@functools.cache
+@OncePerProcess
 def load_perceptor(weights: str, device: str) -> Perceptor:
     """The CLIP of a set, on a device, shared by both models."""
     from mead.perceptor import Perceptor

@@ -110,9 +110,15 @@ def test_forms_are_described_by_the_models_that_check_them(settings: Settings) -
         assert form["properties"][field]["format"] == "binary"
     styleclip = description(settings)["paths"]["/styleclip"]["post"]["requestBody"]["content"]
     assert set(styleclip["multipart/form-data"]["schema"]["required"]) == {"prompt", "img"}
-    low = description(settings.model_copy(update={"max_iterations": 7}))
+    limits = {"max_iterations": 7, "max_side": 256, "max_cutouts": 9}
+    low = description(settings.model_copy(update=limits))
     described = low["paths"]["/styleclip"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert described["properties"]["iterations"]["maximum"] == 7
+    body = low["paths"]["/latent_revision"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    fields = body["schema"]["properties"]
+    assert fields["cutouts"]["maximum"] == 9
+    size = fields["size"]["pattern"]
+    assert re.search(size, "256x256") and not re.search(size, "272x16")
 
 
 def test_keys_are_described_where_they_are_needed(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,19 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from app import create_app as create_trial_app
 from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.api import create_app
 from mead.jobs import Jobs
-from mead.limits import check_limits, check_texts, context_length
-from mead.params import ParamsError
+from mead.limits import Extent, check_limits, check_texts, context_length, extent
+from mead.params import JobParams, ParamsError
 from mead.tokeniser import load_tokeniser
 from mead.weights import load_perceptor
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
+from StyleCLIP.StyleCLIP import load_pipeline as load_faces
 
 ROOT = Path(__file__).parents[2]
 ROOM = context_length("demo") - 2
@@ -77,6 +80,86 @@ def test_what_the_settings_allow() -> None:
         assert caught.value.field == field and caught.value.out_of_range
 
 
+def test_cutouts_are_limited() -> None:
+    settings = Settings(max_cutouts=64)
+    check_limits(LatentRevisionsParams(prompt="a house", cutouts=64), settings)
+    with pytest.raises(ParamsError, match=r"^cutouts: at most 64 here") as caught:
+        check_limits(LatentRevisionsParams(prompt="a house", cutouts=65), settings)
+    assert caught.value.field == "cutouts" and caught.value.out_of_range
+
+
+@pytest.mark.parametrize("weights", ["demo", "full"])
+@pytest.mark.parametrize("kind", [LatentRevisionsParams, StyleCLIPParams])
+def test_an_extent_is_the_weights_own_where_it_is_left_open(kind: type[JobParams], weights: str) -> None:
+    published = {
+        ("demo", LatentRevisionsParams): Extent(128, 128, 12, 40),
+        ("demo", StyleCLIPParams): Extent(128, 128, 7, 20),
+        ("full", LatentRevisionsParams): Extent(512, 512, 32, 100),
+        ("full", StyleCLIPParams): Extent(1024, 1024, 1, 50),
+    }
+    assert extent(kind(prompt="a house"), weights) == published[weights, kind]
+    assert extent(kind(prompt="a house", iterations=7), weights).steps == 7
+
+
+def test_the_side_of_a_face_is_what_the_generator_makes() -> None:
+    assert extent(StyleCLIPParams(prompt="a face"), "demo").width == load_faces("demo", "cpu").generator.size
+
+
+@pytest.mark.parametrize(
+    ("size", "cutouts"), [((256, 256), 32), ((256, 256), 64), ((512, 512), 64), ((1024, 1024), 64)]
+)
+def test_the_usual_jobs_are_far_within_the_limits(size: tuple[int, int], cutouts: int) -> None:
+    for weights in ("demo", "full"):
+        settings = Settings(weights=weights)
+        check_limits(
+            LatentRevisionsParams(prompt="a house", size=size, cutouts=cutouts, iterations=500), settings
+        )
+        check_limits(StyleCLIPParams(prompt="a face", iterations=500), settings)
+
+
+def test_a_job_too_large_in_all_names_the_steps_it_may_have() -> None:
+    settings = Settings()
+    large = {"prompt": "a house", "size": (1024, 1024), "cutouts": 128}
+    with pytest.raises(ParamsError, match=r"^iterations: 1024x1024 with 128 cutouts for 2000 ") as caught:
+        check_limits(LatentRevisionsParams(**large, iterations=2000), settings)
+    assert caught.value.field == "iterations" and caught.value.out_of_range
+    told = re.search(r"at most (\d+) steps", str(caught.value))
+    assert told is not None
+    check_limits(LatentRevisionsParams(**large, iterations=int(told[1])), settings)
+    with pytest.raises(ParamsError, match="iterations"):
+        check_limits(LatentRevisionsParams(**large, iterations=int(told[1]) + 1), settings)
+
+
+def test_steps_left_to_the_weights_count() -> None:
+    settings = Settings(weights="full", max_job_pixels=30_000_000)
+    with pytest.raises(ParamsError, match=r"^iterations: 512x512 with 32 cutouts for 100 steps"):
+        check_limits(LatentRevisionsParams(prompt="a house"), settings)
+    check_limits(LatentRevisionsParams(prompt="a house", iterations=50), settings)
+
+
+def test_http_answers_422_and_queues_nothing(door: FlaskClient, jobs: Jobs, settings: Settings) -> None:
+    forms = {
+        "cutouts": {"cutouts": "129"},
+        "iterations": {"size": "1024x1024", "cutouts": "128", "iterations": "2000"},
+    }
+    for field, form in forms.items():
+        answer = door.post("/latent_revision", data={"prompt": "a house", **form})
+        assert (answer.status_code, answer.get_json()["field"]) == (422, field)
+    assert jobs.queue_length(settings.latentrevisions_queue) == 0
+
+
+def test_the_trial_server_has_the_same_limits(settings: Settings) -> None:
+    client = create_trial_app(settings).test_client()
+    form = {"prompt": "a house", "size": "1024x1024", "cutouts": "128", "iterations": "2000"}
+    answer = client.post("/latent_revision", data=form)
+    assert (answer.status_code, answer.get_json()["field"]) == (422, "iterations")
+
+
+def test_the_classes_have_no_such_limits() -> None:
+    made = LatentRevisions("a house", size=(1024, 1024), cutouts=256, iterations=2000)
+    assert (made.params.cutouts, made.params.iterations) == (256, 2000)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("field", ["prompt", "text_to_add"])
 def test_http_says_so_before_anything_is_queued(
     door: FlaskClient, jobs: Jobs, settings: Settings, field: str
@@ -111,8 +194,8 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
 
 def test_none_of_it_needs_torch() -> None:
     code = (
-        "import sys; from mead.limits import check_texts; from LatentRevisions.params import *\n"
-        "check_texts(LatentRevisionsParams(prompt='a house'), 'demo'); print('torch' in sys.modules)"
+        "import sys; from mead.limits import *; from LatentRevisions.params import *\n"
+        "check_limits(LatentRevisionsParams(prompt='a house'), Settings()); print('torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"

@@ -6,6 +6,7 @@ loaded.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,64 @@ def test_weights_are_loaded_by_run(tmp_path: Path) -> None:
     made = Model(*parameters)
     with pytest.raises(WeightsError, match="not whole"):
         made.run()
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def never(weights: str, device: str) -> Any:
+    raise AssertionError("weights are loaded")
+
+
+def test_the_place_of_the_picture_is_tried_before_weights_are_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "mona.png").mkdir()
+
+    def run(folder: Path | str, name: str | None = None) -> None:
+        Model(LatentRevisionsParams, {"prompt": "a house"}, never, folder, "demo", "cpu", None, name).run()
+
+    for folder in (file, file / "below"):
+        with pytest.raises(NotADirectoryError, match=f"^output_path: .*{file}"):
+            run(folder)
+    with pytest.raises(IsADirectoryError, match=r"^output_path: .*mona\.png is a folder"):
+        run(tmp_path, "mona")
+    with pytest.raises(OSError, match=r"^output_path: .*: File name too long"):
+        run(tmp_path, "m" * 250)
+    with pytest.raises(ValueError, match=r"^output_path: "):
+        run("a\0b")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "mona.png"}
+
+
+@both
+def test_the_output_path_is_a_path(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"^output_path: "):
+        model("a house", output_path=5)
+
+
+@both
+@pytest.mark.parametrize("path", ["a\0b", "", "n" * 300, "/dev/zero"])
+def test_what_is_no_picture_file_is_named(model: Any, path: str) -> None:
+    with pytest.raises(OSError, match=r"^img_path: "):
+        model("a house", img_path=path)
+
+
+@both
+def test_a_pipe_is_not_waited_for(model: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match=r"^img_path: .*pipe' is not a file"):
+        model("a house", img_path=tmp_path / "pipe")
+
+
+def test_what_the_callback_raises_comes_out_and_nothing_is_written(colours: Any, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    given = {"prompt": "teal", "iterations": 4}
+    made = Model(LatentRevisionsParams, given, lambda *_: colours, tmp_path, "demo", "cpu", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert not list(tmp_path.iterdir())
+    made.callback = None
+    assert Path(made.run()).is_file()
 
 
 def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None:
