@@ -51,7 +51,8 @@ class Ready(Answer):
     """The service can work."""
 
     status: Literal["success"] = "success"
-    warnings: list[str] = Field(
+    warnings: list[str] | None = Field(
+        None,
         description="What may yet lose jobs.",
         examples=[["Redis loses accepted jobs when it is restarted (appendonly no): set appendonly yes"]],
     )

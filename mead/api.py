@@ -125,7 +125,7 @@ def _health(settings: Settings, jobs: Jobs, storage: Storage, events: Events) ->
             wrong.append(problem)
         if wrong:
             raise ApiError(503, "; ".join(wrong))
-        return respond(Ready(warnings=what_may_go_wrong(jobs)))
+        return respond(Ready(warnings=what_may_go_wrong(jobs) or None))
 
     return routes
 

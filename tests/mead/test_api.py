@@ -474,7 +474,7 @@ def test_a_job_that_redis_refuses_leaves_nothing(
         error_of(answer, 503)
     finally:
         jobs.redis.config_set("maxmemory", 0)
-    assert not list(storage.uploads.iterdir()) and not jobs.redis.keys("job:*")
+    assert not list(storage.uploads.glob("*")) and not jobs.redis.keys("job:*")
 
 
 def test_many_wait_at_once(settings: Settings, worker: Worker) -> None:
