@@ -77,9 +77,10 @@ def test_a_child_is_started_again_as_often_as_it_may_be(tmp_path: Path) -> None:
 
 
 FAMILY = """
-import sys, time
+import signal, sys, time
 from mead.child import child
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 server = [sys.executable, "-c", {server!r}]
 with child("base", ["sleep", "1000"], {{}}, None, lasting=True) as base:
     with child("server", server, {{}}, None, needs=[base]) as server:
