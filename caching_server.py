@@ -10,43 +10,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
-import socket
-import time
-from types import FrameType
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
 from mead import log
 from mead.access import check_listening
 from mead.api import create_app
+from mead.http_worker import Worker
 
-__all__ = ["create_app"]
-
-
-class Worker(ThreadWorker):
-    """gunicorn's threads; SIGTERM wakes the requests that wait: each is answered 503 with its job's id."""
-
-    def handle(self, conn: TConn) -> Any:
-        """Serve a request. A connection to be closed is seen off here, by the request's own thread.
-
-        gunicorn would do it in the one loop that all connections depend on, and wait there for each client to
-        hang up.
-        """
-        kept = super().handle(conn)
-        if kept is False:
-            see_off(conn.sock)
-        return kept
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop taking requests, and answer those that wait."""
-        super().handle_exit(sig, frame)
-        if hasattr(self, "wsgi"):  # else it is told to stop while it starts
-            self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
+__all__ = ["Worker", "create_app"]
 
 
 class Log(Logger):
@@ -68,11 +44,11 @@ class CachingServer(BaseApplication):
     def load_config(self) -> None:
         """Set gunicorn up from our settings alone."""
         options: dict[str, Any] = {
-            "bind": f"{self.settings.host}:{self.settings.port}",
+            "bind": self.settings.listening_at,
             "worker_class": Worker,
             "workers": self.settings.http_processes,
             "threads": self.settings.http_threads,
-            "worker_connections": 4 * self.settings.http_threads,
+            "worker_connections": min(4 * self.settings.http_threads, open_files() // 2),
             "backlog": 2048,
             "proc_name": "caching_server",
             "loglevel": "debug" if self.settings.debug else "info",
@@ -88,21 +64,6 @@ class CachingServer(BaseApplication):
         return create_app(self.settings)
 
 
-def see_off(connection: socket.socket, seconds: float = 2.0) -> None:
-    """Say that nothing more comes, and wait until the client has read it all and hung up, but not longer than
-    `seconds` (RFC 9112, 9.6: closing at once may lose the end of the answer).
-    """
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(OSError):  # the time is up, or the client is gone
-        connection.shutdown(socket.SHUT_WR)
-        while (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not connection.recv(4096):
-                break
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 def allow_open_files(wanted: int = 65_536) -> None:
     """Raise this process's limit of open files, if it may: each client is one, each command another."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -110,6 +71,12 @@ def allow_open_files(wanted: int = 65_536) -> None:
         wanted = min(wanted, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def open_files() -> int:
+    """How many files this process may have open."""
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 65_536 if now == resource.RLIM_INFINITY else now
 
 
 def give_back_memory(threshold: int = 2**18) -> None:

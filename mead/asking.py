@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import redis
 from flask import Blueprint, Response, g, request, url_for
@@ -14,6 +15,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from caching_config import Settings
 from mead import access
 from mead.answers import Accepted, Picture, accepted, ended
+from mead.concurrency import ConcurrencyLimit
 from mead.events import ClosedError, Events
 from mead.forms import ApiError, Forms, read_idempotency_key
 from mead.jobs import IdempotencyError, Jobs, QueueFullError, TooManyJobsError, UnknownJobError
@@ -28,7 +30,9 @@ LOOK_AT_CLIENT = 5.0  # seconds between two looks whether a waiting client is st
 NO_WORKER = "no inference server is at work; try again soon"
 
 
-def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
+def blueprint(
+    settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
+) -> Blueprint:
     """POST /latent_revision and /styleclip."""
     routes = Blueprint("asking", __name__)
     forms = Forms(storage, settings)
@@ -63,21 +67,24 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         return ask(STYLECLIP, settings.styleclip_queue)
 
     def ask(kind: Kind, queue: str) -> Response:
-        job_id = accept(kind, queue)
-        if wants_events(request):
-            answer = stream_of(job_id, -1, settings, events)
-            answer.headers["Location"] = url_for("looking.record", job_id=job_id)
-            return answer
-        if _prefers_async():
-            return accepted(job_id, settings)
-        try:
-            return wait(job_id, queue)
-        except ClosedError:
-            raise ApiError(
-                503, "the server is stopping; the job goes on: ask for it", job_id=job_id
-            ) from None
-        except UnknownJobError:
-            raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
+        if _prefers_async() and not wants_events(request):
+            return accepted(accept(kind, queue), settings)
+        with ExitStack() as held:
+            held.callback(open_requests.enter(access.client()))  # refused before there is a job
+            job_id = accept(kind, queue)
+            if wants_events(request):
+                answer = stream_of(job_id, -1, settings, events)
+                answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+                answer.call_on_close(held.pop_all().close)
+                return answer
+            try:
+                return wait(job_id, queue)
+            except ClosedError:
+                raise ApiError(
+                    503, "the server is stopping; the job goes on: ask for it", job_id=job_id
+                ) from None
+            except UnknownJobError:
+                raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
 
     def accept(kind: Kind, queue: str) -> str:
         """Check and queue what is asked for; returns the id of its job, which may be an earlier one."""

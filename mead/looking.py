@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 from flask import Blueprint, Response, request, send_file, url_for
 
@@ -20,6 +21,7 @@ from mead.answers import (
     respond,
     unknown,
 )
+from mead.concurrency import ConcurrencyLimit
 from mead.events import Events
 from mead.forms import ApiError, IdForm, read_id, read_last_event_id, refuse_fields
 from mead.job import Job
@@ -31,7 +33,9 @@ from mead.streams import EVENT_STREAM, stream, stream_of
 log = logging.getLogger(__name__)
 
 
-def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
+def blueprint(
+    settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
+) -> Blueprint:
     """POST /check, and everything below /jobs."""
     routes = Blueprint("looking", __name__)
 
@@ -110,7 +114,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     @describe(
         Description(
             {200: [EVENT_STREAM], 204: []},
-            errors=(400, 404, 503),
+            errors=(400, 404, 429, 503),
             headers=("Last-Event-ID",),
             about="jobs",
         )
@@ -128,10 +132,14 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
             return Response(status=204)
         if request.method == "HEAD":
             return stream(iter(()), settings.client_sleep)
-        try:
-            return stream_of(job_id, seen, settings, events)
-        except UnknownJobError:
-            raise unknown(job_id) from None
+        with ExitStack() as held:
+            held.callback(open_requests.enter(access.client()))
+            try:
+                answer = stream_of(job_id, seen, settings, events)
+            except UnknownJobError:
+                raise unknown(job_id) from None
+            answer.call_on_close(held.pop_all().close)
+            return answer
 
     def find(job_id: str, field: str | None = None) -> Job:
         """The job, if this request may see it: else there is none, for all it can tell."""

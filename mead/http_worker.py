@@ -1,0 +1,421 @@
+"""gunicorn's worker for the API: threads for whole requests, one loop for whatever clients take time for.
+
+The loop accepts connections, reads requests as they come in, keeps idle connections and sees closed ones off,
+all of it without waiting for anybody. A thread is given a request once all of it is there, so that slow and
+silent clients cost a connection each and no thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import socket
+import time
+from collections import Counter, defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from types import FrameType
+from typing import Any, TypeAlias
+
+from gunicorn.http.message import Request
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from caching_config import Settings
+from mead.answers import Error
+from mead.incoming import Arrived, Incoming, RefusedError, Space
+
+log = logging.getLogger(__name__)
+
+RATE_SECONDS = 10.0  # over which a body's rate is looked at
+SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
+SEND_BYTES = 256 * 2**10
+FAREWELL_SECONDS = 2.0  # that a client is given to read the end of an answer and hang up
+VANISHED_SECONDS = 60  # without a sign of life after which a client is gone
+READ_BYTES = 64 * 2**10  # at a time
+ACCEPTED_AT_ONCE = 16  # connections
+LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
+HONEST_HEAD_SECONDS = 1.0  # in which the headers of a client that means well are there
+
+GONE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+Stage: TypeAlias = "dict[Connection, None]"
+"""Connections in the same state, in the order in which they entered it."""
+
+
+class Client(socket.socket):
+    """A client's socket. Who does not read what it is sent counts as one who has hung up."""
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Send all of it, in pieces that must each be taken in time."""
+        view = memoryview(data)
+        while view:
+            try:
+                super().sendall(view[:SEND_BYTES], flags)
+            except TimeoutError:
+                raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from None
+            view = view[SEND_BYTES:]
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send `count` bytes of a file, in the same pieces."""
+        file.seek(offset)
+        sent = 0
+        while piece := file.read(SEND_BYTES if count is None else min(SEND_BYTES, count - sent)):
+            self.sendall(piece)
+            sent += len(piece)
+        return sent
+
+
+class Connection(TConn):
+    """A connection and the request that comes in over it.
+
+    Attributes:
+        host: address of the client.
+        stage: what the loop waits for; None while a thread has it, or it waits for one.
+        deadline: when the loop's patience ends (time.monotonic).
+    """
+
+    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, longest: int) -> None:
+        super().__init__(cfg, sock, client, server)
+        self.host = client[0] if isinstance(client, tuple) else ""
+        self.longest = longest
+        self.incoming = Incoming(longest)
+        self.stage: Stage | None = None
+        self.entered = self.deadline = 0.0
+        self.noted = 0  # bytes of its body when its rate was last looked at
+        self.space = 0  # bytes it has taken of `Worker.space`
+        self.has_turn = False
+        self.data_ready = True  # a thread need not wait for the first byte
+
+    def init(self) -> None:
+        """Make the parser read what has come in. Runs in the thread."""
+        super().init()
+        self.sock.settimeout(SEND_SECONDS)
+        self.parser.unreader = Arrived(self.incoming)
+
+    def next_request(self) -> bytes:
+        """Begin anew; what has come in of the next request already."""
+        rest: bytes = self.parser.unreader.rest()
+        self.incoming.close()
+        self.incoming = Incoming(self.longest)
+        return rest
+
+
+class Worker(ThreadWorker):
+    """Threads for whole requests; SIGTERM wakes those that wait: each is answered 503 with its job's id.
+
+    Its times and limits are the service's settings (HEADER_TIMEOUT, BODY_TIMEOUT, BODY_MIN_RATE, KEEP_ALIVE,
+    MAX_UPLOAD_BYTES). No address has more than seven eighths of the threads at a time; its further requests
+    wait their turn. /healthz has threads of its own, /readyz and /metrics have too. TLS, and the PROXY
+    protocol, are read as gunicorn reads them, by the threads.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.leaving: Stage = {}  # answered for the last time
+        self.heads: Stage = {}  # headers come in
+        self.idle: Stage = {}  # kept for the next request
+        self.bodies: Stage = {}
+        self.turns: Counter[str] = Counter()  # threads that each address has
+        self.queued: dict[str, deque[Connection]] = defaultdict(deque)
+        self.next_look = self.accept_again = 0.0
+
+    def init_process(self) -> None:
+        """Start the threads that the health routes have for themselves; then the loop."""
+        reports = ThreadPoolExecutor(4, "reports")
+        self.own_threads = {
+            b"/healthz": ThreadPoolExecutor(2, "healthz"),
+            b"/readyz": reports,
+            b"/metrics": reports,
+        }
+        super().init_process()
+
+    def run(self) -> None:
+        """The loop."""
+        self.settings: Settings = self.wsgi.extensions["settings"]
+        self.space = Space(LARGEST_BODIES * self.settings.max_upload_bytes)
+        self.share = max(1, self.cfg.threads * 7 // 8)
+        for listener in self.sockets:
+            notice_the_vanished(listener.sock)
+        super().run()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop taking requests, and answer those that wait."""
+        super().handle_exit(sig, frame)
+        if hasattr(self, "wsgi"):  # else it is told to stop while it starts
+            self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
+
+    # Accepting
+
+    def accept(self, listener: Any) -> None:
+        """Take the connections that wait; where there is no descriptor left for them, give up idle ones."""
+        if self.cfg.is_ssl or self.cfg.proxy_protocol != "off":
+            super().accept(listener)
+            return
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listener.accept()
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    self.wait_for_descriptors(error)
+                elif error.errno not in GONE:
+                    raise
+                return
+            sock = Client(accepted.family, accepted.type, accepted.proto, accepted.detach())
+            conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings.max_upload_bytes)
+            self.nr_conns += 1
+            self.wait_for(conn, self.heads, self.settings.header_timeout)
+            if self.nr_conns >= self.worker_connections:
+                self.make_room()
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """As gunicorn's; not before descriptors may be free again."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self.accept_again)
+
+    def wait_for_descriptors(self, error: OSError) -> None:
+        """Close a connection that nobody would miss; if there is none, accept nothing for a moment."""
+        if not self.make_room():
+            log.warning("no descriptors left", extra={"error": error.strerror, "connections": self.nr_conns})
+            self.accept_again = time.monotonic() + 0.5
+            self.set_accept_enabled(False)
+
+    def make_room(self) -> bool:
+        """Close the connection that is missed least; False if all are being served."""
+        oldest = [next(iter(stage)) for stage in (self.heads, *self.stages()) if stage]
+        if self.heads and time.monotonic() - oldest[0].entered < HONEST_HEAD_SECONDS:
+            oldest.append(oldest.pop(0))
+        if oldest:
+            self.drop(oldest[0])
+        return bool(oldest)
+
+    # What the loop waits for
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Those that may be given up when room is needed, most readily first."""
+        return self.leaving, self.idle, self.heads, self.bodies
+
+    def wait_for(self, conn: Connection, stage: Stage, seconds: float) -> None:
+        """Have the loop wait for the client, so long at most."""
+        if conn.stage is None:
+            conn.sock.setblocking(False)
+            self.poller.register(conn.sock, 1, partial(self.on_readable, conn))
+        else:
+            del conn.stage[conn]
+        stage[conn] = None
+        conn.stage = stage
+        conn.entered = time.monotonic()
+        conn.deadline = conn.entered + seconds
+
+    def wait_no_more(self, conn: Connection) -> None:
+        """The loop does not look at this connection any more."""
+        if conn.stage is not None:
+            del conn.stage[conn]
+            conn.stage = None
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self.poller.unregister(conn.sock)
+
+    def on_readable(self, conn: Connection, _: object) -> None:
+        """Read what has come in."""
+        if conn.stage is None:  # it was given up a moment ago
+            return
+        try:
+            data = conn.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            if conn.stage is not self.leaving:
+                self.receive(conn, data)
+        elif conn.stage is self.bodies:  # the client may still listen
+            self.refuse(conn, 400, "the request's body is cut off")
+        else:
+            self.drop(conn)
+
+    def receive(self, conn: Connection, data: bytes) -> None:
+        """Take a piece of a request; once it is whole, serve it."""
+        incoming = conn.incoming
+        try:
+            incoming.feed(data)
+        except RefusedError as error:
+            self.refuse(conn, error.status, str(error))
+            return
+        except OSError as error:
+            if error.errno not in FULL:
+                log.exception("a request cannot be stored")
+            self.refuse(conn, 503, "the disk is full; try again later")
+            return
+        if incoming.whole:
+            self.serve(conn)
+        elif not self.take_space(conn, len(data)):
+            self.refuse(conn, 503, "too much is being sent to the service; try again soon")
+        elif not incoming.has_head:
+            if conn.stage is not self.heads:
+                self.wait_for(conn, self.heads, self.settings.header_timeout)
+        elif conn.stage is not self.bodies:
+            self.wait_for(conn, self.bodies, min(RATE_SECONDS, self.settings.body_timeout))
+            conn.noted = incoming.size
+            if incoming.expects_continue:
+                with contextlib.suppress(OSError):
+                    conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif incoming.size - conn.noted >= RATE_SECONDS * self.settings.body_min_rate:
+            conn.noted = incoming.size
+            end = conn.entered + self.settings.body_timeout
+            conn.deadline = min(time.monotonic() + RATE_SECONDS, end)
+
+    def take_space(self, conn: Connection, size: int) -> bool:
+        """Take space for what has come in; the bodies that have been coming in longest make room for it."""
+        while not self.space.take(size):
+            oldest = next((other for other in self.bodies if other is not conn), None)
+            if oldest is None:
+                return False
+            self.drop(oldest)
+        conn.space += size
+        return True
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close what is late, once a second, and what there is no room for (gunicorn calls this in turn)."""
+        super().murder_keepalived(force)
+        if self.nr_conns >= self.worker_connections:
+            self.make_room()
+        now = time.monotonic()
+        if now < self.next_look and not force:
+            return
+        self.next_look = now + 1
+        late = [conn for stage in self.stages() for conn in stage if force or conn.deadline <= now]
+        slow = 0
+        for conn in late:
+            if conn.incoming.size and conn.stage is not self.leaving:
+                slow += 1
+                self.refuse(conn, 408, "the request did not come in in time")
+            else:
+                self.drop(conn)
+        if slow:
+            log.info("slow clients", extra={"closed": slow})
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Wait no longer for requests that have hardly begun: it stops (gunicorn calls this)."""
+        super()._cap_keepalive(deadline)
+        for stage in (self.idle, self.heads):
+            for conn in stage:
+                conn.deadline = min(conn.deadline, deadline)
+
+    # Serving
+
+    def serve(self, conn: Connection) -> None:
+        """Give a whole request to a thread, or let it wait for its client's turn."""
+        self.wait_no_more(conn)
+        own = self.own_threads.get(conn.incoming.path)
+        if own is not None:
+            self.submit(own, conn)
+        elif self.turns[conn.host] < self.share:
+            self.take_turn(conn)
+        else:
+            self.queued[conn.host].append(conn)
+
+    def take_turn(self, conn: Connection) -> None:
+        """One more thread for the connection's address."""
+        self.turns[conn.host] += 1
+        conn.has_turn = True
+        self.submit(self.tpool, conn)
+
+    def end_turn(self, conn: Connection) -> None:
+        """One thread less; the next request from there takes its place."""
+        conn.has_turn = False
+        self.turns[conn.host] -= 1
+        if waiting := self.queued.get(conn.host):
+            self.take_turn(waiting.popleft())
+        else:
+            self.queued.pop(conn.host, None)
+            if not self.turns[conn.host]:
+                del self.turns[conn.host]
+
+    def submit(self, pool: ThreadPoolExecutor, conn: Connection) -> None:
+        """Have a thread of the pool serve the request."""
+        future = pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def handle(self, conn: TConn) -> bool:
+        """Serve a request, in a thread; whether the connection can serve another."""
+        if isinstance(conn, Connection):
+            self.space.give_back(conn.space)
+            conn.space = 0
+        kept = bool(super().handle(conn))
+        return kept and not (isinstance(conn, Connection) and conn.parser.unreader.short)
+
+    def handle_request(self, req: Request, conn: TConn) -> bool:
+        """As gunicorn's."""
+        req._expected_100_continue = False  # the loop has said it
+        if isinstance(conn, Connection) and conn.incoming.cut:
+            req.force_close()
+        return bool(super().handle_request(req, conn))
+
+    def finish_request(self, conn: TConn, future: Future[bool]) -> None:
+        """Wait for the connection's next request, or see it off."""
+        if not isinstance(conn, Connection):
+            super().finish_request(conn, future)
+            return
+        if conn.has_turn:
+            self.end_turn(conn)
+        try:
+            if not future.result():
+                self.see_off(conn)
+                return
+            rest = conn.next_request()
+            self.wait_for(conn, self.idle, self.settings.keep_alive if self.alive else FAREWELL_SECONDS)
+        except Exception:  # the socket is closed, or the request has failed
+            self.drop(conn)
+            return
+        if rest:
+            self.receive(conn, rest)
+
+    # Closing
+
+    def refuse(self, conn: Connection, status: int, message: str) -> None:
+        """Answer a request that does not reach the app, and see its client off."""
+        body = json.dumps(Error(message=message, field=None).content()).encode() + b"\n"
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            head += f"Retry-After: {max(1, round(self.settings.client_sleep))}\r\n"
+        with contextlib.suppress(OSError):
+            conn.sock.send(head.encode() + b"\r\n" + body)
+        self.see_off(conn)
+
+    def see_off(self, conn: Connection) -> None:
+        """Say that nothing more comes, and let the client read it all and hang up (RFC 9112, 9.6: closing
+        at once may lose the end of the answer).
+        """
+        self.release(conn)
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.wait_for(conn, self.leaving, FAREWELL_SECONDS)
+        except (OSError, ValueError):  # it is gone
+            self.drop(conn)
+
+    def drop(self, conn: Connection) -> None:
+        """Close a connection."""
+        self.wait_no_more(conn)
+        self.release(conn)
+        self.nr_conns -= 1
+        conn.close()
+
+    def release(self, conn: Connection) -> None:
+        """Give back what the connection's request takes up."""
+        self.space.give_back(conn.space)
+        conn.space = 0
+        conn.incoming.close()
+
+
+def notice_the_vanished(listener: socket.socket) -> None:
+    """Have the system find out about clients that vanish without a word; connections inherit this (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, VANISHED_SECONDS // 2)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, VANISHED_SECONDS // 6)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
