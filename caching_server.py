@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import resource
 from typing import Any
 
@@ -23,6 +24,9 @@ from mead.api import create_app
 from mead.http_worker import Worker
 
 __all__ = ["Worker", "create_app"]
+
+CONNECTIONS_A_THREAD = 4
+OTHER_FILES = 32
 
 
 class Log(Logger):
@@ -48,7 +52,7 @@ class CachingServer(BaseApplication):
             "worker_class": Worker,
             "workers": self.settings.http_processes,
             "threads": self.settings.http_threads,
-            "worker_connections": min(4 * self.settings.http_threads, open_files() // 2),
+            "worker_connections": CONNECTIONS_A_THREAD * self.settings.http_threads,
             "backlog": 2048,
             "proc_name": "caching_server",
             "loglevel": "debug" if self.settings.debug else "info",
@@ -73,10 +77,19 @@ def allow_open_files(wanted: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def open_files() -> int:
-    """How many files this process may have open."""
-    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 65_536 if now == resource.RLIM_INFINITY else now
+def within_open_files(settings: Settings) -> Settings:
+    """The settings with no more threads than this process may have files open for: beside its connections,
+    a thread needs one to Redis and a file.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    threads = max(1, (files - OTHER_FILES) // (CONNECTIONS_A_THREAD + 2))
+    if files == resource.RLIM_INFINITY or threads >= settings.http_threads:
+        return settings
+    logging.getLogger("caching_server").warning(
+        "fewer threads than HTTP_THREADS: too few files may be open",
+        extra={"threads": threads, "files": files},
+    )
+    return settings.model_copy(update={"http_threads": threads})
 
 
 def give_back_memory(threshold: int = 2**18) -> None:
@@ -97,7 +110,7 @@ def main() -> None:
     check_listening(settings)
     allow_open_files()
     give_back_memory()
-    CachingServer(settings).run()
+    CachingServer(within_open_files(settings)).run()
 
 
 if __name__ == "__main__":

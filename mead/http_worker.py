@@ -37,7 +37,6 @@ VANISHED_SECONDS = 60  # without a sign of life after which a client is gone
 READ_BYTES = 64 * 2**10  # at a time
 ACCEPTED_AT_ONCE = 16  # connections
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
-HONEST_HEAD_SECONDS = 1.0  # in which the headers of a client that means well are there
 
 GONE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -120,6 +119,8 @@ class Worker(ThreadWorker):
         self.heads: Stage = {}  # headers come in
         self.idle: Stage = {}  # kept for the next request
         self.bodies: Stage = {}
+        # what is given up where room is needed, and after how many seconds at the earliest
+        self.stages = ((self.leaving, 0.0), (self.heads, 1.0), (self.idle, 1.0), (self.bodies, RATE_SECONDS))
         self.turns: Counter[str] = Counter()  # threads that each address has
         self.queued: dict[str, deque[Connection]] = defaultdict(deque)
         self.next_look = self.accept_again = 0.0
@@ -179,24 +180,21 @@ class Worker(ThreadWorker):
     def wait_for_descriptors(self, error: OSError) -> None:
         """Close a connection that nobody would miss; if there is none, accept nothing for a moment."""
         if not self.make_room():
-            log.warning("no descriptors left", extra={"error": error.strerror, "connections": self.nr_conns})
+            log.warning("cannot accept", extra={"error": error.strerror, "connections": self.nr_conns})
             self.accept_again = time.monotonic() + 0.5
             self.set_accept_enabled(False)
 
     def make_room(self) -> bool:
-        """Close the connection that is missed least; False if all are being served."""
-        oldest = [next(iter(stage)) for stage in (self.heads, *self.stages()) if stage]
-        if self.heads and time.monotonic() - oldest[0].entered < HONEST_HEAD_SECONDS:
-            oldest.append(oldest.pop(0))
-        if oldest:
-            self.drop(oldest[0])
-        return bool(oldest)
+        """Close the connection that is missed least; False if there is none that could be spared."""
+        now = time.monotonic()
+        for stage, seconds in self.stages:
+            oldest = next(iter(stage), None)
+            if oldest is not None and now - oldest.entered >= seconds:
+                self.drop(oldest)
+                return True
+        return False
 
     # What the loop waits for
-
-    def stages(self) -> tuple[Stage, ...]:
-        """Those that may be given up when room is needed, most readily first."""
-        return self.leaving, self.idle, self.heads, self.bodies
 
     def wait_for(self, conn: Connection, stage: Stage, seconds: float) -> None:
         """Have the loop wait for the client, so long at most."""
@@ -245,9 +243,9 @@ class Worker(ThreadWorker):
             self.refuse(conn, error.status, str(error))
             return
         except OSError as error:
-            if error.errno not in FULL:
-                log.exception("a request cannot be stored")
-            self.refuse(conn, 503, "the disk is full; try again later")
+            log.error("a request cannot be stored", extra={"error": error.strerror})
+            why = "the disk is full" if error.errno in FULL else "the request cannot be stored"
+            self.refuse(conn, 503, f"{why}; try again later")
             return
         if incoming.whole:
             self.serve(conn)
@@ -286,7 +284,7 @@ class Worker(ThreadWorker):
         if now < self.next_look and not force:
             return
         self.next_look = now + 1
-        late = [conn for stage in self.stages() for conn in stage if force or conn.deadline <= now]
+        late = [conn for stage, _ in self.stages for conn in stage if force or conn.deadline <= now]
         slow = 0
         for conn in late:
             if conn.incoming.size and conn.stage is not self.leaving:
