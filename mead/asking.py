@@ -22,7 +22,7 @@ from mead.jobs import IdempotencyError, Jobs, QueueFullError, TooManyJobsError, 
 from mead.kinds import LATENT_REVISION, STYLECLIP, Kind
 from mead.openapi import Description, describe
 from mead.storage import Storage
-from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
+from mead.streams import EVENT_STREAM, begin_to_wait, hung_up, stream_of, wants_events
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def blueprint(
             held.callback(open_requests.enter(access.client()))  # refused before there is a job
             job_id = accept(kind, queue)
             if wants_events(request):
-                answer = stream_of(job_id, -1, settings, events)
+                answer = stream_of(job_id, -1, settings, events, open_requests)
                 answer.headers["Location"] = url_for("looking.record", job_id=job_id)
                 answer.call_on_close(held.pop_all().close)
                 return answer
@@ -129,6 +129,7 @@ def blueprint(
     def wait(job_id: str, queue: str) -> Response:
         """Answer when the job has ended; no answer matters to a client that has hung up."""
         nobody_left = workers[queue].watch()
+        begin_to_wait(request)
         for job in events.follow(job_id, min(LOOK_AT_CLIENT, settings.worker_ttl / 2)):
             if job is not None and job.ended:
                 return ended(job)

@@ -18,98 +18,37 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
 from mead.answers import Error
-from mead.incoming import Arrived, Incoming, RefusedError, Space
+from mead.connection import Client, Connection, Stage, address_of, notice_the_vanished
+from mead.incoming import RefusedError, Space
 
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 10.0  # over which a body's rate is looked at
-SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
-SEND_BYTES = 256 * 2**10
 FAREWELL_SECONDS = 2.0  # that a client is given to read the end of an answer and hang up
-VANISHED_SECONDS = 60  # without a sign of life after which a client is gone
 READ_BYTES = 64 * 2**10  # at a time
 ACCEPTED_AT_ONCE = 16  # connections
+TURNS = 16  # requests of one address that are worked on at a time
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
 
 GONE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-Stage: TypeAlias = "dict[Connection, None]"
-"""Connections in the same state, in the order in which they entered it."""
-
-
-class Client(socket.socket):
-    """A client's socket. Who does not read what it is sent counts as one who has hung up."""
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send all of it, in pieces that must each be taken in time."""
-        view = memoryview(data)
-        while view:
-            try:
-                super().sendall(view[:SEND_BYTES], flags)
-            except TimeoutError:
-                raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from None
-            view = view[SEND_BYTES:]
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send `count` bytes of a file, in the same pieces."""
-        file.seek(offset)
-        sent = 0
-        while piece := file.read(SEND_BYTES if count is None else min(SEND_BYTES, count - sent)):
-            self.sendall(piece)
-            sent += len(piece)
-        return sent
-
-
-class Connection(TConn):
-    """A connection and the request that comes in over it.
-
-    Attributes:
-        host: address of the client.
-        stage: what the loop waits for; None while a thread has it, or it waits for one.
-        deadline: when the loop's patience ends (time.monotonic).
-    """
-
-    def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, longest: int) -> None:
-        super().__init__(cfg, sock, client, server)
-        self.host = client[0] if isinstance(client, tuple) else ""
-        self.longest = longest
-        self.incoming = Incoming(longest)
-        self.stage: Stage | None = None
-        self.entered = self.deadline = 0.0
-        self.noted = 0  # bytes of its body when its rate was last looked at
-        self.space = 0  # bytes it has taken of `Worker.space`
-        self.has_turn = False
-        self.data_ready = True  # a thread need not wait for the first byte
-
-    def init(self) -> None:
-        """Make the parser read what has come in. Runs in the thread."""
-        super().init()
-        self.sock.settimeout(SEND_SECONDS)
-        self.parser.unreader = Arrived(self.incoming)
-
-    def next_request(self) -> bytes:
-        """Begin anew; what has come in of the next request already."""
-        rest: bytes = self.parser.unreader.rest()
-        self.incoming.close()
-        self.incoming = Incoming(self.longest)
-        return rest
-
 
 class Worker(ThreadWorker):
     """Threads for whole requests; SIGTERM wakes those that wait: each is answered 503 with its job's id.
 
     Its times and limits are the service's settings (HEADER_TIMEOUT, BODY_TIMEOUT, BODY_MIN_RATE, KEEP_ALIVE,
-    MAX_UPLOAD_BYTES). No address has more than seven eighths of the threads at a time; its further requests
-    wait their turn. /healthz has threads of its own, /readyz and /metrics have too. TLS, and the PROXY
+    MAX_UPLOAD_BYTES). No address has more than TURNS requests worked on at a time, so that a crowd of them
+    leaves room for others; its further ones wait their turn. Those that wait for a job, or for the client to
+    read, do not count. /healthz has threads of its own, /readyz and /metrics have too. TLS, and the PROXY
     protocol, are read as gunicorn reads them, by the threads.
     """
 
@@ -139,7 +78,6 @@ class Worker(ThreadWorker):
         """The loop."""
         self.settings: Settings = self.wsgi.extensions["settings"]
         self.space = Space(LARGEST_BODIES * self.settings.max_upload_bytes)
-        self.share = max(1, self.cfg.threads * 7 // 8)
         for listener in self.sockets:
             notice_the_vanished(listener.sock)
         super().run()
@@ -167,7 +105,8 @@ class Worker(ThreadWorker):
                     raise
                 return
             sock = Client(accepted.family, accepted.type, accepted.proto, accepted.detach())
-            conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings.max_upload_bytes)
+            conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings)
+            sock.begin_to_wait = partial(self.method_queue.defer, self.end_turn, conn)
             self.nr_conns += 1
             self.wait_for(conn, self.heads, self.settings.header_timeout)
             if self.nr_conns >= self.worker_connections:
@@ -310,19 +249,23 @@ class Worker(ThreadWorker):
         own = self.own_threads.get(conn.incoming.path)
         if own is not None:
             self.submit(own, conn)
-        elif self.turns[conn.host] < self.share:
+            return
+        conn.host = conn.incoming.forwarded_for(self.settings.trusted_proxies) or address_of(conn.client)
+        if self.turns[conn.host] < TURNS:
             self.take_turn(conn)
         else:
             self.queued[conn.host].append(conn)
 
     def take_turn(self, conn: Connection) -> None:
-        """One more thread for the connection's address."""
+        """One more request of the connection's address is worked on."""
         self.turns[conn.host] += 1
         conn.has_turn = True
         self.submit(self.tpool, conn)
 
     def end_turn(self, conn: Connection) -> None:
-        """One thread less; the next request from there takes its place."""
+        """One less, if it has not said so before; the next one from there takes its place."""
+        if not conn.has_turn:
+            return
         conn.has_turn = False
         self.turns[conn.host] -= 1
         if waiting := self.queued.get(conn.host):
@@ -357,8 +300,7 @@ class Worker(ThreadWorker):
         if not isinstance(conn, Connection):
             super().finish_request(conn, future)
             return
-        if conn.has_turn:
-            self.end_turn(conn)
+        self.end_turn(conn)
         try:
             if not future.result():
                 self.see_off(conn)
@@ -407,13 +349,3 @@ class Worker(ThreadWorker):
         self.space.give_back(conn.space)
         conn.space = 0
         conn.incoming.close()
-
-
-def notice_the_vanished(listener: socket.socket) -> None:
-    """Have the system find out about clients that vanish without a word; connections inherit this (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, VANISHED_SECONDS // 2)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, VANISHED_SECONDS // 6)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)

@@ -24,6 +24,7 @@ BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.IGNORECASE)
 EXPECT_CONTINUE = re.compile(rb" HTTP/1\.1\r\n(?:.*\r\n)*?expect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r\n")
 
 
@@ -59,6 +60,7 @@ class Incoming:
         self.size = 0
         self.whole = self.cut = self.has_head = self.expects_continue = False
         self.path = b""
+        self._head = b""
         self._bytes = bytearray()  # all of it, unless there is a file
         self._file: IO[bytes] | None = None
         self._body: _Body = _Length(0)
@@ -86,6 +88,13 @@ class Incoming:
         if complete or self._body.size > self.longest or self.size > 3 * self.longest + MAX_HEAD:
             self.whole = True
             self.cut = not complete
+
+    def forwarded_for(self, proxies: int) -> str:
+        """The address that the first of so many trusted proxies says it was asked from; else empty."""
+        if not proxies:
+            return ""
+        addresses = b",".join(FORWARDED_FOR.findall(self._head)).split(b",")
+        return addresses[-proxies].strip().decode("latin-1") if len(addresses) >= proxies else ""
 
     def source(self) -> IO[bytes]:
         """All of it, from its beginning."""
@@ -120,6 +129,7 @@ class Incoming:
 
     def _read_head(self, head: bytes) -> None:
         self.has_head = True
+        self._head = head
         self.path = b"".join(head.split(None, 2)[1:2]).partition(b"?")[0]
         if CHUNKED.search(head):
             self._body = _Chunks()

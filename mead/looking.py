@@ -135,7 +135,7 @@ def blueprint(
         with ExitStack() as held:
             held.callback(open_requests.enter(access.client()))
             try:
-                answer = stream_of(job_id, seen, settings, events)
+                answer = stream_of(job_id, seen, settings, events, open_requests)
             except UnknownJobError:
                 raise unknown(job_id) from None
             answer.call_on_close(held.pop_all().close)

@@ -8,10 +8,11 @@ import select
 import socket
 from collections.abc import Iterator
 
-from flask import Request, Response, url_for
+from flask import Request, Response, request, url_for
 
 from caching_config import Settings
 from mead.answers import Answer, Change, Error, failure
+from mead.concurrency import ConcurrencyLimit
 from mead.events import ClosedError, Events
 from mead.forms import ApiError
 from mead.job import Job
@@ -47,6 +48,13 @@ def hung_up(request: Request) -> bool:
         return True
 
 
+def begin_to_wait(request: Request) -> None:
+    """Let the server know that this request takes no work from here on: another may be worked on."""
+    connection = request.environ.get("gunicorn.socket")
+    if hasattr(connection, "begin_to_wait"):
+        connection.begin_to_wait()
+
+
 def event(kind: str, data: Answer, seq: int | None = None) -> str:
     """One event as it goes over the wire."""
     identity = "" if seq is None else f"id: {seq}\n"
@@ -66,7 +74,9 @@ def stream(chunks: Iterator[str], retry: float) -> Response:
     return answer
 
 
-def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Response:
+def stream_of(
+    job_id: str, seen: int, settings: Settings, events: Events, open_requests: ConcurrencyLimit
+) -> Response:
     """A job's events from here on: `progress` after each change, at last `end`; a comment where it is quiet.
 
     Where no `end` can come, `closing` says why. A client that has hung up is noticed as it is sent the next
@@ -85,13 +95,15 @@ def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Res
         raise ApiError(503, "the server is stopping; try again soon", job_id=job_id) from None
     image = url_for("looking.image", job_id=job_id)
 
-    def told() -> Iterator[str]:
+    def events_of_job() -> Iterator[str]:
         try:
             for job in itertools.chain([first], changes):
                 if job is None:
                     yield ": still here\n\n"
                 elif job.ended or job.seq > seen:
-                    yield event("end" if job.ended else "progress", change(job), job.seq)
+                    with open_requests.at_work:
+                        told = event("end" if job.ended else "progress", change(job), job.seq)
+                    yield told
         except ClosedError:
             yield event("closing", farewell("the server is stopping; the job goes on: ask again"))
         except UnknownJobError:
@@ -114,4 +126,5 @@ def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Res
     def farewell(why: str) -> Error:
         return Error(message=why, field=None, id=job_id)
 
-    return stream(told(), settings.client_sleep)
+    begin_to_wait(request)
+    return stream(events_of_job(), settings.client_sleep)
