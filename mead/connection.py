@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import select
 import socket
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from gunicorn.workers.gthread import TConn
 
 from caching_config import Settings
+from mead.answers import Error
 from mead.incoming import Arrived, Incoming
 
 SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
@@ -83,12 +86,27 @@ class Connection(TConn):
         self.sock.setblocking(False)
         self.parser.unreader = Arrived(self.incoming)
 
+    def identify(self) -> None:
+        """Find out whose request it is; a Unix socket has no address."""
+        own = str(self.client[0]) if isinstance(self.client, tuple) else ""
+        self.host = self.incoming.forwarded_for(self.settings.trusted_proxies) or own
+
     def next_request(self) -> bytes:
         """Begin anew; what has come in of the next request already."""
         rest: bytes = self.parser.unreader.rest()
         self.incoming.close()
         self.incoming = Incoming(self.settings.max_upload_bytes)
         return rest
+
+
+def refusal(status: int, message: str, retry_after: float) -> bytes:
+    """A whole answer for a request that does not reach the app; the last on its connection."""
+    body = json.dumps(Error(message=message, field=None).content()).encode() + b"\n"
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        head += f"Retry-After: {max(1, round(retry_after))}\r\n"
+    return head.encode() + b"\r\n" + body
 
 
 def notice_the_vanished(listener: socket.socket) -> None:
@@ -99,8 +117,3 @@ def notice_the_vanished(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, VANISHED_SECONDS // 6)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
-
-
-def address_of(client: Any) -> str:
-    """The address of a socket's other end; empty for a Unix socket."""
-    return str(client[0]) if isinstance(client, tuple) else ""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
+import selectors
 import socket
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -24,8 +23,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
-from mead.answers import Error
-from mead.connection import Client, Connection, Stage, address_of, notice_the_vanished
+from mead.connection import Client, Connection, Stage, notice_the_vanished, refusal
 from mead.incoming import RefusedError, Space
 
 log = logging.getLogger(__name__)
@@ -109,12 +107,16 @@ class Worker(ThreadWorker):
             sock.begin_to_wait = partial(self.method_queue.defer, self.end_turn, conn)
             self.nr_conns += 1
             self.wait_for(conn, self.heads, self.settings.header_timeout)
-            if self.nr_conns >= self.worker_connections:
-                self.make_room()
+            if self.nr_conns >= self.worker_connections and not self.make_room():
+                return
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """As gunicorn's; not before descriptors may be free again."""
         super().set_accept_enabled(enabled and time.monotonic() >= self.accept_again)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """As gunicorn's; while nothing is accepted, look soon whether it can be again."""
+        super().wait_for_and_dispatch_events(timeout if self._accepting else min(timeout, 0.1))
 
     def wait_for_descriptors(self, error: OSError) -> None:
         """Close a connection that nobody would miss; if there is none, accept nothing for a moment."""
@@ -139,7 +141,7 @@ class Worker(ThreadWorker):
         """Have the loop wait for the client, so long at most."""
         if conn.stage is None:
             conn.sock.setblocking(False)
-            self.poller.register(conn.sock, 1, partial(self.on_readable, conn))
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_readable, conn))
         else:
             del conn.stage[conn]
         stage[conn] = None
@@ -218,7 +220,7 @@ class Worker(ThreadWorker):
         """Close what is late, once a second, and what there is no room for (gunicorn calls this in turn)."""
         super().murder_keepalived(force)
         if self.nr_conns >= self.worker_connections:
-            self.make_room()
+            all(self.make_room() for _ in range(ACCEPTED_AT_ONCE))
         now = time.monotonic()
         if now < self.next_look and not force:
             return
@@ -250,7 +252,7 @@ class Worker(ThreadWorker):
         if own is not None:
             self.submit(own, conn)
             return
-        conn.host = conn.incoming.forwarded_for(self.settings.trusted_proxies) or address_of(conn.client)
+        conn.identify()
         if self.turns[conn.host] < TURNS:
             self.take_turn(conn)
         else:
@@ -317,13 +319,8 @@ class Worker(ThreadWorker):
 
     def refuse(self, conn: Connection, status: int, message: str) -> None:
         """Answer a request that does not reach the app, and see its client off."""
-        body = json.dumps(Error(message=message, field=None).content()).encode() + b"\n"
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            head += f"Retry-After: {max(1, round(self.settings.client_sleep))}\r\n"
         with contextlib.suppress(OSError):
-            conn.sock.send(head.encode() + b"\r\n" + body)
+            conn.sock.send(refusal(status, message, self.settings.client_sleep))
         self.see_off(conn)
 
     def see_off(self, conn: Connection) -> None:
