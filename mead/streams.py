@@ -50,9 +50,9 @@ def hung_up(request: Request) -> bool:
 
 def begin_to_wait(request: Request) -> None:
     """Let the server know that this request takes no work from here on: another may be worked on."""
-    connection = request.environ.get("gunicorn.socket")
-    if hasattr(connection, "begin_to_wait"):
-        connection.begin_to_wait()
+    tell = getattr(request.environ.get("gunicorn.socket"), "begin_to_wait", None)
+    if tell is not None:
+        tell()
 
 
 def event(kind: str, data: Answer, seq: int | None = None) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import ROOT, Process, RedisServer, answers, free_port
+from mead.local_service import free_port
+from tests.conftest import ROOT, Process, RedisServer, answers
 from tests.test_waiting import LIMIT, QUEUE, Room, Waiting, eventually
 
 HEAD = b"POST /latent_revision HTTP/1.1\r\nHost: here\r\nContent-Type: application/x-www-form-urlencoded\r\n"
