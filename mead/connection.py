@@ -104,7 +104,7 @@ def refusal(status: int, message: str, retry_after: float) -> bytes:
     body = json.dumps(Error(message=message, field=None).content()).encode() + b"\n"
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         head += f"Retry-After: {max(1, round(retry_after))}\r\n"
     return head.encode() + b"\r\n" + body
 

@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
+from mead.api import FULL
 from mead.connection import Client, Connection, Stage, notice_the_vanished, refusal
 from mead.incoming import RefusedError, Space
 
@@ -32,12 +34,12 @@ RATE_SECONDS = 10.0  # over which a body's rate is looked at
 FAREWELL_SECONDS = 2.0  # that a client is given to read the end of an answer and hang up
 READ_BYTES = 64 * 2**10  # at a time
 ACCEPTED_AT_ONCE = 16  # connections
+LOOK_SECONDS = 0.1  # between two looks at who is late
+CLOSED_AT_ONCE = 50
 TURNS = 16  # requests of one address that are worked on at a time
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
 
-GONE = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED})
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Worker(ThreadWorker):
@@ -96,11 +98,12 @@ class Worker(ThreadWorker):
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
             except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    self.wait_for_descriptors(error)
-                elif error.errno not in GONE:
+                if error.errno not in OUT_OF_DESCRIPTORS:
                     raise
+                self.wait_for_descriptors(error)
                 return
             sock = Client(accepted.family, accepted.type, accepted.proto, accepted.detach())
             conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings)
@@ -115,8 +118,8 @@ class Worker(ThreadWorker):
         super().set_accept_enabled(enabled and time.monotonic() >= self.accept_again)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """As gunicorn's; while nothing is accepted, look soon whether it can be again."""
-        super().wait_for_and_dispatch_events(timeout if self._accepting else min(timeout, 0.1))
+        """As gunicorn's; but `murder_keepalived` gets its turn ten times a second."""
+        super().wait_for_and_dispatch_events(min(timeout, LOOK_SECONDS))
 
     def wait_for_descriptors(self, error: OSError) -> None:
         """Close a connection that nobody would miss; if there is none, accept nothing for a moment."""
@@ -217,17 +220,17 @@ class Worker(ThreadWorker):
         return True
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Close what is late, once a second, and what there is no room for (gunicorn calls this in turn)."""
+        """Close what is late, few at a time, and what there is no room for; gunicorn's loop calls this."""
         super().murder_keepalived(force)
         if self.nr_conns >= self.worker_connections:
             all(self.make_room() for _ in range(ACCEPTED_AT_ONCE))
         now = time.monotonic()
         if now < self.next_look and not force:
             return
-        self.next_look = now + 1
-        late = [conn for stage, _ in self.stages for conn in stage if force or conn.deadline <= now]
+        self.next_look = now + LOOK_SECONDS
+        late = (conn for stage, _ in self.stages for conn in stage if force or conn.deadline <= now)
         slow = 0
-        for conn in late:
+        for conn in list(late if force else islice(late, CLOSED_AT_ONCE)):
             if conn.incoming.size and conn.stage is not self.leaving:
                 slow += 1
                 self.refuse(conn, 408, "the request did not come in in time")
@@ -248,15 +251,16 @@ class Worker(ThreadWorker):
     def serve(self, conn: Connection) -> None:
         """Give a whole request to a thread, or let it wait for its client's turn."""
         self.wait_no_more(conn)
-        own = self.own_threads.get(conn.incoming.path)
-        if own is not None:
+        if own := self.own_threads.get(conn.incoming.path):
             self.submit(own, conn)
             return
         conn.identify()
         if self.turns[conn.host] < TURNS:
             self.take_turn(conn)
-        else:
+        elif len(self.queued[conn.host]) < self.worker_connections // 2:
             self.queued[conn.host].append(conn)
+        else:
+            self.refuse(conn, 429, "too many of your requests wait already; try again soon")
 
     def take_turn(self, conn: Connection) -> None:
         """One more request of the connection's address is worked on."""
@@ -324,9 +328,7 @@ class Worker(ThreadWorker):
         self.see_off(conn)
 
     def see_off(self, conn: Connection) -> None:
-        """Say that nothing more comes, and let the client read it all and hang up (RFC 9112, 9.6: closing
-        at once may lose the end of the answer).
-        """
+        """Let the client read it all and hang up: closing at once may lose the end (RFC 9112, 9.6)."""
         self.release(conn)
         try:
             conn.sock.shutdown(socket.SHUT_WR)

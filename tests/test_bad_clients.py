@@ -125,6 +125,17 @@ def test_who_does_not_read_the_answer_holds_no_thread_for_ever(room: Room) -> No
         assert b"its up" in received(client)
 
 
+def test_a_crowd_of_whole_requests_leaves_room_for_others(room: Room) -> None:
+    """More than there are connections, of one address that does not read what it is told."""
+    crowd = [
+        connected(room, b"GET /index HTTP/1.1\r\nHost: here\r\n\r\n" * 20, "127.0.0.2") for _ in range(40)
+    ]
+    for path in ("/healthz", "/readyz", "/index"):
+        assert requests.get(room.url + path, timeout=LIMIT).status_code == 200
+    for client in crowd:
+        client.close()
+
+
 # Requests in pieces
 
 
