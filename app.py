@@ -126,7 +126,7 @@ if __name__ == "__main__":
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     debug = settings.debug and is_loopback(settings.host)  # the debugger runs whatever it is sent
-    logging.getLogger("app").info("listening", extra={"at": f"http://{settings.host}:{settings.port}"})
+    logging.getLogger("app").info("listening", extra={"at": f"http://{settings.listening_at}"})
     create_app(settings).run(
         settings.host, settings.port, debug=debug, threaded=settings.threaded, use_reloader=False
     )

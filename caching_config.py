@@ -35,6 +35,10 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def _check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for key in keys:
         text = key.get_secret_value()
@@ -117,7 +121,9 @@ class Settings(BaseSettings):
         None, ge=1, description="CPU threads of PyTorch; its own choice when unset."
     )
 
-    host: str = Field("127.0.0.1", description="Address the HTTP servers listen on.")
+    host: Annotated[str, AfterValidator(_without_brackets)] = Field(
+        "127.0.0.1", description="Address the HTTP servers listen on."
+    )
     port: int = Field(5000, ge=0, le=65535, description="Port the HTTP servers listen on.")
     http_processes: int = Field(
         2, ge=1, description="Processes of caching_server.py; one makes use of one processor."
@@ -127,6 +133,33 @@ class Settings(BaseSettings):
     )
     sse_heartbeat: float = Field(
         15, gt=0, description="Seconds between comments that keep a quiet stream of events open."
+    )
+    max_open_requests: int | None = Field(
+        None,
+        ge=1,
+        description="POSTs that wait and streams of events one process holds at once; "
+        "three quarters of HTTP_THREADS when unset.",
+    )
+    max_open_requests_per_client: int | None = Field(
+        None,
+        ge=1,
+        description="Of those, one API key's (one address's, without keys); five sixths of them when unset.",
+    )
+    header_timeout: float = Field(
+        10, gt=0, description="Seconds a client may take to send a request's headers; else 408."
+    )
+    body_timeout: float = Field(
+        300, gt=0, description="Seconds a client may take to send a request's body; else 408."
+    )
+    body_min_rate: int = Field(
+        1000,
+        ge=1,
+        description="Bytes a second a request's body must come in at, over any 10 seconds; else 408.",
+    )
+    keep_alive: float = Field(
+        620,
+        gt=0,
+        description="Seconds an idle connection is kept: longer than a proxy or balancer in front keeps it.",
     )
     threaded: bool = Field(
         True, description="app.py: whether requests are taken in threads (jobs run one by one anyway)."
@@ -223,6 +256,11 @@ class Settings(BaseSettings):
         if queue == info.data.get("latentrevisions_queue"):
             raise ValueError("must differ from LATENTREVISIONS_QUEUE: each model has a queue of its own")
         return queue
+
+    @property
+    def listening_at(self) -> str:
+        """HOST:PORT as in a URL, where an IPv6 address stands in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def connect(settings: Settings) -> redis.Redis:

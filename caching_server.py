@@ -9,56 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import resource
-import socket
-import time
-from types import FrameType
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from caching_config import Settings
 from mead import log
 from mead.access import check_listening
 from mead.api import create_app
+from mead.http_worker import Worker
 from mead.readiness import log_problems
 
-__all__ = ["create_app"]
+__all__ = ["Worker", "create_app"]
 
-
-class Worker(ThreadWorker):
-    """gunicorn's threads; SIGTERM wakes the requests that wait: each is answered 503 with its job's id."""
-
-    def handle(self, conn: TConn) -> Any:
-        """Serve a request. A connection to be closed is seen off here, by the request's own thread.
-
-        gunicorn would do it in the one loop that all connections depend on, and wait there for each client to
-        hang up.
-        """
-        kept = super().handle(conn)
-        if kept is False:
-            see_off(conn.sock)
-        return kept
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Answer a request that is malformed.
-
-        One whose header SCRIPT_NAME does not fit its path is, too: gunicorn would answer it 500, since this
-        header is the configuration of a proxy for it.
-        """
-        if isinstance(exc, ConfigurationProblem):
-            exc = InvalidHeader("SCRIPT_NAME")
-        super().handle_error(req, client, addr, exc)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop taking requests, and answer those that wait."""
-        super().handle_exit(sig, frame)
-        if hasattr(self, "wsgi"):  # else it is told to stop while it starts
-            self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
+CONNECTIONS_A_THREAD = 4
+OTHER_FILES = 32
 
 
 class Log(Logger):
@@ -80,11 +49,11 @@ class CachingServer(BaseApplication):
     def load_config(self) -> None:
         """Set gunicorn up from our settings alone."""
         options: dict[str, Any] = {
-            "bind": f"{self.settings.host}:{self.settings.port}",
+            "bind": self.settings.listening_at,
             "worker_class": Worker,
             "workers": self.settings.http_processes,
             "threads": self.settings.http_threads,
-            "worker_connections": 4 * self.settings.http_threads,
+            "worker_connections": CONNECTIONS_A_THREAD * self.settings.http_threads,
             "backlog": 2048,
             "proc_name": "caching_server",
             "loglevel": "debug" if self.settings.debug else "info",
@@ -100,21 +69,6 @@ class CachingServer(BaseApplication):
         return create_app(self.settings)
 
 
-def see_off(connection: socket.socket, seconds: float = 2.0) -> None:
-    """Say that nothing more comes, and wait until the client has read it all and hung up, but not longer than
-    `seconds` (RFC 9112, 9.6: closing at once may lose the end of the answer).
-    """
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(OSError):  # the time is up, or the client is gone
-        connection.shutdown(socket.SHUT_WR)
-        while (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not connection.recv(4096):
-                break
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 def allow_open_files(wanted: int = 65_536) -> None:
     """Raise this process's limit of open files, if it may: each client is one, each command another."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -122,6 +76,21 @@ def allow_open_files(wanted: int = 65_536) -> None:
         wanted = min(wanted, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def within_open_files(settings: Settings) -> Settings:
+    """The settings with no more threads than this process may have files open for: beside its connections,
+    a thread needs one to Redis and a file.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    threads = max(1, (files - OTHER_FILES) // (CONNECTIONS_A_THREAD + 2))
+    if files == resource.RLIM_INFINITY or threads >= settings.http_threads:
+        return settings
+    logging.getLogger("caching_server").warning(
+        "fewer threads than HTTP_THREADS: too few files may be open",
+        extra={"threads": threads, "files": files},
+    )
+    return settings.model_copy(update={"http_threads": threads})
 
 
 def give_back_memory(threshold: int = 2**18) -> None:
@@ -143,7 +112,7 @@ def main() -> None:
     log_problems(settings)
     allow_open_files()
     give_back_memory()
-    CachingServer(settings).run()
+    CachingServer(within_open_files(settings)).run()
 
 
 if __name__ == "__main__":

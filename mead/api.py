@@ -16,7 +16,7 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from caching_config import Settings, connect
-from mead import access, asking, looking, metrics, openapi, page
+from mead import access, asking, concurrency, looking, metrics, openapi, page
 from mead.answers import Alive, Ready, error_answer, respond, retry_after
 from mead.events import Events
 from mead.forms import ApiError
@@ -44,8 +44,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     jobs = Jobs(connect(settings), settings.job_ttl)
     storage = Storage(settings.data_dir)
     events = app.extensions["events"] = Events(jobs)
-    app.register_blueprint(asking.blueprint(settings, jobs, storage, events))
-    app.register_blueprint(looking.blueprint(settings, jobs, storage, events))
+    open_requests = concurrency.open_requests(settings)
+    app.register_blueprint(asking.blueprint(settings, jobs, storage, events, open_requests))
+    app.register_blueprint(looking.blueprint(settings, jobs, storage, events, open_requests))
     app.register_blueprint(_health(settings, jobs, storage, events))
     app.register_blueprint(metrics.blueprint(settings, jobs, storage))
     return app
@@ -55,6 +56,7 @@ def new_app(settings: Settings) -> Flask:
     """An app with what every API of ours has: doors, limits, errors in one shape, its pages, and
     the routes that answer as long as the process lives."""
     app = Flask(__name__, static_folder=None)
+    app.extensions["settings"] = settings
     app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
     log_requests(app)

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from caching_config import Settings
 from mead import access
 from mead.answers import Accepted, Picture, accepted, ended
+from mead.concurrency import ConcurrencyLimit
 from mead.data_folder import FolderClaimedError
 from mead.events import ClosedError, Events
 from mead.forms import ApiError, Forms, read_idempotency_key
@@ -33,7 +35,7 @@ from mead.openapi import Description, describe
 from mead.params import JobParams
 from mead.readiness import WRONG_FOLDER, Prerequisites, queue_problem
 from mead.storage import Storage
-from mead.streams import EVENT_STREAM, hung_up, stream_of, wants_events
+from mead.streams import EVENT_STREAM, begin_to_wait, hung_up, stream_of, wants_events
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,9 @@ LOOK_AT_CLIENT = 5.0  # seconds between two looks whether a waiting client is st
 NO_WORKER = "no inference server is at work; try again soon"
 
 
-def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
+def blueprint(
+    settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
+) -> Blueprint:
     """POST /latent_revision and /styleclip."""
     routes = Blueprint("asking", __name__)
     forms = Forms(storage, settings)
@@ -83,21 +87,24 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
         return ask(STYLECLIP, settings.styleclip_queue)
 
     def ask(kind: Kind, queue: str) -> Response:
-        job_id = accept(kind, queue)
-        if wants_events(request):
-            answer = stream_of(job_id, -1, settings, events)
-            answer.headers["Location"] = url_for("looking.record", job_id=job_id)
-            return answer
-        if _prefers_async():
-            return accepted(job_id, settings)
-        try:
-            return wait(job_id, queue)
-        except ClosedError:
-            raise ApiError(
-                503, "the server is stopping; the job goes on: ask for it", job_id=job_id
-            ) from None
-        except UnknownJobError:
-            raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
+        if _prefers_async() and not wants_events(request):
+            return accepted(accept(kind, queue), settings)
+        with ExitStack() as held:
+            held.callback(open_requests.enter(access.client()))  # refused before there is a job
+            job_id = accept(kind, queue)
+            if wants_events(request):
+                answer = stream_of(job_id, -1, settings, events, open_requests)
+                answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+                answer.call_on_close(held.pop_all().close)
+                return answer
+            try:
+                return wait(job_id, queue)
+            except ClosedError:
+                raise ApiError(
+                    503, "the server is stopping; the job goes on: ask for it", job_id=job_id
+                ) from None
+            except UnknownJobError:
+                raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
 
     def accept(kind: Kind, queue: str) -> str:
         """Check and queue what is asked for; returns the id of its job, which may be an earlier one."""
@@ -151,6 +158,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     def wait(job_id: str, queue: str) -> Response:
         """Answer when the job has ended; no answer matters to a client that has hung up."""
         nobody_left = workers[queue].watch()
+        begin_to_wait(request)
         for job in events.follow(job_id, min(LOOK_AT_CLIENT, settings.worker_ttl / 2)):
             if job is not None and job.ended:
                 return ended(job, storage)

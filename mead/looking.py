@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import PurePath
 
@@ -22,6 +23,7 @@ from mead.answers import (
     respond,
     unknown,
 )
+from mead.concurrency import ConcurrencyLimit
 from mead.events import Events
 from mead.forms import ApiError, IdForm, read_id, read_last_event_id, refuse_fields
 from mead.job import Job
@@ -33,7 +35,9 @@ from mead.streams import EVENT_STREAM, stream, stream_of
 log = logging.getLogger(__name__)
 
 
-def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) -> Blueprint:
+def blueprint(
+    settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
+) -> Blueprint:
     """POST /check, and everything below /jobs."""
     routes = Blueprint("looking", __name__)
 
@@ -112,7 +116,7 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
     @describe(
         Description(
             {200: [EVENT_STREAM], 204: []},
-            errors=(400, 404, 503),
+            errors=(400, 404, 429, 503),
             headers=("Last-Event-ID",),
             about="jobs",
         )
@@ -130,10 +134,14 @@ def blueprint(settings: Settings, jobs: Jobs, storage: Storage, events: Events) 
             return Response(status=204)
         if request.method == "HEAD":
             return stream(iter(()), settings.client_sleep)
-        try:
-            return stream_of(job_id, seen, settings, events)
-        except UnknownJobError:
-            raise unknown(job_id) from None
+        with ExitStack() as held:
+            held.callback(open_requests.enter(access.client()))
+            try:
+                answer = stream_of(job_id, seen, settings, events, open_requests)
+            except UnknownJobError:
+                raise unknown(job_id) from None
+            answer.call_on_close(held.pop_all().close)
+            return answer
 
     def find(job_id: str, field: str | None = None) -> Job:
         """The job, if this request may see it: else there is none, for all it can tell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import socket
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from flask import Request, Response, request, url_for
 
 from caching_config import Settings
 from mead.answers import Answer, Change, Error, failure
+from mead.concurrency import ConcurrencyLimit
 from mead.events import ClosedError, Events
 from mead.forms import ApiError
 from mead.job import Job
@@ -27,11 +29,17 @@ def wants_events(request: Request) -> bool:
 
 
 def hung_up(request: Request) -> bool:
-    """Whether the client of this request has closed its connection; False where that cannot be told."""
+    """Whether the client of this request has closed its connection, or its own side of it, whatever it has
+    sent before; False where that cannot be told.
+    """
     connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     if connection is None:
         return False
-    try:
+    if hasattr(select, "POLLRDHUP"):
+        poll = select.poll()
+        poll.register(connection, select.POLLRDHUP)  # POLLHUP and POLLERR need not be asked for
+        return bool(poll.poll(0))
+    try:  # elsewhere only what is unread would tell
         return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:  # open, and nothing more to read: it waits
         return False
@@ -39,6 +47,13 @@ def hung_up(request: Request) -> bool:
         return False
     except OSError:
         return True
+
+
+def begin_to_wait(request: Request) -> None:
+    """Let the server know that this request takes no work from here on: another may be worked on."""
+    tell = getattr(request.environ.get("gunicorn.socket"), "begin_to_wait", None)
+    if tell is not None:
+        tell()
 
 
 def event(kind: str, data: Answer, seq: int | None = None) -> str:
@@ -60,10 +75,13 @@ def stream(chunks: Iterator[str], retry: float) -> Response:
     return answer
 
 
-def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Response:
+def stream_of(
+    job_id: str, seen: int, settings: Settings, events: Events, open_requests: ConcurrencyLimit
+) -> Response:
     """A job's events from here on: `progress` after each change, at last `end`; a comment where it is quiet.
 
-    Where no `end` can come, `closing` says why.
+    Where no `end` can come, `closing` says why. A client that has hung up is noticed as it is sent the next
+    event or comment; one that has closed its own side only is sent all of them.
 
     Args:
         seen: `seq` of the last event the client has seen; -1 if it has seen none.
@@ -76,18 +94,17 @@ def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Res
         first = next(changes)
     except ClosedError:
         raise ApiError(503, "the server is stopping; try again soon", job_id=job_id) from None
-    asked = request._get_current_object()  # type: ignore[attr-defined]  # the stream outlives its context
     image = url_for("looking.image", job_id=job_id)
 
-    def told() -> Iterator[str]:
+    def events_of_job() -> Iterator[str]:
         try:
             for job in itertools.chain([first], changes):
-                if hung_up(asked):
-                    return
                 if job is None:
                     yield ": still here\n\n"
                 elif job.ended or job.seq > seen:
-                    yield event("end" if job.ended else "progress", change(job), job.seq)
+                    with open_requests.at_work:
+                        told = event("end" if job.ended else "progress", change(job), job.seq)
+                    yield told
         except ClosedError:
             yield event("closing", farewell("the server is stopping; the job goes on: ask again"))
         except UnknownJobError:
@@ -116,4 +133,5 @@ def stream_of(job_id: str, seen: int, settings: Settings, events: Events) -> Res
     def farewell(why: str) -> Error:
         return Error(message=why, field=None, id=job_id)
 
-    return stream(told(), settings.client_sleep)
+    begin_to_wait(request)
+    return stream(events_of_job(), settings.client_sleep)

@@ -1,0 +1,265 @@
+"""A request as it comes in, piece by piece, until all of it is there.
+
+Where it ends is found here so that a thread can be given whole requests only. What it means is for gunicorn's
+parser, which reads the same bytes again: where the two disagree, the parser meets the end of what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+import threading
+from typing import IO, Protocol
+
+from gunicorn.http.unreader import Unreader
+
+MAX_HEAD = 64 * 2**10  # bytes of a request line and headers
+IN_MEMORY = 256 * 2**10  # bytes of a request; what is longer goes to a temporary file
+MAX_READ = 2**20  # bytes the parser gets at a time
+MAX_CHUNK_LINE = 8190  # as gunicorn's parser has it
+
+BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.IGNORECASE)
+EXPECT_CONTINUE = re.compile(rb" HTTP/1\.1\r\n(?:.*\r\n)*?expect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
+CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r\n")
+
+
+class RefusedError(Exception):
+    """A request that is not read to its end.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Incoming:
+    """A request of which `feed` is given one piece after another.
+
+    Args:
+        longest: bytes of the longest body that is read; of a longer one, `whole` is true before its end.
+
+    Attributes:
+        size: bytes so far.
+        whole: whether a thread can take it: it is complete, or what is there is enough to refuse it.
+        cut: whether it is whole before its end: the connection cannot serve another request.
+        has_head: whether all headers are there.
+        path: of the request's target; empty before its headers are there.
+        expects_continue: whether the client waits for `100 Continue` before it sends the body.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+        self.size = 0
+        self.whole = self.cut = self.has_head = self.expects_continue = False
+        self.path = b""
+        self._head = b""
+        self._bytes = bytearray()  # all of it, unless there is a file
+        self._file: IO[bytes] | None = None
+        self._body: _Body = _Length(0)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            RefusedError: 414 or 431, the headers are too long; 400, a chunk is malformed.
+            OSError: it finds no room on the disk.
+        """
+        self.size += len(data)
+        if self.has_head:
+            self._store(data)
+        else:
+            before = len(self._bytes)
+            self._bytes += data
+            end = self._bytes.find(b"\r\n\r\n", max(0, before - 3))
+            if end < 0:
+                self._check_head(before)
+                return
+            self._read_head(bytes(self._bytes[: end + 2]))
+            data = bytes(self._bytes[end + 4 :])
+        complete = self._body.ends_with(data)
+        if complete or self._body.size > self.longest or self.size > 3 * self.longest + MAX_HEAD:
+            self.whole = True
+            self.cut = not complete
+
+    def forwarded_for(self, proxies: int) -> str:
+        """The address that the first of so many trusted proxies says it was asked from; else empty."""
+        if not proxies:
+            return ""
+        addresses = b",".join(FORWARDED_FOR.findall(self._head)).split(b",")
+        return addresses[-proxies].strip().decode("latin-1") if len(addresses) >= proxies else ""
+
+    def source(self) -> IO[bytes]:
+        """All of it, from its beginning."""
+        if self._file is None:
+            return io.BytesIO(self._bytes)
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        """Remove what is on the disk."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what was not written yet finds no room: nobody needs it
+                self._file.close()
+
+    def _store(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._bytes += data
+        if len(self._bytes) > IN_MEMORY:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request
+            self._file.write(self._bytes)
+            self._bytes.clear()
+
+    def _check_head(self, seen: int) -> None:
+        if BARE_NEWLINE.search(self._bytes, seen):
+            self.whole = self.cut = True  # the parser says what is wrong
+        elif len(self._bytes) > MAX_HEAD:
+            if b"\r\n" in self._bytes:
+                raise RefusedError(431, f"the headers are longer than {MAX_HEAD} bytes")
+            raise RefusedError(414, f"the address is longer than {MAX_HEAD} bytes")
+
+    def _read_head(self, head: bytes) -> None:
+        self.has_head = True
+        self._head = head
+        self.path = b"".join(head.split(None, 2)[1:2]).partition(b"?")[0]
+        if CHUNKED.search(head):
+            self._body = _Chunks()
+        elif length := CONTENT_LENGTH.search(head):
+            self._body = _Length(int(length[1]))
+        self.expects_continue = b"100-" in head and EXPECT_CONTINUE.search(head) is not None
+
+
+class _Body(Protocol):
+    """Finds the end of a body.
+
+    Attributes:
+        size: bytes of content that are known of.
+    """
+
+    size: int
+
+    def ends_with(self, data: bytes) -> bool:
+        """Whether the body ends with this piece, or in it.
+
+        Raises:
+            RefusedError: 400, it is malformed.
+        """
+
+
+class _Length:
+    """A body whose length the headers tell."""
+
+    def __init__(self, length: int) -> None:
+        self.size = length
+        self._missing = length
+
+    def ends_with(self, data: bytes) -> bool:
+        self._missing -= len(data)
+        return self._missing <= 0
+
+
+class _Chunks:
+    """A chunked body (RFC 9112, 7.1)."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._missing = 0  # bytes of the chunk
+        self._line = b""
+        self._next = self._size_line
+
+    def ends_with(self, data: bytes) -> bool:
+        at = 0
+        while at < len(data):
+            if self._missing:
+                step = min(self._missing, len(data) - at)
+                self._missing -= step
+                self.size += step
+                at += step
+                continue
+            end = data.find(b"\n", at) + 1
+            self._line += data[at : end or len(data)]
+            if len(self._line) > MAX_CHUNK_LINE:
+                raise RefusedError(400, "a line between the chunks of the body is too long")
+            if not end:
+                return False
+            at = end
+            line, self._line = self._line, b""
+            if self._next(line):
+                return True
+        return False
+
+    def _size_line(self, line: bytes) -> bool:
+        size = CHUNK_SIZE.fullmatch(line)
+        if not size:
+            raise RefusedError(400, "a chunk of the body has no good size")
+        self._missing = int(size[1], 16)
+        self._next = self._end_of_chunk if self._missing else self._trailer
+        return False
+
+    def _end_of_chunk(self, line: bytes) -> bool:
+        if line != b"\r\n":
+            raise RefusedError(400, "a chunk of the body is longer than its size")
+        self._next = self._size_line
+        return False
+
+    def _trailer(self, line: bytes) -> bool:
+        return line == b"\r\n"
+
+
+class Arrived(Unreader):
+    """Gives gunicorn's parser what has come in, and nothing else: it never waits for a client.
+
+    Attributes:
+        short: whether the parser has asked for more than there was.
+    """
+
+    def __init__(self, request: Incoming) -> None:
+        super().__init__()
+        self.short = False
+        self._source = request.source()
+        self._left = request.size
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next piece; empty at the end."""
+        if not self._left:
+            self.short = True
+            return b""
+        data = self._source.read(max(io.DEFAULT_BUFFER_SIZE, min(size_hint or 0, MAX_READ)))
+        self._left -= len(data)
+        if not self._left:
+            self._source.close()  # whoever waits for a picture needs no file for it
+        return data
+
+    def rest(self) -> bytes:
+        """What came in behind the request: the beginning of the next one."""
+        return bytes(self.take_buffered()) + (self._source.read() if self._left else b"")
+
+
+class Space:
+    """Bytes that requests may take up while they come in, all together."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there was so much left; it is taken then."""
+        with self._lock:
+            if size > self._free:
+                return False
+            self._free -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """So much is free again."""
+        with self._lock:
+            self._free += size
