@@ -8,7 +8,6 @@ has done it. Under a gunicorn of your own: `gunicorn -k caching_server.Worker --
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import resource
 import socket
 import time
@@ -24,6 +23,7 @@ from caching_config import Settings
 from mead import log
 from mead.access import check_listening
 from mead.api import create_app
+from mead.decoder import give_back_memory
 
 __all__ = ["create_app"]
 
@@ -110,17 +110,6 @@ def allow_open_files(wanted: int = 65_536) -> None:
         wanted = min(wanted, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def give_back_memory(threshold: int = 2**18) -> None:
-    """Have every block of at least `threshold` bytes go back to the system as soon as it is freed.
-
-    Left to itself, glibc raises this threshold with each large block that it sees freed, and then keeps the
-    memory of large pictures: hundreds of megabytes, for each thread that decoded one. Other C libraries have
-    no such call and no such habit.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(-3, threshold)  # M_MMAP_THRESHOLD
 
 
 def main() -> None:

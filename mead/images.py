@@ -54,8 +54,9 @@ class PictureError(ValueError):
 
     Attributes:
         field: the argument or form field that held it.
-        kind: "too_large" (its dimensions), "not_a_picture" (no picture, or one that cannot be decoded) or
-            "no_face".
+        kind: "too_large" (its dimensions, or what decoding it takes), "not_a_picture" (no picture, or one
+            that cannot be decoded) or "no_face".
+        reason: what is wrong, without the field.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PictureError(ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.kind = kind
+        self.reason = reason
 
 
 def read_picture(
@@ -89,6 +91,7 @@ def read_picture(
 
     Raises:
         PictureError: for everything wrong with the content.
+        MemoryError: it takes more memory than there is.
         FileNotFoundError: when `source` is a path and nothing is there.
     """
     if isinstance(source, Path):
@@ -102,7 +105,7 @@ def read_picture(
             if image.format in ("JPEG", "MPO"):
                 _check_scans(upload.getvalue())
             return _plain_rgb(image, within)
-    except PictureError:
+    except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PictureError(field, "too_large", f"has far more than {max_pixels:,} pixels") from error

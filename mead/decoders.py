@@ -1,0 +1,343 @@
+"""Strangers' pictures, decoded in processes of their own, so that none can harm the server or hold it up.
+
+A picture may take DECODE_SECONDS of processor time and DECODE_MEMORY_BYTES, and few good ones need a
+hundredth of that. So that those which do need it hold nobody else up, there are levels, each with decoders of
+its own (a multilevel feedback queue): a picture has a small part of the time at the first, and one that was
+not done in time starts again at the next, where fewer are decoded at once and at a lower priority. At each
+level clients take turns, however many pictures each has sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from PIL import Image
+
+from caching_config import Settings
+from mead.decoder import ANSWER, ORDER, receive, send
+from mead.images import PictureError
+
+log = logging.getLogger(__name__)
+
+PICTURES = 100  # that one process decodes
+LONGEST_WAIT = 30.0  # seconds for a turn at a level
+BLOCK = 2**18  # bytes of a file sent at a time
+ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # where Python finds itself
+
+
+class BusyError(Exception):
+    """Too many pictures are being decoded; nothing is wrong with this one.
+
+    Attributes:
+        field: the form field that held it.
+    """
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field}: too many pictures are being decoded; try again soon")
+        self.field = field
+
+
+class _ExceededError(Exception):
+    """A picture takes more than it may, of "time" or of "memory"."""
+
+    def __init__(self, what: Literal["time", "memory"]) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+class Decoders:
+    """Decodes pictures in other processes, which are started when they are first needed.
+
+    The first level has as many decoders as this process has processors to itself, but at least two; the
+    others have one each.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        template = _Template()
+        share = (os.cpu_count() or 1) // settings.http_processes
+        seconds, memory, threads = (
+            settings.decode_seconds,
+            settings.decode_memory_bytes,
+            settings.http_threads,
+        )
+        self._settings = settings
+        self._levels = (
+            _Level(template, max(2, share), threads, niceness=0, seconds=0.03 * seconds, memory=memory // 4),
+            _Level(template, 1, threads // 4, niceness=5, seconds=0.2 * seconds, memory=memory // 2),
+            _Level(template, 1, threads // 4, niceness=10, seconds=seconds, memory=memory),
+        )
+
+    @contextmanager
+    def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Image.Image]:
+        """Decode a picture as `mead.images.read_picture` does, shrunk to the largest size that is stored.
+
+        Until the block ends the picture counts as being decoded, so that no more of them are in memory than
+        there are decoders.
+
+        Args:
+            file: open for reading; read from its beginning.
+            field: what to call it in errors.
+            client: who sent it.
+
+        Raises:
+            PictureError: for everything wrong with the content; "too_large" if decoding it takes too much.
+            BusyError: others were in front of it for too long.
+        """
+        first, *later = self._levels
+        exceeded = ""
+        for level in self._levels:
+            with level.turns.turn(client, field):
+                # The more pictures turned out to be long ones, the sooner the next long one is told apart.
+                long_ones = sum(one.turns.waiting for one in later) if level is first else 0
+                share = max(0.1, 1 / (1 + long_ones))
+                try:
+                    picture = level.decode(file, field, self._settings, share)
+                except _ExceededError as error:
+                    exceeded = error.what
+                    continue
+                yield picture
+                return
+        limits = {
+            "time": f"{self._settings.decode_seconds:g} seconds",
+            "memory": f"{self._settings.decode_memory_bytes / 2**20:,.0f} MiB of memory",
+        }
+        log.info("a picture takes too much to decode", extra={"what": exceeded, "client": client})
+        raise PictureError(field, "too_large", f"takes more than {limits[exceeded]} to decode")
+
+
+class Turns:
+    """A semaphore that is fair to clients: whoever waits is let in, one of each client after the other.
+
+    Args:
+        number: how many are let in at a time.
+        places: how many may wait; half of them for one client.
+    """
+
+    def __init__(self, number: int, places: int) -> None:
+        self.waiting = 0
+        self._free = number
+        self._places = places
+        self._lock = threading.Lock()
+        self._queues: dict[str, deque[threading.Event]] = {}  # of clients, the next one first
+
+    @contextmanager
+    def turn(self, client: str, field: str) -> Iterator[None]:
+        """Wait for a turn, which lasts as long as the block.
+
+        Raises:
+            BusyError: none came in LONGEST_WAIT seconds, or too many wait already.
+        """
+        self._take(client, field)
+        try:
+            yield
+        finally:
+            self._give_to_next()
+
+    def _take(self, client: str, field: str) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            queue = self._queues.get(client, deque())
+            if self.waiting >= self._places or len(queue) >= max(1, self._places // 2):
+                raise BusyError(field)
+            turn = threading.Event()
+            queue.append(turn)
+            self._queues[client] = queue
+            self.waiting += 1
+        if turn.wait(LONGEST_WAIT):
+            return
+        with self._lock:
+            if turn.is_set():  # at the last moment
+                return
+            self._remove(client, turn)
+        raise BusyError(field)
+
+    def _give_to_next(self) -> None:
+        with self._lock:
+            if not self._queues:
+                self._free += 1
+                return
+            client, queue = next(iter(self._queues.items()))
+            turn = queue[0]
+            self._remove(client, turn)
+            if queue:  # behind the other clients
+                self._queues[client] = self._queues.pop(client)
+            turn.set()
+
+    def _remove(self, client: str, turn: threading.Event) -> None:
+        self._queues[client].remove(turn)
+        self.waiting -= 1
+        if not self._queues[client]:
+            del self._queues[client]
+
+
+class _Level:
+    """Some decoders, and what they may take for one picture."""
+
+    def __init__(
+        self, template: _Template, number: int, places: int, *, niceness: int, seconds: float, memory: int
+    ) -> None:
+        self.turns = Turns(number, places)
+        self._template = template
+        self._niceness = niceness
+        self._seconds = seconds
+        self._memory = memory
+        self._idle: list[_Decoder] = []
+
+    def decode(self, file: BinaryIO, field: str, settings: Settings, share: float) -> Image.Image:
+        """Decode a picture within a share of this level's time.
+
+        A decoder that was killed is replaced, and the picture sent to the new one, once.
+
+        Raises:
+            _ExceededError: the picture takes more than this level has.
+            PictureError, BusyError: as `Decoders.decoded` says.
+        """
+        asked = {
+            "seconds": self._seconds * share,
+            "memory": self._memory,
+            "max_pixels": settings.max_picture_pixels,
+            "within": (settings.image_width, settings.image_height),
+        }
+        for _ in range(2):
+            decoder = self._decoder(field)
+            try:
+                picture = decoder.decode(file, field, asked)
+            except (PictureError, _ExceededError):
+                decoder.end()  # what it could not decode may have done it harm
+                raise
+            except Exception as error:  # it has ended, is stuck or talks nonsense
+                status = decoder.end()
+                if status == -signal.SIGPROF:
+                    raise _ExceededError("time") from None
+                log.warning("a decoder ended", extra={"status": status, "error": repr(error)})
+                if isinstance(error, TimeoutError):
+                    raise BusyError(field) from None
+                continue
+            if decoder.pictures < PICTURES:
+                self._idle.append(decoder)
+            else:
+                decoder.end()
+            return picture
+        if status == -signal.SIGKILL:  # twice, and not by us
+            raise BusyError(field)
+        raise PictureError(field, "not_a_picture", "not a picture that can be read (its decoder crashes)")
+
+    def _decoder(self, field: str) -> _Decoder:
+        with suppress(IndexError):
+            return self._idle.pop()
+        try:
+            return _Decoder(self._template, self._niceness)
+        except OSError as error:
+            log.error("no decoder starts", extra={"error": str(error)})
+            raise BusyError(field) from error
+
+
+class _Decoder:
+    """The server's side of one process that decodes pictures.
+
+    Raises:
+        OSError: it does not start.
+    """
+
+    def __init__(self, template: _Template, niceness: int) -> None:
+        self.pictures = 0
+        self._template = template
+        self._link, theirs = socket.socketpair()
+        with theirs:
+            self._process = template.order(0, niceness, theirs)
+
+    def decode(self, file: BinaryIO, field: str, asked: dict[str, Any]) -> Image.Image:
+        """Decode a picture.
+
+        Raises:
+            PictureError: for what is wrong with the picture.
+            _ExceededError: it takes too much memory.
+            TimeoutError: the process is stuck, or has too little of the processors.
+            Exception: of any other kind, it has ended (perhaps as its time was up) or talks nonsense.
+        """
+        self.pictures += 1
+        deadline = time.monotonic() + 6 * asked["seconds"] + 20  # others want the processors, too
+        self._link.settimeout(deadline - time.monotonic())
+        send(self._link, asked, file.seek(0, os.SEEK_END))
+        file.seek(0)
+        while block := file.read(BLOCK):
+            self._link.sendall(block)
+        width, height = asked["within"]
+        answer, pixels = receive(self._link, 3 * width * height + 65_536, deadline)
+        if answer.get("kind") == "memory":
+            raise _ExceededError("memory")
+        if "kind" in answer:
+            raise PictureError(field, answer["kind"], answer["reason"])
+        return Image.frombytes("RGB", tuple(answer["size"]), pixels)
+
+    def end(self) -> int:
+        """End the process, if it has not ended; how it ended: its status, or minus a signal."""
+        self._link.close()
+        try:
+            return self._template.order(self._process)
+        except OSError:
+            return -signal.SIGKILL
+
+
+class _Template:
+    """The process that forks decoders; started when it is first needed, and again should it be killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._end: Callable[[], object] = lambda: None
+
+    def order(self, process: int, niceness: int = 0, link: socket.socket | None = None) -> int:
+        """Send an order; the answer. See `mead.decoder.ORDER` and ANSWER.
+
+        Raises:
+            OSError: it does not start.
+        """
+        message = ORDER.pack(process, niceness)
+        with self._lock:
+            for _ in range(2):
+                control = self._control or self._start()
+                with suppress(OSError):
+                    socket.send_fds(control, [message], [link.fileno()] if link else [])
+                    answer = control.recv(ANSWER.size)
+                    if answer:
+                        return int(ANSWER.unpack(answer)[0])
+                self._end()
+                self._control = None
+        raise ChildProcessError("python -m mead.decoder ends as it starts")
+
+    def _start(self) -> socket.socket:
+        known = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        control, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mead.decoder"],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                cwd=Path(__file__).parents[1],
+                env={"OPENBLAS_NUM_THREADS": "1", **known},
+            )
+        self._end = weakref.finalize(self, _end, control, process)
+        self._control = control
+        return control
+
+
+def _end(control: socket.socket, template: subprocess.Popen[bytes]) -> None:
+    """End a template, and with it all its decoders."""
+    control.close()
+    template.wait()
