@@ -27,7 +27,8 @@ from typing import Any
 
 from PIL import Image
 
-from mead.images import FORMATS, PictureError, read_picture
+from mead.formats import FORMATS
+from mead.images import PictureError, read_picture
 
 ORDER = struct.Struct("!ii")
 """0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""

@@ -34,7 +34,7 @@ from mead.answers import (
     Record,
     example_of,
 )
-from mead.images import FORMATS
+from mead.formats import FORMATS
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content: TypeAlias = "type[Answer] | str"
