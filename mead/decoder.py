@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 
 from mead.formats import FORMATS
-from mead.images import PictureError, read_picture
+from mead.images import BYTES_PER_PIXEL, PictureError, read_picture
 
 ORDER = struct.Struct("!ii")
 """0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""
@@ -134,10 +134,13 @@ def _be_a_decoder(control: socket.socket, link: socket.socket, template: int, ni
 def _decode_next(link: socket.socket) -> None:
     _limit_memory(None)
     asked, file = receive(link, 2**32 - 1)
-    pixels = b""
     signal.setitimer(signal.ITIMER_PROF, asked["seconds"])  # SIGPROF ends the process
     _limit_memory(asked["memory"])
+    pixels = b""
     try:
+        may_take = _pixels(file) * BYTES_PER_PIXEL
+        if asked["memory"] < may_take <= asked["max_pixels"] * BYTES_PER_PIXEL and not asked["whole_memory"]:
+            raise MemoryError  # the next level has more
         picture = read_picture(BytesIO(file), "", asked["max_pixels"], tuple(asked["within"]))
         pixels = picture.tobytes()
         answer: dict[str, Any] = {"size": picture.size}
@@ -145,9 +148,31 @@ def _decode_next(link: socket.socket) -> None:
         answer = {"kind": "memory"}
     except PictureError as error:
         answer = {"kind": error.kind, "reason": error.reason[:1000]}
+        if error.kind == "not_a_picture" and may_take > asked["memory"]:
+            answer = {"kind": "memory"}  # not all of Pillow's decoders say it when they get none
     signal.setitimer(signal.ITIMER_PROF, 0)
     send(link, answer, len(pixels))
     link.sendall(pixels)
+
+
+def _pixels(file: bytes) -> int:
+    """How many pixels a file says it has; 0 if it does not say."""
+    if file[8:12] == b"WEBP":  # Pillow opens none for which there is no memory
+        return _webp_pixels(file)
+    with suppress(Exception), Image.open(BytesIO(file), formats=FORMATS) as image:
+        return image.width * image.height
+    return 0
+
+
+def _webp_pixels(file: bytes) -> int:
+    """The same of a WebP: its sides are numbers of 14 bits, or of 24 less one in a file of several parts."""
+    if file[12:16] == b"VP8X":
+        numbers = int.from_bytes(file[24:30], "little")
+        return ((numbers & 0xFFFFFF) + 1) * ((numbers >> 24) + 1)
+    if file[12:16] == b"VP8L":
+        numbers = int.from_bytes(file[21:25], "little")
+        return ((numbers & 0x3FFF) + 1) * ((numbers >> 14 & 0x3FFF) + 1)
+    return (int.from_bytes(file[26:28], "little") & 0x3FFF) * (int.from_bytes(file[28:30], "little") & 0x3FFF)
 
 
 def _import_all() -> None:

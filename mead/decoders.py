@@ -2,9 +2,9 @@
 
 A picture may take DECODE_SECONDS of processor time and DECODE_MEMORY_BYTES, and few good ones need a
 hundredth of that. So that those which do need it hold nobody else up, there are levels, each with decoders of
-its own (a multilevel feedback queue): a picture has a small part of the time at the first, and one that was
-not done in time starts again at the next, where fewer are decoded at once and at a lower priority. At each
-level clients take turns, however many pictures each has sent.
+its own (a multilevel feedback queue): at the first a picture has a small part of the time and a quarter of
+the memory, and one that needs more starts again at the next, where fewer are decoded at once and at a lower
+priority. At each level clients take turns, however many pictures each has sent.
 """
 
 from __future__ import annotations
@@ -68,16 +68,11 @@ class Decoders:
     def __init__(self, settings: Settings) -> None:
         template = _Template()
         share = (os.cpu_count() or 1) // settings.http_processes
-        seconds, memory, threads = (
-            settings.decode_seconds,
-            settings.decode_memory_bytes,
-            settings.http_threads,
-        )
         self._settings = settings
         self._levels = (
-            _Level(template, max(2, share), threads, niceness=0, seconds=0.03 * seconds, memory=memory // 4),
-            _Level(template, 1, threads // 4, niceness=5, seconds=0.2 * seconds, memory=memory // 2),
-            _Level(template, 1, threads // 4, niceness=10, seconds=seconds, memory=memory),
+            _Level(template, settings, decoders=max(2, share), niceness=0, time=0.05, memory=0.25),
+            _Level(template, settings, decoders=1, niceness=5, time=0.2, memory=0.5),
+            _Level(template, settings, decoders=1, niceness=10, time=1, memory=1),
         )
 
     @contextmanager
@@ -102,16 +97,16 @@ class Decoders:
             with level.turns.turn(client, field):
                 # The more pictures turned out to be long ones, the sooner the next long one is told apart.
                 long_ones = sum(one.turns.waiting for one in later) if level is first else 0
-                share = max(0.1, 1 / (1 + long_ones))
+                share = max(0.1, 4 / (4 + long_ones))
                 try:
-                    picture = level.decode(file, field, self._settings, share)
+                    picture = level.decode(file, field, share)
                 except _ExceededError as error:
                     exceeded = error.what
                     continue
                 yield picture
                 return
         limits = {
-            "time": f"{self._settings.decode_seconds:g} seconds",
+            "time": f"{self._settings.decode_seconds:g} seconds of processor time",
             "memory": f"{self._settings.decode_memory_bytes / 2**20:,.0f} MiB of memory",
         }
         log.info("a picture takes too much to decode", extra={"what": exceeded, "client": client})
@@ -186,35 +181,49 @@ class Turns:
 
 
 class _Level:
-    """Some decoders, and what they may take for one picture."""
+    """Some decoders, and what they may take for one picture.
+
+    Args:
+        decoders: how many, each a process.
+        niceness: theirs.
+        time, memory: shares of what the settings allow.
+    """
 
     def __init__(
-        self, template: _Template, number: int, places: int, *, niceness: int, seconds: float, memory: int
+        self,
+        template: _Template,
+        settings: Settings,
+        *,
+        decoders: int,
+        niceness: int,
+        time: float,
+        memory: float,
     ) -> None:
-        self.turns = Turns(number, places)
+        # A quarter of the server's threads may wait for long pictures, all of them for short ones.
+        self.turns = Turns(decoders, settings.http_threads if niceness == 0 else settings.http_threads // 4)
         self._template = template
         self._niceness = niceness
-        self._seconds = seconds
-        self._memory = memory
+        self._seconds = time * settings.decode_seconds
+        self._asked = {
+            "memory": round(memory * settings.decode_memory_bytes),
+            "whole_memory": memory == 1,
+            "max_pixels": settings.max_picture_pixels,
+            "within": (settings.image_width, settings.image_height),
+        }
         self._idle: list[_Decoder] = []
 
-    def decode(self, file: BinaryIO, field: str, settings: Settings, share: float) -> Image.Image:
+    def decode(self, file: BinaryIO, field: str, share: float) -> Image.Image:
         """Decode a picture within a share of this level's time.
 
-        A decoder that was killed is replaced, and the picture sent to the new one, once.
+        If the decoder is killed, another gets the picture, once.
 
         Raises:
             _ExceededError: the picture takes more than this level has.
             PictureError, BusyError: as `Decoders.decoded` says.
         """
-        asked = {
-            "seconds": self._seconds * share,
-            "memory": self._memory,
-            "max_pixels": settings.max_picture_pixels,
-            "within": (settings.image_width, settings.image_height),
-        }
-        for _ in range(2):
-            decoder = self._decoder(field)
+        asked = {**self._asked, "seconds": self._seconds * share}
+        for take in (self._take, self._start):
+            decoder = take(field)
             try:
                 picture = decoder.decode(file, field, asked)
             except (PictureError, _ExceededError):
@@ -237,9 +246,12 @@ class _Level:
             raise BusyError(field)
         raise PictureError(field, "not_a_picture", "not a picture that can be read (its decoder crashes)")
 
-    def _decoder(self, field: str) -> _Decoder:
+    def _take(self, field: str) -> _Decoder:
         with suppress(IndexError):
             return self._idle.pop()
+        return self._start(field)
+
+    def _start(self, field: str) -> _Decoder:
         try:
             return _Decoder(self._template, self._niceness)
         except OSError as error:

@@ -40,6 +40,7 @@ MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
 
+BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
 DNG_VERSION = 50706  # a TIFF's tag
 
@@ -87,8 +88,8 @@ def read_picture(
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
     The picture is turned upright by its EXIF orientation; transparency is laid on white; 16-bit, palette,
-    grey and CMYK become RGB, and colours those of sRGB. Takes at most some 16 bytes of memory a pixel, beside
-    the file itself.
+    grey and CMYK become RGB, and colours those of sRGB. Takes at most some BYTES_PER_PIXEL of memory a pixel,
+    beside the file itself.
 
     Args:
         source: a path, or a binary file open for reading.
