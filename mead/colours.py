@@ -104,11 +104,11 @@ def _png_profile(image: Image.Image, file: bytes, mode: Mode) -> bytes | None:
     if code is not None:
         primaries, transfer, *others = code
         if primaries in CHROMATICITIES and transfer in GAMMAS and others == [0, 1]:
-            return _profile(mode, CHROMATICITIES[primaries], GAMMAS[transfer])
+            return screen_profile(mode, CHROMATICITIES[primaries], GAMMAS[transfer])
     gamma = image.info.get("gamma")
     if gamma is None or "srgb" in image.info:
         return None
-    return _profile(mode, image.info.get("chromaticity", CHROMATICITIES[1]), gamma)
+    return screen_profile(mode, image.info.get("chromaticity", CHROMATICITIES[1]), gamma)
 
 
 def _cicp(png: bytes) -> bytes | None:
@@ -122,7 +122,7 @@ def _cicp(png: bytes) -> bytes | None:
     return None
 
 
-def _profile(mode: Mode, chromaticities: Sequence[float], gamma: float) -> bytes:
+def screen_profile(mode: Mode, chromaticities: Sequence[float], gamma: float) -> bytes:
     """An ICC profile (version 2) of a screen.
 
     Args:
@@ -156,6 +156,8 @@ def _profile(mode: Mode, chromaticities: Sequence[float], gamma: float) -> bytes
 def _colorants(chromaticities: Sequence[float]) -> np.ndarray:
     """What red, green and blue are in XYZ, [3, 3] by column, as they look where white is D50."""
     x, y = np.array(chromaticities, float).reshape(4, 2).T
+    if not y.all():
+        raise ValueError("a colour without light")
     white, *primaries = np.array([x / y, np.ones(4), (1 - x - y) / y]).T
     columns = np.array(primaries).T
     columns = columns * np.linalg.solve(columns, white)

@@ -119,10 +119,12 @@ class Turns:
     Args:
         number: how many are let in at a time.
         places: how many may wait; half of them for one client.
+        longest_wait: seconds.
     """
 
-    def __init__(self, number: int, places: int) -> None:
+    def __init__(self, number: int, places: int, longest_wait: float = LONGEST_WAIT) -> None:
         self.waiting = 0
+        self._longest_wait = longest_wait
         self._free = number
         self._places = places
         self._lock = threading.Lock()
@@ -133,7 +135,7 @@ class Turns:
         """Wait for a turn, which lasts as long as the block.
 
         Raises:
-            BusyError: none came in LONGEST_WAIT seconds, or too many wait already.
+            BusyError: none came in time, or too many wait already.
         """
         self._take(client, field)
         try:
@@ -153,7 +155,7 @@ class Turns:
             queue.append(turn)
             self._queues[client] = queue
             self.waiting += 1
-        if turn.wait(LONGEST_WAIT):
+        if turn.wait(self._longest_wait):
             return
         with self._lock:
             if turn.is_set():  # at the last moment

@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _BRANDS = {  # of ISO base media files, in bytes 8 to 12
     "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     "AVIF": (b"avif", b"avis"),
-    "Canon RAW": (b"crx ",),
+    "a Canon RAW file": (b"crx ",),
 }
 _BEGINNINGS = {
     b"\xff\x0a": "JPEG XL",
@@ -32,29 +32,29 @@ _BEGINNINGS = {
     b"%PDF": "PDF",
     b"%!PS": "PostScript",
     b"8BPS": "Photoshop",
-    b"\0\0\1\0": "icon",
+    b"\0\0\1\0": "an icon",
     b"DDS ": "DDS",
     b"qoif": "QOI",
     b"v/1\1": "OpenEXR",
     b"#?RADIANCE": "Radiance HDR",
-    b"FUJIFILMCCD-RAW": "Fujifilm RAW",
-    b"IIU\0": "Panasonic RAW",
-    b"IIRO": "Olympus RAW",
-    b"IIRS": "Olympus RAW",
-    b"MMOR": "Olympus RAW",
-    b"PK\3\4": "ZIP",
-    b"\x1f\x8b": "gzip",
+    b"FUJIFILMCCD-RAW": "a Fujifilm RAW file",
+    b"IIU\0": "a Panasonic RAW file",
+    b"IIRO": "an Olympus RAW file",
+    b"IIRS": "an Olympus RAW file",
+    b"MMOR": "an Olympus RAW file",
+    b"PK\3\4": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
     b"gimp xcf": "GIMP",
-    b"\x1aE\xdf\xa3": "video",
+    b"\x1aE\xdf\xa3": "a video",
 }
 _TEXTS = {  # of the first bytes, without blanks
     "SVG": re.compile(rb"(<\?xml.*)?(<!--.*)?<svg[\s:>]", re.DOTALL),
-    "web page": re.compile(rb"<(!doctype )?html", re.IGNORECASE),
-    "data: URL": re.compile(rb"data:image/"),
+    "a web page": re.compile(rb"<(!doctype )?html", re.IGNORECASE),
+    "the text of a data: URL": re.compile(rb"data:image/"),
     "base64 text": re.compile(rb"(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\s]*$"),
     "Netpbm": re.compile(rb"P[1-7]\s"),
 }
@@ -70,14 +70,14 @@ def why_not_read(file: bytes) -> str:
         return _why_no_tiff(file)
     if known in FORMATS:
         return _why_no(known, file)
-    return f"none of {', '.join(FORMATS)}" if known is None else f"a {known} file; {SEND}"
+    return f"none of {', '.join(FORMATS)}" if known is None else f"it is {known}; {SEND}"
 
 
 def _name(file: bytes) -> str | None:
     if file[4:8] == b"ftyp":
-        return next((name for name, brands in _BRANDS.items() if file[8:12] in brands), "video")
+        return next((name for name, brands in _BRANDS.items() if file[8:12] in brands), "a video")
     if file[:4] == b"II*\0" and file[8:10] == b"CR":
-        return "Canon RAW"
+        return "a Canon RAW file"
     for beginning, name in _BEGINNINGS.items():
         if file.startswith(beginning):
             return name
