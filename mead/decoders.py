@@ -33,6 +33,7 @@ from mead.images import PictureError
 log = logging.getLogger(__name__)
 
 PICTURES = 100  # that one process decodes
+IN_MEMORY = 8  # pictures that one process of the server holds
 LONGEST_WAIT = 30.0  # seconds for a turn at a level
 BLOCK = 2**18  # bytes of a file sent at a time
 ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # where Python finds itself
@@ -69,6 +70,7 @@ class Decoders:
         template = _Template()
         share = (os.cpu_count() or 1) // settings.http_processes
         self._settings = settings
+        self._in_memory = threading.BoundedSemaphore(IN_MEMORY)
         self._levels = (
             _Level(template, settings, decoders=max(2, share), niceness=0, time=0.05, memory=0.25),
             _Level(template, settings, decoders=1, niceness=5, time=0.2, memory=0.5),
@@ -79,8 +81,7 @@ class Decoders:
     def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Image.Image]:
         """Decode a picture as `mead.images.read_picture` does, shrunk to the largest size that is stored.
 
-        Until the block ends the picture counts as being decoded, so that no more of them are in memory than
-        there are decoders.
+        Until the block ends the picture is one of the few that may be in memory.
 
         Args:
             file: open for reading; read from its beginning.
@@ -103,8 +104,12 @@ class Decoders:
                 except _ExceededError as error:
                     exceeded = error.what
                     continue
+                self._in_memory.acquire()  # before the next one is decoded
+            try:
                 yield picture
-                return
+            finally:
+                self._in_memory.release()
+            return
         limits = {
             "time": f"{self._settings.decode_seconds:g} seconds of processor time",
             "memory": f"{self._settings.decode_memory_bytes / 2**20:,.0f} MiB of memory",
