@@ -346,7 +346,7 @@ class _Template:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mead.decoder"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd=Path(__file__).parents[1],
                 env={"OPENBLAS_NUM_THREADS": "1", **known},

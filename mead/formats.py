@@ -104,7 +104,7 @@ def _why_no_tiff(file: bytes) -> str:
         tags.load(stream)
         bits, kind = int(tags[BITSPERSAMPLE][0]), int(tags.get(SAMPLEFORMAT, (1,))[0])
         number = int(tags.get(SAMPLESPERPIXEL, 1))
-        colours = {2: "RGB ", 5: "CMYK ", 8: "LAB ", 9: "LAB "}.get(tags.get(PHOTOMETRIC_INTERPRETATION), "")
+        colours = {2: "RGB ", 5: "CMYK ", 8: "LAB ", 9: "LAB "}.get(int(tags[PHOTOMETRIC_INTERPRETATION]), "")
     except Exception:  # malformed
         return _why_no("TIFF", file)
     if kind == 3:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     PHOTOMETRIC_INTERPRETATION,
@@ -292,9 +293,9 @@ def _levels(image: Image.Image) -> np.ndarray:
 def _scale_transparent_colour(image: Image.Image) -> None:
     """Give the transparent colour of a PNG of 2, 4 or 16 bits in 8 bits, as Pillow gives the pixels."""
     transparent = image.info.get("transparency")
-    raw_mode = image.tile[0].args if image.format == "PNG" and image.tile else None
-    if transparent is None:
+    if transparent is None or not isinstance(image, PngImageFile) or not image.tile:
         return
+    raw_mode = image.tile[0].args
     if raw_mode in ("L;2", "L;4"):
         image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
     elif raw_mode == "RGB;16B":
