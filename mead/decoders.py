@@ -2,9 +2,9 @@
 
 A picture may take DECODE_SECONDS of processor time and DECODE_MEMORY_BYTES, and few good ones need a
 hundredth of that. So that those which do need it hold nobody else up, there are levels, each with decoders of
-its own (a multilevel feedback queue): at the first a picture has a small part of the time and a quarter of
-the memory, and one that needs more starts again at the next, where fewer are decoded at once and at a lower
-priority. At each level clients take turns, however many pictures each has sent.
+its own (a multilevel feedback queue): small pictures are done at the first, those of telephones and cameras
+at the second, and whatever needs more starts again at the third, one at a time and at a low priority. At each
+level clients take turns, however many pictures each has sent.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class _ExceededError(Exception):
 class Decoders:
     """Decodes pictures in other processes, which are started when they are first needed.
 
-    The first level has as many decoders as this process has processors to itself, but at least two; the
-    others have one each.
+    The first two levels have as many decoders as this process has processors to itself, and the first at
+    least two.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,9 +72,9 @@ class Decoders:
         self._settings = settings
         self._in_memory = threading.BoundedSemaphore(IN_MEMORY)
         self._levels = (
-            _Level(template, settings, decoders=max(2, share), niceness=0, time=0.05, memory=0.25),
-            _Level(template, settings, decoders=1, niceness=5, time=0.2, memory=0.5),
-            _Level(template, settings, decoders=1, niceness=10, time=1, memory=1),
+            _Level(template, settings, decoders=max(2, share), niceness=0, time=0.006, memory=1 / 16),
+            _Level(template, settings, decoders=max(1, share), niceness=5, time=0.06, memory=1 / 4),
+            _Level(template, settings, decoders=1, niceness=15, time=1, memory=1),
         )
 
     @contextmanager
@@ -92,15 +92,11 @@ class Decoders:
             PictureError: for everything wrong with the content; "too_large" if decoding it takes too much.
             BusyError: others were in front of it for too long.
         """
-        first, *later = self._levels
         exceeded = ""
         for level in self._levels:
             with level.turns.turn(client, field):
-                # The more pictures turned out to be long ones, the sooner the next long one is told apart.
-                long_ones = sum(one.turns.waiting for one in later) if level is first else 0
-                share = max(0.1, 4 / (4 + long_ones))
                 try:
-                    picture = level.decode(file, field, share)
+                    picture = level.decode(file, field)
                 except _ExceededError as error:
                     exceeded = error.what
                     continue
@@ -210,8 +206,8 @@ class _Level:
         self.turns = Turns(decoders, settings.http_threads if niceness == 0 else settings.http_threads // 4)
         self._template = template
         self._niceness = niceness
-        self._seconds = time * settings.decode_seconds
         self._asked = {
+            "seconds": time * settings.decode_seconds,
             "memory": round(memory * settings.decode_memory_bytes),
             "whole_memory": memory == 1,
             "max_pixels": settings.max_picture_pixels,
@@ -219,8 +215,8 @@ class _Level:
         }
         self._idle: list[_Decoder] = []
 
-    def decode(self, file: BinaryIO, field: str, share: float) -> Image.Image:
-        """Decode a picture within a share of this level's time.
+    def decode(self, file: BinaryIO, field: str) -> Image.Image:
+        """Decode a picture within what this level may take.
 
         If the decoder is killed, another gets the picture, once.
 
@@ -228,11 +224,10 @@ class _Level:
             _ExceededError: the picture takes more than this level has.
             PictureError, BusyError: as `Decoders.decoded` says.
         """
-        asked = {**self._asked, "seconds": self._seconds * share}
         for take in (self._take, self._start):
             decoder = take(field)
             try:
-                picture = decoder.decode(file, field, asked)
+                picture = decoder.decode(file, field, self._asked)
             except (PictureError, _ExceededError):
                 decoder.end()  # what it could not decode may have done it harm
                 raise
@@ -290,7 +285,7 @@ class _Decoder:
             Exception: of any other kind, it has ended (perhaps as its time was up) or talks nonsense.
         """
         self.pictures += 1
-        deadline = time.monotonic() + 6 * asked["seconds"] + 20  # others want the processors, too
+        deadline = time.monotonic() + 20 * asked["seconds"] + 20  # others want the processors, too
         self._link.settimeout(deadline - time.monotonic())
         send(self._link, asked, file.seek(0, os.SEEK_END))
         file.seek(0)
