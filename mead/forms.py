@@ -15,11 +15,12 @@ from werkzeug.datastructures import FileStorage
 
 from caching_config import Settings
 from mead import access
-from mead.decoders import BusyError, Decoders
+from mead.decoders import Decoders
 from mead.images import PictureError
 from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
 from mead.storage import Storage, write_picture
+from mead.turns import BusyError
 
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from benchmarks.fuzz_uploads import HOSTILE, encoded, jpeg_in_a_tiff, jpeg_of_arithmetic_scans
 from caching_config import Settings
-from mead.decoders import BusyError, Decoders, Turns
+from mead.decoders import Decoders
 from mead.images import PictureError, read_picture
+from mead.turns import BusyError, Turns
 from tests.mead.test_images import GREYS, KINDS
 
 ROOT = Path(__file__).parents[2]
