@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     one_at_a_time = threading.Lock()
     app = new_app(settings)
     answers: Mapping[int, Sequence[Content]] = {200: (Picture, EVENT_STREAM)}
-    errors = (400, 403, 413, 415, 422, 500, 503)
+    errors = (400, 403, 413, 415, 422, 429, 500, 503)
 
     @app.post("/latent_revision")
     @describe(

@@ -194,6 +194,12 @@ class Settings(BaseSettings):
     max_picture_pixels: int = Field(
         50_000_000, ge=1, description="Largest uploaded picture, width times height."
     )
+    decode_seconds: float = Field(
+        10, gt=0, description="Processor time that decoding one uploaded picture may take; seconds."
+    )
+    decode_memory_bytes: int = Field(
+        2**30, ge=64 * 2**20, description="Memory that decoding one uploaded picture may take."
+    )
     max_queue_length: int = Field(
         1000, ge=1, description="Jobs that may wait in one queue; one more is answered 429."
     )

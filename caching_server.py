@@ -7,8 +7,6 @@ has done it. Under a gunicorn of your own: `gunicorn -k caching_server.Worker --
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import resource
 from typing import Any
@@ -21,6 +19,7 @@ from caching_config import Settings
 from mead import log
 from mead.access import check_listening
 from mead.api import create_app
+from mead.decoder import give_back_memory
 from mead.http_worker import Worker
 from mead.readiness import log_problems
 
@@ -91,17 +90,6 @@ def within_open_files(settings: Settings) -> Settings:
         extra={"threads": threads, "files": files},
     )
     return settings.model_copy(update={"http_threads": threads})
-
-
-def give_back_memory(threshold: int = 2**18) -> None:
-    """Have every block of at least `threshold` bytes go back to the system as soon as it is freed.
-
-    Left to itself, glibc raises this threshold with each large block that it sees freed, and then keeps the
-    memory of large pictures: hundreds of megabytes, for each thread that decoded one. Other C libraries have
-    no such call and no such habit.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(-3, threshold)  # M_MMAP_THRESHOLD
 
 
 def main() -> None:

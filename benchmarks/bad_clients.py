@@ -41,9 +41,10 @@ from urllib.parse import urlencode
 from benchmarks.fuzz_uploads import hostile_files
 from benchmarks.load import form, percentiles
 from caching_config import Settings, connect
+from mead.child import REPOSITORY, child
 from mead.jobs import Jobs
 from mead.keys import events_key
-from mead.local_service import REPOSITORY, child, free_port, local_redis
+from mead.local_redis import free_port, local_redis
 
 BAD_ADDRESS = "127.0.0.2"
 CROWD = 1400  # connections of those who come in crowds

@@ -77,6 +77,20 @@ def jpeg_with_scans(times: int) -> bytes:
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * times + whole[-2:]
 
 
+def jpeg_of_arithmetic_scans(side: int, times: int) -> bytes:
+    """A grey progressive JPEG, arithmetic-coded: of each short scan the decoder makes up what is missing."""
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+
+    tables = segment(0xDB, b"\0" + b"\1" * 64)
+    frame = segment(0xCA, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
+    first = segment(0xDA, b"\1\1\0\0\0\0") + b"\0"
+    second = segment(0xDA, b"\1\1\0\x01\x3f\x0d") + b"\xfe" * 40
+    refining = segment(0xDA, b"\1\1\0\x01\x3f\x10") + b"\xfe" * 40
+    return b"\xff\xd8" + tables + frame + first + second + refining * (times - 2) + b"\xff\xd9"
+
+
 def jpeg_with_segments(segment: bytes, times: int) -> bytes:
     """A JPEG with an application segment (its marker and length included), `times` times."""
     whole = encoded(Image.new("L", (8, 8)), "JPEG")
@@ -105,6 +119,28 @@ def tiff_with_a_strip(length: int) -> bytes:
     return tiff(data, t273=8, t278=2**31 - 1, t279=len(data))
 
 
+def tiff_with_a_tile_width(kind: int, values: int, length: int) -> bytes:
+    """A TIFF whose tiles are as wide as many values of a type say: letters (2) or numbers (3)."""
+    size = {2: 1, 3: 2}[kind]
+    wide = (322, kind, values, 8)
+    return tiff(b"A" * values * size, [wide, (323, 4, 1, length)], t259=1, t273=8, t278=64, t279=4096)
+
+
+def tiff_of_one_tile(side: int, compression: int, tile: bytes) -> bytes:
+    """A TIFF of `side` x `side`, all of whose tiles, 16 x 16, are the same bytes."""
+    number = (side // 16) ** 2
+    tile += bytes(len(tile) % 2)
+    offsets, lengths = struct.pack("<I", 8) * number, struct.pack("<I", len(tile)) * number
+    tables = [(324, 4, number, 8 + len(tile)), (325, 4, number, 8 + len(tile) + len(offsets))]
+    numbers = {"t256": side, "t257": side, "t259": compression, "t322": 16, "t323": 16}
+    return tiff(tile + offsets + lengths, tables, **numbers)
+
+
+def jpeg_in_a_tiff(jpeg: bytes, side: int) -> bytes:
+    """A TIFF of one strip that is a JPEG of `side` x `side`."""
+    return tiff(jpeg, t256=side, t257=side, t259=7, t273=8, t278=side, t279=len(jpeg))
+
+
 def tiff_with_tags(number: int, length: int) -> bytes:
     """A TIFF in which `number` tags each claim the same `length` bytes."""
     tags = [(1000 + tag, 7, length, 8) for tag in range(number)]
@@ -123,6 +159,50 @@ def webp_with_a_canvas(side: int) -> bytes:
     whole = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
     whole[24:30] = (side - 1).to_bytes(3, "little") * 2
     return bytes(whole)
+
+
+def webp_of_frames(side: int, times: int) -> bytes:
+    """An animation of `times` empty frames, `side` x `side`."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    size = (side - 1).to_bytes(3, "little") * 2
+    picture = encoded(Image.new("RGB", (side, side)), "WEBP", lossless=True, method=0)[12:]
+    frame = chunk(b"ANMF", bytes(6) + size + b"\x64\0\0\0" + picture)
+    body = b"WEBP" + chunk(b"VP8X", b"\2\0\0\0" + size) + chunk(b"ANIM", bytes(6)) + frame * times
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def bmp_of_runs(side: int) -> bytes:
+    """A BMP of `side` x `side`, packed as runs of one colour."""
+    runs = b"\xff\1" * (side * side // 255 + 1) + b"\0\1"
+    head = struct.pack("<IHHI", 1078 + len(runs), 0, 0, 1078)
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + head + info + bytes(1024) + runs
+
+
+def png_of_zeros(side: int, bits: int, colours: int) -> bytes:
+    """An interlaced PNG of `side` x `side`, all zeros; `colours` is the PNG's colour type."""
+    head = struct.pack(">IIBBBBB", side, side, bits, colours, 0, 0, 1)
+    bytes_per_pixel = bits * {0: 1, 2: 3, 6: 4}[colours] / 8
+    zeros = zlib.compress(bytes(int(side * side * bytes_per_pixel) + 8 * side), 9)
+    chunks = ((b"IHDR", head), (b"IDAT", zeros), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def profile_of_gigabytes() -> bytes:
+    """A colour profile with a table of 255 steps for each of four inks, most of which is missing."""
+    matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    table = b"mft2" + bytes(4) + bytes([4, 3, 255, 0]) + matrix + struct.pack(">HH", 2, 2) + bytes(10**6)
+    head = struct.pack(">I4xI4s4s4s12x4s", 144 + len(table), 0x02400000, b"prtr", b"CMYK", b"XYZ ", b"acsp")
+    return head.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+def exif_of_giants() -> bytes:
+    """EXIF data whose tags each claim nearly all of it."""
+    tags = b"".join(struct.pack("<HHII", 1000 + tag, 7, 60_000, 8) for tag in range(3000))
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 3000) + tags + bytes(4)
 
 
 @cache
@@ -151,6 +231,21 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a frame larger than the picture": lambda: gif_with_a_frame(9_000),
     "a canvas of gigabytes": lambda: webp_with_a_canvas(60_000),
     "a size of gigabytes": lambda: png_claiming(30_000, 30_000),
+    "a tile width that is a text": lambda: tiff_with_a_tile_width(2, 10_000, 300_000),
+    "a tile width of many numbers": lambda: tiff_with_a_tile_width(3, 10_000, 300_000),
+    "arithmetic-coded scans": lambda: jpeg_of_arithmetic_scans(7_000, 98),
+    "arithmetic-coded scans in a TIFF": lambda: jpeg_in_a_tiff(jpeg_of_arithmetic_scans(7_000, 98), 7_000),
+    "a tile 190,000 times": lambda: tiff_of_one_tile(6_992, 8, zlib.compress(bytes(256))),
+    "a JPEG tile 190,000 times": lambda: tiff_of_one_tile(
+        6_992, 7, encoded(Image.new("L", (16, 16)), "JPEG")
+    ),
+    "large frames": lambda: webp_of_frames(7_000, 200),
+    "runs of one colour": lambda: bmp_of_runs(7_000),
+    "interlaced zeros": lambda: png_of_zeros(7_000, 16, 6),
+    "a profile of gigabytes": lambda: encoded(
+        Image.new("CMYK", (8, 8)), "TIFF", icc_profile=profile_of_gigabytes()
+    ),
+    "EXIF of giants": lambda: encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif_of_giants()),
     "the largest picture allowed": lambda: encoded(Image.new("RGB", (7_000, 7_000), "teal"), "PNG"),
     "the largest palette": lambda: encoded(Image.new("P", (7_000, 7_000)), "GIF"),
 }

@@ -8,28 +8,26 @@ import os
 import re
 import threading
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 from flask import Request
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import FileStorage
 
 from caching_config import Settings
-from mead.images import PictureError, read_picture
+from mead import access
+from mead.decoders import Decoders
+from mead.images import PictureError
 from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
 from mead.storage import Storage
+from mead.turns import BusyError
 
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
 
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
-STORING = 2
-"""Forms that one process checks and stores at a time.
-
-More threads would only wrestle for its interpreter, and fewer would wait for the disk: two take in a fifth
-more than any number do (`benchmarks.load`).
-"""
+CHECKING = 2
+"""Forms that one process checks at a time: more threads would only wrestle for its interpreter."""
 EVENT_ID = re.compile(r"[0-9]{1,15}", re.ASCII)
 FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
@@ -76,71 +74,62 @@ class Form(Generic[P]):
 
 
 class Forms:
-    """Reads the forms of jobs.
-
-    All processes of the server together decode no more pictures at a time than there are processors (or one
-    each), which bounds their memory.
-    """
+    """Reads the forms of jobs."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self.storage = storage
         self.settings = settings
-        share = (os.cpu_count() or 1) // settings.http_processes
-        self._decoding = threading.BoundedSemaphore(max(1, share))
-        self._storing = threading.BoundedSemaphore(STORING)
+        self._decoders = Decoders(settings)
+        self._checking = threading.BoundedSemaphore(CHECKING)
 
     def read(self, request: Request, params: type[P], job_id: str, must: tuple[str, ...] = ()) -> Form[P]:
         """Check a multipart form and store its pictures for job `job_id`.
 
         A parameter `x` is the form field `x`; a parameter `x_path` is the file field `x`, whose picture is
-        decoded here, shrunk to the largest stored size and written as a clean file, so that only pictures
+        decoded now, shrunk to the largest stored size and written as a clean file, so that only pictures
         known to be good are queued.
 
         Args:
             must: files that must be there.
 
         Raises:
-            ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture; 415 not a
-                picture; 422 out of range. Nothing is left in the storage then.
+            ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture, or one that
+                takes too much to decode; 415 not a picture; 422 out of range; 429 too many pictures at once.
+                Nothing is left in the storage then.
             OSError: they cannot be stored. Nothing is left then either.
         """
         texts, files = _read_fields(request, params)  # here a slow client is waited for
-        with self._storing:
-            return self._store(request.path, params, job_id, must, texts, files)
-
-    def _store(
-        self,
-        route: str,
-        params: type[P],
-        job_id: str,
-        must: tuple[str, ...],
-        texts: dict[str, str],
-        files: dict[str, FileStorage],
-    ) -> Form[P]:
         paths = {f"{field}_path": self.storage.upload_path(job_id, field) for field in files}
         try:
-            checked = check(params, {**texts, **paths})
-            check_limits(checked, self.settings)
-            for field in must:
-                if field not in files:
-                    raise ApiError(400, f"{field}: must be sent, as a file", field)
-            # All are decoded before the first is written: most errors leave no file behind.
-            pictures = {field: self._read_upload(file, field) for field, file in files.items()}
-            for field, picture in pictures.items():
+            with self._checking:
+                checked = self._check(params, must, {**texts, **paths}, files)
+                fingerprint = _fingerprint(request.path, texts, files)
+            for field, file in files.items():
                 path = self.storage.upload_path(job_id, field)
-                self.storage.write_upload(picture, path, _length(files[field]))
-        except (ParamsError, PictureError) as error:
-            raise input_error(error) from error
-        except OSError:
+                with self._decoders.decoded(file.stream, field, access.client()) as picture:  # type: ignore[arg-type]
+                    self.storage.write_upload(picture, path, _length(file))
+        except Exception as error:
             self.storage.remove_uploads(paths.values())
+            if isinstance(error, ParamsError | PictureError):
+                raise input_error(error) from error
+            if isinstance(error, BusyError):
+                raise ApiError(429, str(error), error.field) from error
             raise
-        return Form(checked, _fingerprint(route, texts, files))
+        return Form(checked, fingerprint)
 
-    def _read_upload(self, file: FileStorage, field: str) -> Image.Image:
-        settings = self.settings
-        within = (settings.image_width, settings.image_height)
-        with self._decoding:
-            return read_picture(file.stream, field, settings.max_picture_pixels, within)  # type: ignore[arg-type]
+    def _check(
+        self,
+        params: type[P],
+        must: tuple[str, ...],
+        values: dict[str, Any],
+        files: dict[str, FileStorage],
+    ) -> P:
+        checked = check(params, values)
+        check_limits(checked, self.settings)
+        for field in must:
+            if field not in files:
+                raise ApiError(400, f"{field}: must be sent, as a file", field)
+        return checked
 
 
 def read_id(request: Request) -> str:

@@ -1,8 +1,8 @@
 """Reading pictures that anybody may have sent: what comes out is a plain RGB picture, or a PictureError.
 
 The size is read and judged before a single pixel is decoded, the format is told from the content and never
-from the name, and nothing of the file but its pixels goes any further (no EXIF position, no profile, no
-comment).
+from the name, and nothing of the file but its pixels goes any further (no EXIF position, no comment, and the
+colour profile only as what it makes of the colours).
 
 A file can be made to cost far more than its length: by what it unpacks to, by being cut into millions of
 pieces, by passing over the same pixels again and again. Pillow bounds the first (text, profiles and tags
@@ -20,18 +20,30 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TILELENGTH,
+    TILEWIDTH,
+    TiffImageFile,
+)
+
+from mead.colours import to_srgb
+from mead.formats import FORMATS, why_not_read
 
 if TYPE_CHECKING:  # the process that answers HTTP reads pictures too, and does without PyTorch
     import torch
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
 
+BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
+DNG_VERSION = 50706  # a TIFF's tag
 
 _UPRIGHT = {  # by EXIF orientation: how to turn the picture
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,8 +66,9 @@ class PictureError(ValueError):
 
     Attributes:
         field: the argument or form field that held it.
-        kind: "too_large" (its dimensions), "not_a_picture" (no picture, or one that cannot be decoded) or
-            "no_face".
+        kind: "too_large" (its dimensions, or what decoding it takes), "not_a_picture" (no picture, or one
+            that cannot be decoded) or "no_face".
+        reason: what is wrong, without the field.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class PictureError(ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.kind = kind
+        self.reason = reason
 
 
 def read_picture(
@@ -75,7 +89,8 @@ def read_picture(
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
     The picture is turned upright by its EXIF orientation; transparency is laid on white; 16-bit, palette,
-    grey and CMYK become RGB. Takes at most some 16 bytes of memory a pixel, beside the file itself.
+    grey and CMYK become RGB, and colours those of sRGB. Takes at most some BYTES_PER_PIXEL of memory a pixel,
+    beside the file itself.
 
     Args:
         source: a path, or a binary file open for reading.
@@ -89,6 +104,7 @@ def read_picture(
 
     Raises:
         PictureError: for everything wrong with the content.
+        MemoryError: it takes more memory than there is.
         FileNotFoundError: when `source` is a path and nothing is there.
     """
     if isinstance(source, Path):
@@ -96,20 +112,21 @@ def read_picture(
             raise FileNotFoundError(f"{field}: there is no file {source}")
         with source.open("rb") as file:
             return read_picture(file, field, max_pixels, within)
+    content = source.read()
     try:
-        with _Upload(source.read()) as upload, Image.open(upload, formats=FORMATS) as image:
+        with _Upload(content) as upload, Image.open(upload, formats=FORMATS) as image:
             _check_size(image, field, max_pixels)
             if image.format in ("JPEG", "MPO"):
-                _check_scans(upload.getvalue())
-            return _plain_rgb(image, within)
-    except PictureError:
+                _check_scans(content)
+            return _plain_rgb(image, content, within)
+    except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PictureError(field, "too_large", f"has far more than {max_pixels:,} pixels") from error
     except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
-        raise PictureError(
-            field, "not_a_picture", f"not a picture that can be read ({_reason(error)})"
-        ) from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = why_not_read(content) if unknown else str(error) or type(error).__name__
+        raise PictureError(field, "not_a_picture", f"not a picture that can be read ({reason})") from error
 
 
 def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
@@ -166,8 +183,12 @@ def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
             field, "too_large", f"{width} x {height} has a side longer than {MAX_SIDE:,} pixels"
         )
     if isinstance(image, TiffImageFile):
-        tile = image.tag_v2.get(TILEWIDTH, 1) * image.tag_v2.get(TILELENGTH, 1)
-        if tile > max_pixels:
+        if DNG_VERSION in image.tag_v2:
+            raise OSError("a camera's RAW file; develop it and send a JPEG")
+        tile = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
+        if not all(isinstance(side, int) for side in tile):
+            raise OSError("the size of its tiles is no number")
+        if tile[0] * tile[1] > max_pixels:
             raise PictureError(field, "too_large", f"has tiles of more than {max_pixels:,} pixels")
 
 
@@ -185,32 +206,36 @@ def _check_scans(jpeg: bytes) -> None:
     raise OSError("it is in far too many pieces")
 
 
-def _plain_rgb(image: Image.Image, within: tuple[int, int] | None) -> Image.Image:
+def _plain_rgb(image: Image.Image, file: bytes, within: tuple[int, int] | None) -> Image.Image:
     """An upright RGB copy of an opened picture of any mode, with nothing attached."""
     if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size in far less time
         finest = max(_fitted(image.size, within), _fitted(image.size, within[::-1]))  # it may lie or stand
         image.draft(None, (2 * finest[0], 2 * finest[1]))
+    _scale_transparent_colour(image)
     image.load()
+    colours = to_srgb(image, file)
     turn = _UPRIGHT.get(_orientation(image))
     if within is not None and turn in _QUARTER_TURNS:
         within = within[::-1]
     size = image.size if within is None else _fitted(image.size, within)
     factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
-    coarse = _coarse_rgb(image, factor)
+    coarse = _coarse(image, factor, colours.mode if colours else "RGB")
     whole = (0, 0, image.width / factor, image.height / factor)  # without what rounding up has added
     plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
+    if colours:
+        plain = colours.apply(plain)
     plain.info = {}
     return plain if turn is None else plain.transpose(turn)
 
 
-def _coarse_rgb(image: Image.Image, factor: int) -> Image.Image:
-    """A picture of any mode as RGB, its sides divided by `factor` (and rounded up)."""
-    if image.mode == "RGB" and not image.has_transparency_data:
+def _coarse(image: Image.Image, factor: int, mode: str) -> Image.Image:
+    """A picture as one of mode `mode` without alpha, its sides divided by `factor` (and rounded up)."""
+    if image.mode == mode and not image.has_transparency_data:
         return image if factor == 1 else image.reduce(factor)
-    coarse = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
-    peak = _peak(image)
+    coarse = Image.new(mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    levels = _black_and_white(image)
     for top, band in _bands(image, factor):
-        coarse.paste(_opaque_rgb(band, peak).reduce(factor), (0, top // factor))
+        coarse.paste(_opaque_rgb(band, *levels).convert(mode).reduce(factor), (0, top // factor))
     return coarse
 
 
@@ -235,27 +260,39 @@ def _bands(image: Image.Image, multiple: int) -> Iterator[tuple[int, Image.Image
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _opaque_rgb(image: Image.Image, peak: float) -> Image.Image:
-    """A picture of any mode as RGB; grey levels of more than 8 bits as shares of `peak`."""
+def _opaque_rgb(image: Image.Image, black: float, white: float) -> Image.Image:
+    """A picture of any mode as RGB; grey levels of more than 8 bits as shares between `black` and `white`."""
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray((_levels(image) / peak * 255).round().clip(0, 255).astype(np.uint8))
+        levels = _levels(image)
+        transparent = levels == image.info.get("transparency", math.nan)
+        shares = np.where(transparent, 1.0, (levels - black) / (white - black))
+        image = Image.fromarray((shares * 255).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _peak(image: Image.Image) -> float:
-    """The grey level that is white, in a picture of 16 or 32 bits or of floats.
+def _black_and_white(image: Image.Image) -> tuple[float, float]:
+    """The grey levels that are black and white, in a picture of more than 8 bits or of floats.
 
-    "I;16" says its own range; "I" and "F" do not, so it is the smallest usual one that holds the brightest
-    pixel.
+    "I;16" says its own range; "I" and "F" do not, so white is the smallest usual level that holds the
+    brightest pixel.
     """
-    ranges = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode)
-    if ranges is None:
-        return 65535.0
-    brightest = max(float(_levels(band).max()) for _, band in _bands(image, 1))
-    return next((peak for peak in ranges if brightest <= peak), brightest)
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits, signed = tags.get(BITSPERSAMPLE, (16,))[0], tags.get(SAMPLEFORMAT, (1,))[0] == 2
+    whites: tuple[float, ...] = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, ())
+    if bits == 16 and signed:
+        whites = (255.0, 32767.0)
+    if whites:
+        brightest = max(float(_levels(band).max()) for _, band in _bands(image, 1))
+        white = next((white for white in whites if brightest <= white), brightest)
+    else:
+        white = 4095.0 if bits == 12 else 65535.0
+    white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow turns only those of up to 8 bits
+    return (white, 0.0) if white_is_zero else (0.0, white)
 
 
 def _levels(image: Image.Image) -> np.ndarray:
@@ -263,10 +300,16 @@ def _levels(image: Image.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"none of {', '.join(FORMATS)}"
-    return str(error) or type(error).__name__
+def _scale_transparent_colour(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG of 2, 4 or 16 bits in 8 bits, as Pillow gives the pixels."""
+    transparent = image.info.get("transparency")
+    if transparent is None or not isinstance(image, PngImageFile) or not image.tile:
+        return
+    raw_mode = image.tile[0].args
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

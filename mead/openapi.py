@@ -34,7 +34,7 @@ from mead.answers import (
     Record,
     example_of,
 )
-from mead.images import FORMATS
+from mead.formats import FORMATS
 from mead.limits import CUTOUT_PIXELS
 from mead.params import size_pattern
 

@@ -19,6 +19,7 @@ from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
+from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.api import create_app
@@ -264,6 +265,18 @@ def test_too_large_a_request(settings: Settings, idle_worker: None) -> None:
     http = create_app(settings.model_copy(update={"max_upload_bytes": 10_000})).test_client()
     form = {"prompt": "teal", "img": upload(bytes(20_000))}
     error_of(http.post("/latent_revision", data=form), 413)
+
+
+def test_a_picture_that_takes_too_much(settings: Settings, idle_worker: None, storage: Storage) -> None:
+    """It is refused, by its field; the good one before it leaves nothing."""
+    http = create_app(settings.model_copy(update={"decode_seconds": 0.2})).test_client()
+    bomb = ("bomb.jpeg", jpeg_of_arithmetic_scans(7_000, 98))
+    form = {"prompt": "teal", "img": ("photo.png", photo().getvalue()), "img_enc": bomb}
+    error = error_of(http.post("/latent_revision", **sent(form)), 413)
+    assert error["field"] == "img_enc" and "takes more than 0.2 seconds" in error["message"]
+    assert not list(storage.uploads.glob("*"))
+    good = {"prompt": "teal", "img": ("photo.png", photo().getvalue())}
+    assert http.post("/latent_revision", **sent(good), headers=ASYNC).status_code == 202
 
 
 # Good input
