@@ -146,7 +146,7 @@ case $command in
         set_up_browser
         export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
         export no_proxy=$NO_PROXY
-        exec "$python" -m pytest "$@"
+        exec "$python" -m pytest -n 2 --dist loadfile "$@" # two processes; -n 0 runs all in one
         ;;
     -h | --help) usage ;;
     *)

@@ -41,9 +41,11 @@ def rooms(
 ) -> Iterator[Callable[..., Room]]:
     """Starts services of one process with few threads and little patience, or with other settings."""
     started: list[Room] = []
+    folder = str(tmp_path_factory.mktemp("data"))  # one for all: their queue is one
 
     def start(**more: str) -> Room:
         few = {"HTTP_PROCESSES": "1", "HTTP_THREADS": "8", "HEADER_TIMEOUT": "1", "BODY_TIMEOUT": "2"}
+        few["DATA_DIR"] = folder
         room = Room(tmp_path_factory.mktemp("room"), redis_of_room, **few | more)
         room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
         started.append(room)

@@ -71,6 +71,7 @@ class Serve:
                 stdout=terminal or out,
                 stderr=terminal or err,
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup has it ignored
             )
         self.children: list[int] = []
 

@@ -130,7 +130,8 @@ def test_a_client_that_hangs_up_frees_its_thread_and_loses_nothing(room: Room) -
 
 def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, tmp_path: Path) -> None:
     """With several processes; so many ask that each of them has some who wait."""
-    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="3")  # another caching server of the same service
+    folder = room.environment["DATA_DIR"]  # another caching server of the same service
+    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="3", DATA_DIR=folder)
     eventually(lambda: len(room.processes()) == 3)
     waiting = [Waiting(room.url, n) for n in range(20)]
     streaming = [Waiting(room.url, n, EVENTS["Accept"]) for n in range(20)]
@@ -167,7 +168,7 @@ def test_a_process_told_to_stop_while_it_starts() -> None:
 
 def test_metrics_of_all_processes(room: Room, redis_of_room: RedisServer, tmp_path: Path) -> None:
     """Whichever process is asked tells of all."""
-    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="2")
+    room = Room(tmp_path, redis_of_room, HTTP_PROCESSES="2", DATA_DIR=room.environment["DATA_DIR"])
     eventually(lambda: len(room.processes()) == 2)
     for _ in range(10):
         text = requests.get(room.url + "/metrics", timeout=LIMIT).text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -317,7 +318,7 @@ BAD_CHUNKS = [
 def test_malformed_chunks(waiting_room: Service, chunks: bytes) -> None:
     head = f"POST /check HTTP/1.1\r\nContent-Type: {URLENCODED}\r\nTransfer-Encoding: chunked"
     status, body = raw(waiting_room.url, head, chunks)
-    assert status == 400 and "malformed or cut off" in json.loads(body)["message"]
+    assert status == 400 and re.search("chunk|cut off", json.loads(body)["message"])
 
 
 def test_malformed_chunks_without_a_queue(door: Callable[[str, Path], str], tmp_path: Path) -> None:
