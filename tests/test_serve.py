@@ -151,6 +151,7 @@ def test_killed_in_the_middle_of_a_job(serve: Callable[..., Serve]) -> None:
     assert second.redis_url() == first.redis_url()
     eventually(lambda: second.job(job_id)["status"] == "processing")
     assert second.job(job_id)["attempts"] == 1  # not counted: no worker died with the job in its hands
+    eventually(second.out.read_text, "says nothing")
     text = second.out.read_text()
     port = (second.data_dir / "redis" / "port").read_text().strip()
     assert re.search(rf"with Redis at redis://127\.0\.0\.1:{port}/0;", text)
