@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -303,7 +303,9 @@ def is_ready(address: Address) -> bool:
     return False
 
 
-def run(folder: Path, seconds: float, size: int = CROWD) -> Iterator[Beside]:
+def run(
+    folder: Path, seconds: float, size: int = CROWD, kinds: Iterable[str] = tuple(KINDS)
+) -> Iterator[Beside]:
     """Each kind of bad client in turn, for `seconds`, after as long without."""
     with service(folder) as (address, jobs):
         jobs.enqueue(FOLLOWED, "lr", "a-queue-that-nobody-serves", {"prompt": "a red house"})
@@ -312,7 +314,7 @@ def run(folder: Path, seconds: float, size: int = CROWD) -> Iterator[Beside]:
         telling.start()
         try:
             ask_for(address, FOLLOWED, min(5.0, seconds))  # unmeasured: the first requests load what all need
-            for kind in KINDS:
+            for kind in kinds:
                 alone = ask_for(address, FOLLOWED, seconds)
                 with bad_clients(kind, address, size):
                     beside = ask_for(address, FOLLOWED, seconds)
@@ -354,6 +356,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=20, help="beside each kind (default %(default)s)")
     parser.add_argument("--crowd", type=int, default=CROWD, help="connections (default %(default)s)")
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=list(KINDS), help="kinds")
     options = parser.parse_args()
     print(
         f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f};"
@@ -361,7 +364,7 @@ def main() -> None:
     )
     all_as_wanted = True
     with tempfile.TemporaryDirectory(prefix="mead-bad-clients-") as folder:
-        for found in run(Path(folder), options.seconds, options.crowd):
+        for found in run(Path(folder), options.seconds, options.crowd, options.only):
             show(found)
             all_as_wanted = all_as_wanted and found.as_wanted
     sys.exit(not all_as_wanted)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import random
 import threading
 import time
 from collections import defaultdict
@@ -30,6 +31,7 @@ CLOSED = object()
 
 LOOK_SECONDS = 3.0  # between two looks at the record of a job that is followed
 STRAY_SECONDS = 60.0  # between two lines in the log about messages that are not ours
+TOLD_AT_ONCE, TELLING_PAUSE = 4, 0.002  # followers of one job; seconds
 QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives, or let go
 AWAY = (redis.ConnectionError, redis.TimeoutError)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries when Redis is away
@@ -75,7 +77,8 @@ class Events:
             self._enter(job_id, mailbox)
             job = self.jobs.get(job_id)
             yield job
-            looked = told = time.monotonic()
+            now = time.monotonic()  # a crowd that came at once does not look all at once
+            looked, told = now - random.uniform(0, LOOK_SECONDS), now - random.uniform(0, pulse / 2)
             while not job.ended:
                 before = job
                 message = _next(mailbox, until=min(looked + LOOK_SECONDS, told + pulse))
@@ -162,9 +165,13 @@ class Events:
                     self._thread = thread
 
     def _tell(self, job_id: str, message: Any) -> None:
+        """Tell those who follow a job: a crowd bit by bit, so that its threads leave room for others."""
         with self._lock:
-            for mailbox in self._mailboxes.get(job_id, ()):
-                mailbox.put(message)
+            mailboxes = list(self._mailboxes.get(job_id, ()))
+        for number, mailbox in enumerate(mailboxes, 1):
+            mailbox.put(message)
+            if number % TOLD_AT_ONCE == 0:
+                time.sleep(TELLING_PAUSE)
 
     def _tell_all(self, message: Any) -> None:
         with self._lock:

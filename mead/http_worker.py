@@ -37,7 +37,7 @@ READ_BYTES = 64 * 2**10  # at a time
 ACCEPTED_AT_ONCE = 16  # connections
 LOOK_SECONDS = 0.1  # between two looks at who is late
 CLOSED_AT_ONCE = 50
-TURNS = 16  # requests of one address that are worked on at a time
+TURNS = 4  # requests of one address that are worked on at a time
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -97,20 +97,23 @@ def stream_of(
     image = url_for("looking.image", job_id=job_id)
 
     def events_of_job() -> Iterator[str]:
+        waited = False
         try:
             for job in itertools.chain([first], changes):
                 if job is None:
                     yield ": still here\n\n"
                 elif job.ended or job.seq > seen:
                     with open_requests.at_work:
-                        told = event("end" if job.ended else "progress", change(job), job.seq)
+                        told = event("end" if job.ended else "progress", change(job, waited), job.seq)
+                    waited = job.status == "queued"
                     yield told
         except ClosedError:
             yield event("closing", farewell("the server is stopping; the job goes on: ask again"))
         except UnknownJobError:
             yield event("closing", farewell("the job is not kept any more"))
 
-    def change(job: Job) -> Change:
+    def change(job: Job, waited: bool) -> Change:
+        """The job after a change; its rank only as it begins to wait, since Redis is asked for it."""
         why = failure(job) if job.ended and job.out_path is None else None
         return Change(
             id=job.id,
@@ -118,7 +121,7 @@ def stream_of(
             steps=job.steps,
             total_steps=job.total_steps,
             loss=job.loss,
-            rank=rank(job) if job.status == "queued" else None,
+            rank=rank(job) if job.status == "queued" and not waited else None,
             image=image if job.status == "succeeded" else None,
             message=why and why.message,
             field=why and why.field,
