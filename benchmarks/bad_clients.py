@@ -41,7 +41,7 @@ from urllib.parse import urlencode
 from benchmarks.fuzz_uploads import hostile_files
 from benchmarks.load import form, percentiles
 from caching_config import Settings, connect
-from mead.child import REPOSITORY, child
+from mead.child import REPOSITORY, Child
 from mead.jobs import Jobs
 from mead.keys import events_key
 from mead.local_redis import free_port, local_redis
@@ -282,7 +282,7 @@ def service(folder: Path) -> Iterator[tuple[Address, Jobs]]:
         }
         jobs = Jobs(connect(Settings(redis_url=redis_url)), ttl=24 * 3600)
         servers = [
-            stack.enter_context(child(name, [sys.executable, REPOSITORY / script], environment, folder))
+            stack.enter_context(Child(name, [sys.executable, REPOSITORY / script], environment, folder))
             for name, script in (
                 ("inference server", "tests/colour_server.py"),
                 ("caching server", "caching_server.py"),

@@ -40,7 +40,7 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.child import REPOSITORY, Child, child
+from mead.child import REPOSITORY, Child
 from mead.events import Events
 from mead.jobs import Jobs
 from mead.local_redis import free_port, local_redis
@@ -68,7 +68,7 @@ def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
         "API_KEYS": "",
     }
     command: list[str | Path] = [sys.executable, REPOSITORY / "caching_server.py"]
-    with child("caching server", command, environment, folder) as server:
+    with Child("caching server", command, environment, folder) as server:
         address = f"127.0.0.1:{port}"
         wait_for(server, address)
         yield address, server.process.pid
@@ -97,7 +97,7 @@ def reference_server(folder: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "gunicorn", "--bind", address, "--worker-class", "gthread"]
     command += ["--workers", str(settings.http_processes), "--threads", str(settings.http_threads)]
     command += ["--worker-connections", "2048", "--no-control-socket", "benchmarks.load:reference_app()"]
-    with child("reference server", command, {}, folder) as server:
+    with Child("reference server", command, {}, folder) as server:
         wait_for(server, address)
         yield address, server.process.pid
 

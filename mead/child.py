@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class ServiceError(RuntimeError):
 
 
 class Child:
-    """A process that this one starts, in the repository's folder.
+    """A process that this one starts, in the repository's folder; stopped at the end of a `with` block.
 
     Make it in the main thread: the kernel ends a child with the thread that started it.
 
@@ -92,6 +92,12 @@ class Child:
         with suppress(BrokenPipeError), self.process.stdin as stdin:  # `check` tells if it has ended
             stdin.write(self._reads)
 
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def check(self) -> None:
         """See that the process runs; when it has ended, start it again after a pause.
 
@@ -136,22 +142,3 @@ class Child:
     def _close(self) -> None:
         os.close(self._lifeline)
         os.close(self._held)
-
-
-@contextmanager
-def child(
-    name: str,
-    command: Sequence[str | Path],
-    environment: Mapping[str, str],
-    logs: Path | None,
-    reads: bytes = b"",
-    holds: Sequence[int] = (),
-    needs: Sequence[Child] = (),
-    lasting: bool = False,
-) -> Iterator[Child]:
-    """Run a `Child`, and stop it at the end."""
-    one = Child(name, command, environment, logs, reads, holds, needs, lasting)
-    try:
-        yield one
-    finally:
-        one.stop()

@@ -19,7 +19,9 @@ import torch
 from mead.company import Company
 from mead.job import Job
 from mead.jobs import Jobs, Load, Progress
+from mead.log import reason
 from mead.params import JobParams, ParamsError, check
+from mead.redis_errors import explain
 from mead.revision import Pipeline, R, check_loss, start
 from mead.running import STORE_PAUSE, Running, reason_of
 from mead.storage import Storage
@@ -92,11 +94,8 @@ class Engine(Generic[R]):
                     stop.wait(STORE_PAUSE)
                 pause = self.pause
             except redis.RedisError as error:
-                log.warning(
-                    "Redis is away: %s",
-                    error,
-                    extra={"queue": self.queue, "worker": self.worker, "pause": pause},
-                )
+                extra = {"queue": self.queue, "worker": self.worker, "error": reason(error), "pause": pause}
+                log.warning(explain(error), extra=extra)
                 stop.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         self._put_all_back()

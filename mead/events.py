@@ -23,6 +23,7 @@ from mead.job import Job
 from mead.jobs import Jobs
 from mead.keys import events_key
 from mead.log import reason
+from mead.redis_errors import explain
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ LOOK_SECONDS = 3.0  # between two looks at the record of a job that is followed
 STRAY_SECONDS = 60.0  # between two lines in the log about messages that are not ours
 TOLD_AT_ONCE, TELLING_PAUSE = 4, 0.002  # followers of one job; seconds
 QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives, or let go
-AWAY = (redis.ConnectionError, redis.TimeoutError)
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries when Redis is away
 
 Mailbox: TypeAlias = "queue.SimpleQueue[Any]"
@@ -190,7 +190,8 @@ class Events:
                 if not self._mailboxes:
                     continue  # nobody misses it
                 self._trouble = f"the events of jobs cannot be heard ({type(error).__name__})"
-                why = "Redis is away" if isinstance(error, AWAY) else "the events of jobs cannot be heard"
+                what = "the events of jobs cannot be heard"
+                why = explain(error) if isinstance(error, redis.RedisError) else what
                 log.warning(why, extra={"error": reason(error), "pause": pause})
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import redis
 
-from mead.child import Child, ServiceError, child
+from mead.child import Child, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def local_redis(
     _keep(folder / "port", str(port))
     command = [find_redis(), *redis_options(port, folder), "-"]
     settings = f"requirepass {json.dumps(password, ensure_ascii=False)}\n".encode()
-    with child("Redis", command, {}, logs, reads=settings, holds=holds, lasting=True) as server:
+    with Child("Redis", command, {}, logs, reads=settings, holds=holds, lasting=True) as server:
         url = f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0"
         deadline = time.monotonic() + START_SECONDS
         while (why := no_answer(url)) is not None:

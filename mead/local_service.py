@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import requests
 
 from caching_config import without_password
-from mead.child import REPOSITORY, Child, ServiceError, child
+from mead.child import REPOSITORY, Child, ServiceError
 from mead.folder_lock import folder_lock
 from mead.local_redis import free_port, local_redis, no_answer
 
@@ -135,7 +135,7 @@ def local_service(
         }
         for name in ("inference server", "caching server"):
             command: list[str | Path] = [sys.executable, REPOSITORY / f"{name.replace(' ', '_')}.py"]
-            server = child(name, command, settings, logs, holds=[lock], needs=needed)
+            server = Child(name, command, settings, logs, holds=[lock], needs=needed)
             children.append(stack.enter_context(server))
         ours = data_dir / "redis" if needed else None
         shown = f"redis://127.0.0.1:{urlsplit(redis_url).port}/0" if ours else without_password(redis_url)

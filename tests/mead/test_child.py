@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mead.child import REPOSITORY, Child, ServiceError, child
+from mead.child import REPOSITORY, Child, ServiceError
 
 LIMIT = 60  # seconds; far more than anything here takes
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
@@ -36,33 +36,33 @@ def lives(pid: int) -> bool:
 
 def test_a_dead_child_is_reported_with_its_last_words(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('I could not go on')"]
-    with child("tired server", command, {}, tmp_path) as one:
+    with Child("tired server", command, {}, tmp_path) as one:
         one.process.wait()
         with pytest.raises(ServiceError, match=r"the tired server ended with status 1\nI could not go on"):
             one.check()
 
 
 def test_a_child_is_stopped_at_the_end(tmp_path: Path) -> None:
-    with child("sleeper", [sys.executable, "-c", "import time; time.sleep(1000)"], {}, tmp_path) as one:
+    with Child("sleeper", [sys.executable, "-c", "import time; time.sleep(1000)"], {}, tmp_path) as one:
         one.check()
     assert one.process.returncode == -15
 
 
 def test_what_it_reads(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; print(sys.stdin.read())"]
-    with child("reader", command, {}, tmp_path, reads=b"a secret") as one:
+    with Child("reader", command, {}, tmp_path, reads=b"a secret") as one:
         eventually(lambda: one.last_lines() == ["a secret"])
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with child("ghost", ["/no/such/program"], {}, tmp_path) as one:
+    with Child("ghost", ["/no/such/program"], {}, tmp_path) as one:
         one.process.wait()
         with pytest.raises(ServiceError, match="/no/such/program: No such file or directory"):
             one.check()
 
 
 def test_a_child_is_started_again_as_often_as_it_may_be(tmp_path: Path) -> None:
-    with child("quitter", ["sh", "-c", "echo $$; exit 3"], {}, tmp_path) as one:
+    with Child("quitter", ["sh", "-c", "echo $$; exit 3"], {}, tmp_path) as one:
         one.restarts = 2
 
         def checked() -> None:
@@ -78,12 +78,12 @@ def test_a_child_is_started_again_as_often_as_it_may_be(tmp_path: Path) -> None:
 
 FAMILY = """
 import signal, sys, time
-from mead.child import child
+from mead.child import Child
 from pathlib import Path
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 server = [sys.executable, "-c", {server!r}]
-with child("base", ["sleep", "1000"], {{}}, None, lasting=True) as base:
-    with child("server", server, {{}}, None, needs=[base]) as server:
+with Child("base", ["sleep", "1000"], {{}}, None, lasting=True) as base:
+    with Child("server", server, {{}}, None, needs=[base]) as server:
         print(base.process.pid, server.process.pid, flush=True)
         time.sleep(1000)
 """
