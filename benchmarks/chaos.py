@@ -290,7 +290,13 @@ class Clients:
             try:
                 way(asked, rng)
                 return
-            except (NotAnsweredError, requests.RequestException, OSError, http.client.HTTPException):
+            except (
+                NotAnsweredError,
+                requests.RequestException,
+                redis.RedisError,
+                OSError,
+                http.client.HTTPException,
+            ):
                 self._count("not answered, asked again")
                 time.sleep(rng.uniform(0.1, 1.0))
         self.wrong.append(f"{asked.key} was not accepted within {PATIENCE:.0f} s")
