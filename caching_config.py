@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from mead.keys import KEY_FAMILIES, SINGLE_KEYS
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.redis_errors import Reconnect
@@ -256,10 +257,18 @@ class Settings(BaseSettings):
         description="Pause asked of clients (Retry-After) before they look again or try again; seconds.",
     )
 
+    @field_validator("latentrevisions_queue", "styleclip_queue")
+    @classmethod
+    def _has_a_key_of_its_own(cls, queue: str) -> str:
+        if queue in SINGLE_KEYS or queue.partition(":")[0] in KEY_FAMILIES:
+            raise ValueError("is the name of another key of the service in Redis")
+        return queue
+
     @field_validator("styleclip_queue")
     @classmethod
-    def _not_both_models(cls, queue: str, info: ValidationInfo) -> str:
-        if queue == info.data.get("latentrevisions_queue"):
+    def _is_not_the_other_models(cls, queue: str, info: ValidationInfo) -> str:
+        other = str(info.data.get("latentrevisions_queue"))
+        if queue == other or f"{queue}:".startswith(f"{other}:") or f"{other}:".startswith(f"{queue}:"):
             raise ValueError("must differ from LATENTREVISIONS_QUEUE: each model has a queue of its own")
         return queue
 
@@ -269,12 +278,15 @@ class Settings(BaseSettings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def connect(settings: Settings) -> redis.Redis:
+def connect(settings: Settings, patience: float = 30) -> redis.Redis:
     """A client of the service's Redis that gives strings; it connects on its first command.
 
     A command that meets a dropped connection, or one that leads to a Redis that takes no writes any more, is
     sent once more at once over a new one; every script of `mead.jobs` bears that. Longer absences are for the
     caller to wait out.
+
+    Args:
+        patience: seconds to wait for an answer, twice at most; more than the longest blocking command takes.
     """
     over_tcp = {} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
@@ -283,7 +295,7 @@ def connect(settings: Settings) -> redis.Redis:
         encoding_errors="replace",  # what others wrote is no reason to fail here
         retry=Reconnect(),
         socket_connect_timeout=5,
-        socket_timeout=30,  # far above the longest blocking command
+        socket_timeout=patience,
         max_connections=4096,  # a thread each while it speaks; redis-py's own limit is 100
         **over_tcp,
     )

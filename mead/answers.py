@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from flask import Response, jsonify, url_for
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from caching_config import Settings
 from mead.forms import ApiError
@@ -224,11 +224,19 @@ def unknown(job_id: str, field: str | None = None) -> ApiError:
 
 def record_of(job: Job, jobs: Jobs) -> Record:
     """What anybody may know of a job: no path of this machine."""
-    params = KINDS[job.type].params.model_validate(job.parameters)
-    paths = {name for name in type(params).model_fields if name.endswith("_path")}
+    files = sorted(name.removesuffix("_path") for name in job.parameters if name.endswith("_path"))
     own = {name: value for name, value in job if name in Record.model_fields and value is not None}
-    asked = params.model_dump(mode="json", exclude_none=True, exclude=paths)
-    return Record(**asked, **own, files=sorted(params.pictures()), image=_image(job), rank=jobs.rank(job))
+    return Record(**_asked(job), **own, files=files, image=_image(job), rank=jobs.rank(job))
+
+
+def _asked(job: Job) -> dict[str, Any]:
+    """What a job was asked to do; as text where its record was changed and cannot be read as parameters."""
+    texts = {name: value for name, value in job.parameters.items() if not name.endswith("_path")}
+    try:
+        params = KINDS[job.type].params.model_validate(texts)
+    except (KeyError, ValidationError):
+        return {name: value for name, value in texts.items() if name not in Record.model_fields}
+    return params.model_dump(mode="json", exclude_none=True)
 
 
 def _image(job: Job) -> str | None:

@@ -30,6 +30,8 @@ from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
+REDIS_SECONDS = 4.0
+"""How long a request waits for Redis to answer."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """How the system says that a file finds no room."""
 
@@ -41,7 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or Settings()
     app = new_app(settings)
-    jobs = Jobs(connect(settings), settings.job_ttl)
+    jobs = Jobs(connect(settings, REDIS_SECONDS), settings.job_ttl)
     storage = Storage(settings.data_dir)
     events = app.extensions["events"] = Events(jobs)
     open_requests = concurrency.open_requests(settings)

@@ -20,7 +20,15 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
-from gunicorn.http.errors import ConfigurationProblem, InvalidHeader
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -28,6 +36,7 @@ from caching_config import Settings
 from mead.api import FULL
 from mead.connection import Client, Connection, Stage, notice_the_vanished, refusal
 from mead.incoming import RefusedError, Space
+from mead.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +49,14 @@ CLOSED_AT_ONCE = 50
 TURNS = 4  # requests of one address that are worked on at a time
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
 
+OURS = (InvalidResponseHeader, InvalidResponseHeaderName)  # headers that the app tried to send
+MALFORMED = {
+    LimitRequestLine: 414,
+    ExpectationFailed: 417,
+    LimitRequestHeaders: 431,
+    UnsupportedTransferCoding: 501,
+}
+"""By gunicorn's error, the status of what is not 400."""
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -90,14 +107,14 @@ class Worker(ThreadWorker):
             self.method_queue.defer(self.wsgi.extensions["events"].close)  # no lock in a signal handler
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Answer a request that is malformed.
-
-        One whose header SCRIPT_NAME does not fit its path is, too: gunicorn would answer it 500, since this
-        header is the configuration of a proxy for it.
-        """
-        if isinstance(exc, ConfigurationProblem):
-            exc = InvalidHeader("SCRIPT_NAME")
-        super().handle_error(req, client, addr, exc)
+        """Answer a request that is malformed, as every error is answered."""
+        if not isinstance(exc, ParseException) or isinstance(exc, OURS):
+            super().handle_error(req, client, addr, exc)
+            return
+        log.info("malformed request", extra={"error": type(exc).__name__})
+        why = printable(str(exc)) or type(exc).__name__
+        with contextlib.suppress(OSError):
+            client.sendall(refusal(MALFORMED.get(type(exc), 400), f"malformed request: {why}", 0))
 
     # Accepting
 

@@ -85,3 +85,9 @@ WORKERS_KEY = "workers"
 
 STATISTICS_KEY = "statistics"
 """Hash: counts since ever: TYPE:accepted, TYPE:recovered, TYPE:END, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
+
+SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY})
+KEY_FAMILIES = frozenset(
+    {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "data_folder"}
+)
+"""What the keys of several things begin with, before a colon; no queue may be called so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import cast
 
 import redis
 
@@ -68,6 +69,10 @@ def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]
         workers = jobs.workers().values()
         problems = [queue_problem(queue, settings, workers) for queue in queues_of(settings)]
         wrong += [problem for problem in problems if problem]
+        for queue in queues_of(settings):
+            kind = cast("str", jobs.redis.type(queue))
+            if kind not in ("none", "list"):  # an empty list is not there
+                wrong.append(f"the key {queue} in Redis is no list, but a {kind}")
         Prerequisites(settings, jobs, storage).check()
     except redis.RedisError as error:
         wrong.append(explain(error))

@@ -21,7 +21,7 @@ from mead.local_service import LocalService, local_service
 from mead.output import try_output
 from mead.progress_bar import ProgressBar
 from mead.terminal import say
-from mead.weights import weights_dir
+from mead.weights import WeightSet, weights_dir
 
 REDIS_PORT = 6380
 """Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
@@ -45,6 +45,7 @@ DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
 def serve(options: argparse.Namespace) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP."""
     settings = Settings()
+    WeightSet.find(settings.weights)  # a name that is not known is told at once
     log.set_up(settings)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # was closed, and is not for a pipe of ours
         pass

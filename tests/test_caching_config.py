@@ -174,3 +174,16 @@ def test_origins_and_hosts_are_checked(
 )
 def test_a_redis_without_its_password(url: str, shown: str) -> None:
     assert caching_config.without_password(url) == shown
+
+
+@pytest.mark.parametrize("queue", ["workers", "statistics", "kept", "job:x", "worker:", "kept:bytes"])
+def test_a_queue_is_no_other_key(queue: str) -> None:
+    for name in ("latentrevisions_queue", "styleclip_queue"):
+        with pytest.raises(ValidationError, match="another key of the service"):
+            Settings(**{name: queue})
+
+
+@pytest.mark.parametrize("queue", ["a", "a:processing:me", "a:cancelled"])
+def test_each_model_has_a_queue_of_its_own(queue: str) -> None:
+    with pytest.raises(ValidationError, match="must differ from LATENTREVISIONS_QUEUE"):
+        Settings(latentrevisions_queue="a", styleclip_queue=queue)

@@ -761,3 +761,12 @@ def test_workers_that_go_while_one_waits(settings: Settings, jobs: Jobs) -> None
     jobs.beat("mortal", [settings.latentrevisions_queue], 1)
     body = error_of(http.post("/latent_revision", data={"prompt": "teal"}), 503)
     assert "inference server" in body["message"] and jobs.get(body["id"]).status == "queued"
+
+
+def test_a_record_that_was_changed_by_hand(settings: Settings, jobs: Jobs) -> None:
+    job_id = "a" * 32
+    jobs.enqueue(job_id, "lr", settings.latentrevisions_queue, {"prompt": "a house", "img_path": "x.upload"})
+    jobs.redis.hset(f"job:{job_id}", "iterations", "lots")
+    record = create_app(settings).test_client().get(f"/jobs/{job_id}").get_json()
+    assert record["status"] == "queued" and record["prompt"] == "a house" and record["iterations"] == "lots"
+    assert record["files"] == ["img"] and "img_path" not in record

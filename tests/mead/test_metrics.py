@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -176,6 +177,27 @@ def test_redis_is_away(mortal_redis: RedisServer, settings: Settings) -> None:
     assert value("mead_redis_up") == 0 and value("process_resident_memory_bytes", pid=str(os.getpid()))
     mortal_redis.start()
     assert samples(door)("mead_redis_up") == 1
+
+
+def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
+    jobs.beat("me", QUEUES, 60, weights="demo")
+    jobs.redis.set(QUEUES[1], "text")
+    answer = door.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is no list, but a string"
+
+
+def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> None:
+    """It is alive and says nothing: clients are told before they give up."""
+    door = create_app(settings.model_copy(update={"redis_url": mortal_redis.url})).test_client()
+    mortal_redis.process.send_signal(signal.SIGSTOP)
+    try:
+        for path in ("/readyz", "/jobs/none"):
+            answer = door.get(path)
+            assert answer.status_code == 503 and "Redis is away" in answer.get_json()["message"]
+        assert "mead_redis_up 0.0" in door.get("/metrics").text
+    finally:
+        mortal_redis.process.send_signal(signal.SIGCONT)
 
 
 def test_weights_must_be_those_of_the_workers(door: FlaskClient, jobs: Jobs) -> None:
