@@ -47,6 +47,7 @@ ACCEPTED_AT_ONCE = 16  # connections
 LOOK_SECONDS = 0.1  # between two looks at who is late
 CLOSED_AT_ONCE = 50
 TURNS = 4  # requests of one address that are worked on at a time
+QUEUED = 12  # requests of one address that may wait for their turn, beside half the connections
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
 
 OURS = (InvalidResponseHeader, InvalidResponseHeaderName)  # headers that the app tried to send
@@ -285,7 +286,7 @@ class Worker(ThreadWorker):
         conn.identify()
         if self.turns[conn.host] < TURNS:
             self.take_turn(conn)
-        elif len(self.queued[conn.host]) < self.worker_connections // 2:
+        elif len(self.queued[conn.host]) < self.worker_connections // 2 + QUEUED:
             self.queued[conn.host].append(conn)
         else:
             self.refuse(conn, 429, "too many of your requests wait already; try again soon")
