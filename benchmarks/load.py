@@ -364,6 +364,7 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
         def step(self, revisions: Sequence[Revision]) -> None:
             for revision in revisions:
                 revision.step += 1
+                revision.loss = 0.0
 
         def image(self, revision: Revision) -> Image.Image:
             made[revision.generator.initial_seed()] = time.monotonic()
