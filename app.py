@@ -20,18 +20,18 @@ from caching_config import Settings
 from LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
-from mead.access import check_listening, is_loopback
-from mead.answers import Change, Picture, success
-from mead.api import new_app
-from mead.forms import ApiError, Forms, input_error
-from mead.images import png_bytes
-from mead.kinds import LATENT_REVISION, STYLECLIP
-from mead.openapi import Content, Description, describe
+from mead.http.access import check_listening, is_loopback
+from mead.http.app import new_app
+from mead.http.forms import ApiError, Forms, input_error
+from mead.http.openapi import Content, Description, describe
+from mead.http.responses import Change, Picture, success
+from mead.http.sse import EVENT_STREAM, event, stream, wants_events
+from mead.imaging.pictures import png_bytes
+from mead.nn.precision import best_device
 from mead.params import JobParams
-from mead.precision import best_device
+from mead.registry import LATENT_REVISION, STYLECLIP
 from mead.revision import Pipeline, check_loss, picture_of, run, start
 from mead.storage import Storage
-from mead.streams import EVENT_STREAM, event, stream, wants_events
 from StyleCLIP import StyleCLIP
 from StyleCLIP.params import StyleCLIPParams
 

@@ -18,10 +18,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
-from mead.keys import KEY_FAMILIES, SINGLE_KEYS
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
-from mead.redis_errors import Reconnect
+from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
+from mead.queue.redis_errors import Reconnect
 
 IMAGE_CHANS = 3
 """Channels of every stored picture: red, green, blue. Not a setting: the networks take nothing else."""
@@ -282,8 +282,8 @@ def connect(settings: Settings, patience: float = 30) -> redis.Redis:
     """A client of the service's Redis that gives strings; it connects on its first command.
 
     A command that meets a dropped connection, or one that leads to a Redis that takes no writes any more, is
-    sent once more at once over a new one; every script of `mead.jobs` bears that. Longer absences are for the
-    caller to wait out.
+    sent once more at once over a new one; every script of `mead.queue.jobs` bears that. Longer absences are
+    for the caller to wait out.
 
     Args:
         patience: seconds to wait for an answer, twice at most; more than the longest blocking command takes.

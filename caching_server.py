@@ -17,11 +17,11 @@ from gunicorn.glogging import Logger
 
 from caching_config import Settings
 from mead import log
-from mead.access import check_listening
-from mead.api import create_app
-from mead.decoder import give_back_memory
-from mead.http_worker import Worker
-from mead.readiness import log_problems
+from mead.http.access import check_listening
+from mead.http.app import create_app
+from mead.http.gunicorn_worker import Worker
+from mead.http.readiness import log_problems
+from mead.imaging.decoder import give_back_memory
 
 __all__ = ["Worker", "create_app"]
 

@@ -18,14 +18,14 @@ from caching_config import Settings, connect
 from LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
-from mead.company import Company
-from mead.engine import Engine
-from mead.jobs import Jobs
+from mead.nn.precision import best_device
 from mead.params import JobParams
-from mead.precision import best_device
+from mead.queue.jobs import Jobs
 from mead.revision import Pipeline
 from mead.storage import Storage
-from mead.worker import OtherWeightsError, Worker, new_name
+from mead.worker.admission import Company
+from mead.worker.engine import Engine
+from mead.worker.worker import OtherWeightsError, Worker, new_name
 from StyleCLIP import StyleCLIP
 from StyleCLIP.params import StyleCLIPParams
 

@@ -75,7 +75,7 @@ set_up_packages() {
     echo "$wanted" >"$note"
 }
 
-redis_is_there() { "$python" -c 'from mead.local_redis import find_redis; find_redis()' 2>/dev/null; }
+redis_is_there() { "$python" -c 'from mead.cli.local_redis import find_redis; find_redis()' 2>/dev/null; }
 
 set_up_redis() {
     if [ -n "${REDIS_URL:-}" ] || redis_is_there; then return; fi

@@ -15,19 +15,19 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from LatentRevisions.cutouts import Cutouts
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.settings import Settings as Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
-from mead.images import read_picture, to_picture, to_tensor
-from mead.loading import OncePerProcess
+from mead.imaging.pictures import read_picture, to_picture, to_tensor
 from mead.model import Model
+from mead.nn.cutouts import Cutouts
+from mead.nn.perceptor import Perceptor
+from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.perceptor import Perceptor
-from mead.precision import Precision
 from mead.revision import Progress, Revision
-from mead.weights import WeightSet, load_perceptor
+from mead.weights.loading import OncePerProcess
+from mead.weights.sets import WeightSet, load_perceptor
 
 LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
 

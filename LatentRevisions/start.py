@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.state_dict import StateDict, build, count, shape
+from mead.nn.state_dict import StateDict, build, count, shape
 
 HEAD = 32  # channels of an attention head
 PATCH = 2  # latents along the side of one place of the transformer

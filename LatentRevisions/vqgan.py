@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mead.channels import plain_multiply_add
-from mead.state_dict import StateDict, build, count, shape
+from mead.nn.modulation import plain_multiply_add
+from mead.nn.state_dict import StateDict, build, count, shape
 
 
 class _GroupNorm(torch.autograd.Function):

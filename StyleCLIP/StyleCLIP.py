@@ -18,15 +18,15 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from LatentRevisions.cutouts import Cutouts
-from mead.images import PictureError, read_picture, to_picture, to_tensor
-from mead.loading import OncePerProcess
+from mead.imaging.pictures import PictureError, read_picture, to_picture, to_tensor
 from mead.model import Model
+from mead.nn.cutouts import Cutouts
+from mead.nn.perceptor import Perceptor
+from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.perceptor import Perceptor
-from mead.precision import Precision
 from mead.revision import Progress, Revision
-from mead.weights import WeightsError, WeightSet, load_perceptor
+from mead.weights.loading import OncePerProcess
+from mead.weights.sets import WeightsError, WeightSet, load_perceptor
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity

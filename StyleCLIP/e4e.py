@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.state_dict import StateDict, StateDictError, build, count, shape
+from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
 from StyleCLIP.identity import BLOCKS, WIDTHS, trunk, trunk_layout
 from StyleCLIP.stylegan2 import EqualLinear
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.state_dict import StateDict, StateDictError, build, count, shape
+from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
 
 WIDTHS = (64, 128, 256, 512)  # of the four stages of IR-SE50
 BLOCKS = (3, 4, 14, 3)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.state_dict import StateDict, StateDictError, build, shape
+from mead.nn.state_dict import StateDict, StateDictError, build, shape
 
 
 class LatentMapper(nn.Module):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mead.channels import multiply_add
-from mead.state_dict import StateDict, build, count, shape
+from mead.nn.modulation import multiply_add
+from mead.nn.state_dict import StateDict, build, count, shape
 
 BLUR = (1, 3, 3, 1)  # the resampling filter, along one axis, not normalised
 SQRT2 = math.sqrt(2)

@@ -41,10 +41,10 @@ from urllib.parse import urlencode
 from benchmarks.fuzz_uploads import hostile_files
 from benchmarks.load import form, percentiles
 from caching_config import Settings, connect
-from mead.child import REPOSITORY, Child
-from mead.jobs import Jobs
-from mead.keys import events_key
-from mead.local_redis import free_port, local_redis
+from mead.cli.child import REPOSITORY, Child
+from mead.cli.local_redis import free_port, local_redis
+from mead.queue.jobs import Jobs
+from mead.queue.keys import events_key
 
 BAD_ADDRESS = "127.0.0.2"
 CROWD = 1400  # connections of those who come in crowds

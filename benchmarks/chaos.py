@@ -46,12 +46,12 @@ from PIL import Image
 
 from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
-from mead.child import REPOSITORY
-from mead.job import ENDED
-from mead.jobs import Jobs
-from mead.keys import job_key, processing_key
-from mead.local_redis import find_redis, free_port, redis_options
-from mead.serve import PHOTOS
+from mead.cli.child import REPOSITORY
+from mead.cli.local_redis import find_redis, free_port, redis_options
+from mead.cli.serve import PHOTOS
+from mead.queue.job import ENDED
+from mead.queue.jobs import Jobs
+from mead.queue.keys import job_key, processing_key
 from mead.storage import Storage
 
 WORKER_TTL = 3  # seconds; short, so that many a worker is taken for dead

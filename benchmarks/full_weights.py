@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mead import conversion
-from mead.weights import FOLDER, WeightSet
+from mead.weights import conversion
+from mead.weights.sets import FOLDER, WeightSet
 from tests import full_size, parity
 from tests.mirror import Mirror, cut_at, length_of, mirror, redirect_to, status
 

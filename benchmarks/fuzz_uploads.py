@@ -35,8 +35,8 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageFilter
 
 from caching_config import Settings, connect
-from mead.local_service import LocalService, local_service
-from mead.serve import PHOTOS
+from mead.cli.local_service import LocalService, local_service
+from mead.cli.serve import PHOTOS
 
 LIMIT_MB = 50  # that memory may grow by
 LONGEST_QUEUE = 50  # jobs waiting before the clients pause, so that the queue's limit refuses none

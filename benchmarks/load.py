@@ -40,11 +40,11 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.child import REPOSITORY, Child
-from mead.events import Events
-from mead.jobs import Jobs
-from mead.local_redis import free_port, local_redis
-from mead.serve import PHOTOS
+from mead.cli.child import REPOSITORY, Child
+from mead.cli.local_redis import free_port, local_redis
+from mead.cli.serve import PHOTOS
+from mead.http.events import Events
+from mead.queue.jobs import Jobs
 
 QUEUE = "latentrevisions_queue"
 LENGTHS = (10, 1_000, 100_000)
@@ -343,10 +343,10 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
     """
     import torch
 
-    from mead.engine import Engine
-    from mead.job import Job
+    from mead.queue.job import Job
     from mead.revision import Revision
     from mead.storage import Storage
+    from mead.worker.engine import Engine
 
     taken: dict[int, float] = {}
     made: dict[int, float] = {}

@@ -23,8 +23,8 @@ MODELS = {"LatentRevisions": ("clip", "vqgan"), "StyleCLIP": ("clip", "stylegan2
 
 def make(folder: Path) -> None:
     """Make the set in `folder`, a WEIGHTS_DIR."""
-    from mead import conversion
-    from mead.weights import FOLDER, Lock, Record, WeightSet
+    from mead.weights import conversion
+    from mead.weights.sets import FOLDER, Lock, Record, WeightSet
     from tests import full_size, originals, parity
 
     home = folder / SET

@@ -22,8 +22,8 @@ from torchvision.transforms.functional import hflip
 from LatentRevisions.LatentRevisions import LIMIT, LatentRevision, LatentRevisionsPipeline
 from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
+from mead.cli.serve import PHOTOS
 from mead.revision import run
-from mead.serve import PHOTOS
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
 

@@ -1,6 +1,6 @@
 """`python -m mead`."""
 
-from mead.cli import main
+from mead.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import redis
 
-from mead.keys import folder_key, queue_folder_key
+from mead.queue.keys import folder_key, queue_folder_key
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)

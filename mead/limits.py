@@ -9,9 +9,9 @@ from safetensors import safe_open
 
 from caching_config import Settings
 from LatentRevisions.settings import Settings as LatentRevisionsSettings
+from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
-from mead.tokeniser import load_tokeniser
-from mead.weights import WeightSet
+from mead.weights.sets import WeightSet
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.settings import Settings as StyleCLIPSettings
 

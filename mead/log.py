@@ -177,7 +177,7 @@ def _plain(event: dict[str, Any]) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """Where an error was raised, as in "mead.engine:88 _step"; the last place that is the project's own."""
+    """Where an error was raised, as in "mead.worker.engine:88 _step": the last frame of the project."""
     here = None
     trace = error.__traceback__
     while trace is not None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mead.limits import check_texts
+from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
-from mead.precision import best_device, check_device
 from mead.revision import Pipeline, Progress, run
 from mead.storage import write_picture
 
@@ -69,7 +69,7 @@ class Model:
             WeightsError: when the weights are not there.
             PictureError: (a ValueError) naming a picture that cannot be used.
             FloatingPointError: when a loss or the picture is not finite, with the step.
-            RuntimeError: in a process forked off one that had loaded the networks, see `mead.loading`.
+            RuntimeError: in a process forked after the networks were loaded, see `mead.weights.loading`.
         """
         path = self.output_path / f"{self.name or uuid.uuid4()}.png"
         try_output(path, "output_path")

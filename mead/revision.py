@@ -39,7 +39,7 @@ R = TypeVar("R", bound=Revision)
 class Pipeline(Protocol[R]):
     """A model's loaded networks.
 
-    `start` raises ValueError or mead.images.PictureError for what is wrong with the parameters. `step`
+    `start` raises ValueError or PictureError for what is wrong with the parameters. `step`
     advances each of the given revisions by one, with one forward and one backward pass for all that have the
     same size; a loss that is not finite is for the caller to look at (`check_loss`). `image` raises
     FloatingPointError for a picture that is not finite.

@@ -27,8 +27,8 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from mead.files import create, is_shared, make_private_folder, remove, write_whole
-from mead.images import bmp_bytes, png_bytes, webp_bytes
-from mead.job import End, Job
+from mead.imaging.pictures import bmp_bytes, png_bytes, webp_bytes
+from mead.queue.job import End, Job
 
 log = logging.getLogger(__name__)
 

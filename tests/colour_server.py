@@ -20,11 +20,11 @@ from caching_config import Settings, connect
 from inference_server import serve
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
-from mead.company import Company
-from mead.engine import Engine
-from mead.jobs import Jobs
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker import Worker, new_name
+from mead.worker.admission import Company
+from mead.worker.engine import Engine
+from mead.worker.worker import Worker, new_name
 from tests.conftest import ColourPipeline, ColourRevision
 
 

@@ -24,11 +24,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.events import Events
-from mead.job import ENDED, Job
-from mead.jobs import Jobs, Progress
-from mead.keys import events_key
-from mead.local_redis import find_redis, free_port, redis_options
+from mead.cli.local_redis import find_redis, free_port, redis_options
+from mead.http.events import Events
+from mead.queue.job import ENDED, Job
+from mead.queue.jobs import Jobs, Progress
+from mead.queue.keys import events_key
 from mead.revision import Revision
 from mead.storage import Storage
 

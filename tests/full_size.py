@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mead.weights import FOLDER, WeightSet, sha256_of
+from mead.weights.sets import FOLDER, WeightSet, sha256_of
 from tests import originals, parity
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 
-from mead.local_redis import free_port
+from mead.cli.local_redis import free_port
 from tests.conftest import ROOT, Process, RedisServer, answers
 from tests.test_waiting import LIMIT, QUEUE, Room, Waiting, eventually
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mead import conversion
-from mead.download import Patience
-from mead.fetch import fetch
-from mead.weights import WeightsError, WeightSet
+from mead.weights import conversion
+from mead.weights.download import Patience
+from mead.weights.fetch import fetch
+from mead.weights.sets import WeightsError, WeightSet
 from tests import full_size, parity
 from tests.mirror import cut_at, length_of, mirror, redirect_to, status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.fuzz_uploads import Fuzzing
-from mead.local_service import local_service
+from mead.cli.local_service import local_service
 
 
 def test_pictures_and_forms_of_strangers(tmp_path: Path) -> None:

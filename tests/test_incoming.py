@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mead.incoming import IN_MEMORY, MAX_HEAD, Arrived, Incoming, RefusedError, Space
+from mead.http.incoming import IN_MEMORY, MAX_HEAD, Arrived, Incoming, RefusedError, Space
 
 LONGEST = 10**6
 HEAD = b"POST /latent_revision?a=b HTTP/1.1\r\nHost: here\r\n"

@@ -21,13 +21,13 @@ from pydantic import SecretStr
 import app as app_without_queue
 from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
-from mead.api import create_app
-from mead.engine import Engine
-from mead.jobs import Jobs
-from mead.local_redis import free_port
-from mead.openapi import openapi_of
+from mead.cli.local_redis import free_port
+from mead.http.app import create_app
+from mead.http.openapi import openapi_of
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker import Worker
+from mead.worker.engine import Engine
+from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import ColourPipeline, ColourRevision, Process, answers
 

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
-from mead.api import create_app
-from mead.job import Job
-from mead.jobs import Jobs, Load
-from mead.local_redis import find_redis, local_redis
+from mead.cli.local_redis import find_redis, local_redis
+from mead.http.app import create_app
+from mead.queue.job import Job
+from mead.queue.jobs import Jobs, Load
 from tests.conftest import RedisServer, report
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import pytest
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.job import Job
-from mead.jobs import Jobs
+from mead.queue.job import Job
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from tests.conftest import Process, RedisServer, end_of
 

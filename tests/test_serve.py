@@ -20,7 +20,7 @@ import pytest
 import redis
 import requests
 
-from mead.local_redis import find_redis, free_port
+from mead.cli.local_redis import find_redis, free_port
 from tests.conftest import ROOT, RedisServer
 
 LIMIT = 120  # seconds; far more than anything here takes
@@ -302,7 +302,7 @@ def test_a_data_folder_of_another_user_is_named(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from mead.local_service import local_service
+from mead.cli.local_service import local_service
 os.setuid(65534)
 with local_service(Path({str(folder)!r})):
     pass

@@ -21,7 +21,7 @@ from gunicorn.config import Config
 from PIL import Image
 
 from caching_server import Worker
-from mead.keys import job_key
+from mead.queue.keys import job_key
 from tests.conftest import RedisServer, Service
 
 QUEUE = "latentrevisions_queue"

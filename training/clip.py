@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from LatentRevisions.cutouts import Cutouts
-from mead.perceptor import VOCABULARY, Perceptor
-from mead.tokeniser import START
+from mead.nn.cutouts import Cutouts
+from mead.nn.perceptor import VOCABULARY, Perceptor
+from mead.nn.tokeniser import START
 from training.muon import Muon
 from training.pictures import batch
 from training.run import Average, Run, Stateful, arguments, autocast, export, take_over

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from mead.weights import FOLDER
+from mead.weights.sets import FOLDER
 
 
 def main() -> None:

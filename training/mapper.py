@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from mead.perceptor import Perceptor
+from mead.nn.perceptor import Perceptor
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.stylegan2 import Generator

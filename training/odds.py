@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from LatentRevisions.start import LearnedStart
-from mead.perceptor import Perceptor
+from mead.nn.perceptor import Perceptor
 from training.clip import Attributes, encode_text
 from training.drafts import NOT_SEEN, Drafted, outcomes
 from training.pictures import tensor

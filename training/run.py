@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
-from mead.precision import Precision
+from mead.nn.precision import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(os.environ.get("TRAINING_RUNS", ROOT / "training" / "runs"))

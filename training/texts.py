@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mead.perceptor import Perceptor
+from mead.nn.perceptor import Perceptor
 from training.clip import ATTRIBUTES, Attributes, Optimisers, build, contrast, encode_text, found, tokenise
 from training.pictures import batch
 from training.run import Average, Run, Stateful, arguments, autocast, export, take_over

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, send_from_directory
 
-from mead.openapi import Description, describe
+from mead.http.openapi import Description, describe
 
 HERE = Path(__file__).parent
 PARTS = ("page.css", "page.js")

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from LatentRevisions.start import SHARPNESS, LearnedStart
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 
 # A draft's numbers: a layout of three outcomes, a choice of two, for each of two things a choice of two; a
 # measure of the whole, and two of each thing. The layouts show nothing, one thing, and two things.

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from LatentRevisions.vqgan import VQGAN, Norm
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 from tests import parity
 
 ODD = dict(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 from StyleCLIP.e4e import Encoder4Editing
 from tests import parity
 

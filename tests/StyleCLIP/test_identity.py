@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 from StyleCLIP.identity import Identity
 from tests import parity
 

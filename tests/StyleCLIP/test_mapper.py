@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 from StyleCLIP.mapper import LatentMapper
 
 CODES = torch.linspace(-1, 1, 3 * 4 * 6).view(3, 4, 6)

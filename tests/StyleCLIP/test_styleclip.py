@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mead.images import PictureError
+from mead.imaging.pictures import PictureError
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of
 from StyleCLIP.params import StyleCLIPParams

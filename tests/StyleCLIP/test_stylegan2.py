@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mead.state_dict import StateDictError
+from mead.nn.state_dict import StateDictError
 from StyleCLIP.stylegan2 import Generator
 from tests import parity
 

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from LatentRevisions.LatentRevisions import LatentRevisions
-from mead.local_redis import free_port
-from mead.weights import FOLDER, WeightSet
+from mead.cli.local_redis import free_port
+from mead.weights.sets import FOLDER, WeightSet
 from tests import originals
 from tests.conftest import ROOT, Process, answers
 from tests.mirror import Mirror, halt_at, mirror

@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from caching_config import Settings, connect
-from mead.api import create_app
 from mead.data_folder import FolderClaimedError, claim_folder, hold_folder
-from mead.jobs import Jobs
+from mead.http.app import create_app
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from tests.conftest import RedisServer
 

@@ -14,12 +14,12 @@ from app import create_app as create_trial_app
 from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
-from mead.api import create_app
-from mead.jobs import Jobs
+from mead.http.app import create_app
 from mead.limits import Extent, check_limits, check_texts, context_length, extent
+from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
-from mead.tokeniser import load_tokeniser
-from mead.weights import load_perceptor
+from mead.queue.jobs import Jobs
+from mead.weights.sets import load_perceptor
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
 from StyleCLIP.StyleCLIP import load_pipeline as load_faces

@@ -187,7 +187,7 @@ def test_a_strangers_damaged_picture_is_no_line() -> None:
     assert samples != tiff != swollen
     code = (
         "import io, sys; from caching_config import Settings; from mead.log import set_up\n"
-        "from mead.images import PictureError, read_picture\n"
+        "from mead.imaging.pictures import PictureError, read_picture\n"
         "set_up(Settings())\n"
         "try: print(read_picture(io.BytesIO(bytes.fromhex(sys.argv[1])), 'img').size)\n"
         "except PictureError: print('refused')\n"

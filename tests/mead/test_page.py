@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from caching_config import Settings
 from mead import page as room
-from mead.api import create_app
-from mead.local_redis import free_port
+from mead.cli.local_redis import free_port
+from mead.http.app import create_app
 from tests.conftest import DATA, Process, answers, report
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
@@ -132,7 +132,7 @@ def state(page: Page, text: str) -> None:
 
 def newest(page: Page) -> str:
     """The id of the newest job this browser remembers."""
-    return str(page.evaluate("JSON.parse(localStorage.getItem('mead.jobs'))[0]"))
+    return str(page.evaluate("JSON.parse(localStorage.getItem('mead.queue.jobs'))[0]"))
 
 
 def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mead.job import End, Job
+from mead.queue.job import End, Job
 from mead.storage import UPLOAD_GROWTH, Storage, write_picture
 
 PICTURE = Image.new("RGB", (40, 30), "teal")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mead.perceptor import Perceptor
+from mead.nn.perceptor import Perceptor
 from training.drafts import CHOICES, NOT_SEEN, THING_CHOICES, THINGS, Drafted
 from training.odds import Example, less, lesson, make, part_of
 from training.run import DEMO

@@ -13,7 +13,7 @@ from PIL import Image
 from mead.params import JobParams
 from mead.revision import Pipeline, Revision
 from mead.storage import write_picture
-from mead.weights import WeightSet
+from mead.weights.sets import WeightSet
 from training.run import ROOT
 
 P = TypeVar("P", bound=JobParams)

@@ -1,0 +1,144 @@
+"""Processes that this one starts, watches, starts again and stops. They end with it, whatever ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).parents[2]
+STOP_SECONDS = 30  # the inference server ends its step first
+STEADY_SECONDS = 60  # a child that ran this long has not failed at its start
+LONGEST_PAUSE = 5.0  # seconds before a child is started again
+
+
+class ServiceError(RuntimeError):
+    """The service, or a part of it, does not start or does not run any more."""
+
+
+class Child:
+    """A process that this one starts, in the repository's folder; stopped at the end of a `with` block.
+
+    Make it in the main thread: the kernel ends a child with the thread that started it.
+
+    Args:
+        name: what messages call it.
+        command: the program and its arguments.
+        environment: variables beside our own.
+        logs: folder for what it writes, as NAME.log; it writes to our own stderr when None.
+        reads: what it finds on its standard input (`ps` shows nothing of it).
+        holds: open files that it inherits.
+        needs: other children, made with `lasting`, that end after it even when this process is killed.
+        lasting: whether, when this process is killed, it first waits for the children that need it.
+
+    Attributes:
+        process: the process as it was started last.
+        restarts: how often in a row `check` starts it again, when each run lasts less than STEADY_SECONDS.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        logs: Path | None,
+        reads: bytes = b"",
+        holds: Sequence[int] = (),
+        needs: Sequence[Child] = (),
+        lasting: bool = False,
+    ) -> None:
+        self.name = name
+        self.log = logs / f"{name.replace(' ', '_')}.log" if logs else None
+        self.restarts = 0.0
+        self._command = command
+        self._environment = environment
+        self._reads = reads
+        self._parent = 0 if lasting else os.getpid()
+        self._lifeline, self._held = os.pipe()
+        self._inherits = [self._lifeline, *holds, *(one._held for one in needs)]
+        self._failures = 0
+        self._again_at: float | None = None
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+
+    def _start(self) -> None:
+        launch: list[str | Path] = [sys.executable, "-I", "-S", REPOSITORY / "mead" / "cli" / "launch.py"]
+        with ExitStack() as stack:
+            output = stack.enter_context(self.log.open("ab")) if self.log else sys.__stderr__
+            self.process = subprocess.Popen(
+                [*launch, str(self._parent), str(self._lifeline), *self._command],
+                env={**os.environ, **self._environment},
+                cwd=REPOSITORY,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=self._inherits,
+                umask=0o077,  # what it writes is for its user alone
+                start_new_session=True,  # Ctrl-C is ours to handle: the servers must stop before Redis does
+            )
+        self._started = time.monotonic()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError), self.process.stdin as stdin:  # `check` tells if it has ended
+            stdin.write(self._reads)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """See that the process runs; when it has ended, start it again after a pause.
+
+        Raises:
+            ServiceError: it has ended and has no `restarts` left; with the last lines of its log.
+        """
+        now = time.monotonic()
+        if self._again_at is not None:
+            if now >= self._again_at:
+                self._again_at = None
+                self._start()
+            return
+        status = self.process.poll()
+        if status is None:
+            return
+        how = f"ended with status {status}" if status >= 0 else f"was killed ({signal.Signals(-status).name})"
+        self._failures = 1 if now - self._started > STEADY_SECONDS else self._failures + 1
+        what = f"the {self.name} {how}"
+        if self._failures > self.restarts:
+            if self.restarts:
+                what += f", {self._failures} times in a row soon after its start"
+            raise ServiceError("\n".join([what, *self.last_lines()]))
+        pause = min(2.0 ** (self._failures - 1), LONGEST_PAUSE)
+        self._again_at = now + pause
+        log.error("%s; it is started again in %.0f s", what, pause)
+
+    def last_lines(self) -> list[str]:
+        """The end of its log; nothing when it has none."""
+        return self.log.read_text(errors="replace").splitlines()[-20:] if self.log else []
+
+    def stop(self) -> None:
+        """Ask the process to end (SIGTERM); kill it if it does not within STOP_SECONDS."""
+        try:
+            self.process.terminate()
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._lifeline)
+        os.close(self._held)

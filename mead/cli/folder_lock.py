@@ -1,0 +1,99 @@
+"""One service at a time per data folder: two Redis writing to one folder would destroy its data."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mead.cli.child import STOP_SECONDS, ServiceError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 3  # seconds for a service that may have been told to stop just now
+END_SECONDS = 2 * STOP_SECONDS  # the servers end, then Redis
+
+
+@contextmanager
+def folder_lock(data_dir: Path, url: str) -> Iterator[int]:
+    """Hold the lock of a data folder and yield the open file.
+
+    The lock is free once every process that has inherited that file has ended, so that a service which was
+    killed keeps it until its Redis is gone. A service that is just ending is waited for.
+
+    Args:
+        url: where the service that takes the lock can be reached; whoever comes later is told.
+
+    Raises:
+        ServiceError: another service has the lock; says which.
+        OSError: the folder cannot be written.
+    """
+    file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _acquire(file, data_dir)
+        holder = {"pid": os.getpid(), "since": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        _write(file, {**holder, "url": url})
+        try:
+            yield file
+        finally:
+            _write(file, {**holder, "url": url, "stopping": True})
+    finally:
+        os.close(file)
+
+
+def _acquire(file: int, data_dir: Path) -> None:
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        holder = _holder(file)
+        gone = "pid" in holder and not _lives(holder["pid"])
+        ending = gone or holder.get("stopping")
+        if ending and not told and time.monotonic() - began > 1:
+            log.warning("waiting for the service of process %d to end", holder["pid"])
+            told = True
+        if time.monotonic() - began > (END_SECONDS if ending else PATIENCE):
+            who = "process {pid} since {since}, at {url}".format(**holder) if holder else "no more is known"
+            what = "its process has ended, but not all that it started" if gone else "stop it"
+            raise ServiceError(
+                f"another service is running on {data_dir} ({who}): {what}, or set another DATA_DIR. "
+                f"`fuser -v {data_dir / 'lock'}` shows its processes"
+            )
+        time.sleep(0.1)
+
+
+def _holder(file: int) -> dict[str, Any]:
+    """What the service that has the lock wrote into it; empty when that cannot be read."""
+    with suppress(ValueError):
+        holder = json.loads(os.pread(file, 4096, 0))
+        if isinstance(holder, dict) and holder.keys() >= {"pid", "since", "url"}:
+            return holder
+    return {}
+
+
+def _write(file: int, holder: dict[str, Any]) -> None:
+    text = f"{json.dumps(holder)}\n".encode()
+    with suppress(OSError):  # the disk is full: the lock holds without it
+        os.pwrite(file, text, 0)
+        os.ftruncate(file, len(text))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

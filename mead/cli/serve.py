@@ -1,0 +1,175 @@
+"""The commands that run the whole service: `python -m mead serve` and `python -m mead demo`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from caching_config import Settings
+from mead import log
+from mead.cli.child import REPOSITORY, ServiceError
+from mead.cli.local_service import LocalService, local_service
+from mead.cli.progress_bar import ProgressBar
+from mead.output import try_output
+from mead.terminal import say
+from mead.weights.sets import WeightSet, weights_dir
+
+REDIS_PORT = 6380
+"""Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
+
+PHOTOS = REPOSITORY / "tests" / "data"
+DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
+    "latent_revision": (
+        Path("latentrevisions_out"),
+        {"prompt": "a girl with green hair", "w2": "1", "seed": "9"},
+        {"img_enc": PHOTOS / "face.jpeg"},
+    ),
+    "styleclip": (
+        Path("styleclip_out"),
+        {"prompt": "A girl with purple eyes", "seed": "1"},
+        {"img": PHOTOS / "face.jpeg"},
+    ),
+}
+"""By route: the folder for its picture, the form's fields, its files."""
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Run the service until SIGINT, SIGTERM or SIGHUP."""
+    settings = Settings()
+    WeightSet.find(settings.weights)  # a name that is not known is told at once
+    log.set_up(settings)
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # was closed, and is not for a pipe of ours
+        pass
+    os.close(file)
+    with (
+        suppress(KeyboardInterrupt),
+        local_service(
+            settings.data_dir,
+            settings.host,
+            settings.port,
+            _redis_url(settings),
+            environment=_weights_environment(),
+            redis_port=REDIS_PORT,
+            restart=True,
+        ) as service,
+    ):
+        up = f"The service is up at {service.url} with Redis at {service.shown_redis_url}; Ctrl-C stops it."
+        if (command := service.redis_cli()) is not None:
+            up += f"\nTo look into Redis: {command}"
+        _say(up)
+        try:
+            while True:
+                time.sleep(0.5)
+                service.check()
+        except KeyboardInterrupt:
+            _say("\nstopping")
+
+
+def _say(text: str) -> None:
+    """Print, as long as anybody reads: the terminal may be closed, or be `head -1`."""
+    try:
+        say(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Start the service, make a picture with each model through its API, stop it.
+
+    Raises:
+        ServiceError: a job fails; with what the servers wrote last.
+    """
+    began = time.monotonic()
+    for output, _, _ in DEMO_JOBS.values():
+        try_output(output / "demo.png", "output_path")
+    # At a Redis that others use too, nobody else must take the demo's jobs.
+    queues = f"demo_{secrets.token_hex(4)}"
+    environment = {
+        **_weights_environment(),
+        "LATENTREVISIONS_QUEUE": f"{queues}_latentrevisions_queue",
+        "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
+        "API_KEYS": "",
+    }
+    with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
+        data_dir, logs = Path(folder) / "data", Path(folder) / "logs"
+        say("starting Redis, the inference server and the caching server ...", file=sys.stderr, flush=True)
+        with local_service(
+            data_dir, redis_url=_redis_url(Settings()), logs=logs, environment=environment
+        ) as service:
+            say(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
+            for route in DEMO_JOBS:
+                try:
+                    path, seconds = _demo_job(service, route)
+                except (ServiceError, requests.RequestException) as error:
+                    service.check()  # a dead server is the better explanation
+                    raise ServiceError(f"{route}: {error}\n{_last_lines(service)}") from error
+                say(f"{path}  ({seconds:.1f} s)", flush=True)
+    say(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _redis_url(settings: Settings) -> str | None:
+    """REDIS_URL, if it is set."""
+    return settings.redis_url if "redis_url" in settings.model_fields_set else None
+
+
+def _weights_environment() -> dict[str, str]:
+    """The servers run in another folder than this process: a relative WEIGHTS_DIR must mean the same."""
+    return {"WEIGHTS_DIR": str(weights_dir())}
+
+
+def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
+    """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
+    began = time.monotonic()
+    folder, fields, pictures = DEMO_JOBS[route]
+    say(
+        f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
+        file=sys.stderr,
+    )
+    files = {name: (path.name, path.read_bytes()) for name, path in pictures.items()}
+    headers, http = {"Prefer": "respond-async"}, service.session
+    asked = _json(http.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
+    job_url = f"{service.url}/jobs/{asked['id']}"
+    bar = ProgressBar(route)
+    while (job := _json(http.get(job_url, timeout=60)))["status"] in ("queued", "processing"):
+        bar.show(job.get("steps", 0), job.get("total_steps") or 0)
+        service.check()
+        time.sleep(0.2)
+    bar.end()
+    if job["status"] != "succeeded":
+        raise ServiceError(f"the job {job['status']}: {job.get('error')}")
+    png = http.get(f"{job_url}/image", timeout=60)
+    if not png.ok:
+        raise ServiceError(_said(png))
+    folder.mkdir(exist_ok=True)
+    path = folder / f"demo_{asked['id']}.png"
+    part = path.with_suffix(".part")
+    part.write_bytes(png.content)
+    part.replace(path)
+    return path, time.monotonic() - began
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    if not answer.ok:
+        raise ServiceError(_said(answer))
+    record: dict[str, Any] = answer.json()
+    return record
+
+
+def _said(answer: requests.Response) -> str:
+    return f"{answer.request.method} {answer.url} answered {answer.status_code}: {answer.text.strip()}"
+
+
+def _last_lines(service: LocalService) -> str:
+    lines = []
+    for one in service.children:
+        lines += [f"the {one.name} wrote last:", *one.last_lines()]
+    return "\n".join(lines)

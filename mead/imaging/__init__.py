@@ -1,0 +1,1 @@
+"""Pictures: reading those of strangers, colours, formats."""

@@ -1,0 +1,331 @@
+"""Reading pictures that anybody may have sent: what comes out is a plain RGB picture, or a PictureError.
+
+The size is read and judged before a single pixel is decoded, the format is told from the content and never
+from the name, and nothing of the file but its pixels goes any further (no EXIF position, no comment, and the
+colour profile only as what it makes of the colours).
+
+A file can be made to cost far more than its length: by what it unpacks to, by being cut into millions of
+pieces, by passing over the same pixels again and again. Pillow bounds the first (text, profiles and tags
+that swell, tiles and canvases larger than the picture); the limits below bound the others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TILELENGTH,
+    TILEWIDTH,
+    TiffImageFile,
+)
+
+from mead.imaging.colours import to_srgb
+from mead.imaging.formats import FORMATS, why_not_read
+
+if TYPE_CHECKING:  # the process that answers HTTP reads pictures too, and does without PyTorch
+    import torch
+
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
+MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
+MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
+
+BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
+BAND_PIXELS = 1_000_000  # converted at once
+DNG_VERSION = 50706  # a TIFF's tag
+
+_UPRIGHT = {  # by EXIF orientation: how to turn the picture
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUARTER_TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+
+# In a JPEG's coded data FF 00 is a byte, FF D0 to FF D7 restart the coder; others begin a segment.
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+        field: the argument or form field that held it.
+        kind: "too_large" (its dimensions, or what decoding it takes), "not_a_picture" (no picture, or one
+            that cannot be decoded) or "no_face".
+        reason: what is wrong, without the field.
+    """
+
+    def __init__(
+        self, field: str, kind: Literal["too_large", "not_a_picture", "no_face"], reason: str
+    ) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.kind = kind
+        self.reason = reason
+
+
+def read_picture(
+    source: Path | BinaryIO,
+    field: str,
+    max_pixels: int = MAX_PIXELS,
+    within: tuple[int, int] | None = None,
+) -> Image.Image:
+    """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
+
+    The picture is turned upright by its EXIF orientation; transparency is laid on white; 16-bit, palette,
+    grey and CMYK become RGB, and colours those of sRGB. Takes at most some BYTES_PER_PIXEL of memory a pixel,
+    beside the file itself.
+
+    Args:
+        source: a path, or a binary file open for reading.
+        field: what to call the picture in errors.
+        max_pixels: the most pixels (width times height) it may have.
+        within: width and height that it is shrunk to fit, aspect kept; never enlarged. Its own size when
+            None.
+
+    Returns:
+        A PIL picture, mode RGB, without metadata.
+
+    Raises:
+        PictureError: for everything wrong with the content.
+        MemoryError: it takes more memory than there is.
+        FileNotFoundError: when `source` is a path and nothing is there.
+    """
+    if isinstance(source, Path):
+        if not source.exists():
+            raise FileNotFoundError(f"{field}: there is no file {source}")
+        with source.open("rb") as file:
+            return read_picture(file, field, max_pixels, within)
+    content = source.read()
+    try:
+        with _Upload(content) as upload, Image.open(upload, formats=FORMATS) as image:
+            _check_size(image, field, max_pixels)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(content)
+            return _plain_rgb(image, content, within)
+    except (PictureError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(field, "too_large", f"has far more than {max_pixels:,} pixels") from error
+    except Exception as error:  # on malformed files Pillow's decoders raise nearly anything
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = why_not_read(content) if unknown else str(error) or type(error).__name__
+        raise PictureError(field, "not_a_picture", f"not a picture that can be read ({reason})") from error
+
+
+def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """`picture`, shrunk if need be to fit `width` x `height`, aspect kept; never enlarged."""
+    return picture.resize(_fitted(picture.size, (width, height)), Image.Resampling.LANCZOS)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """`picture` as a PNG file. The same pixels give the same bytes."""
+    file = BytesIO()
+    picture.save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+def bmp_bytes(picture: Image.Image) -> bytes:
+    """`picture` as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes."""
+    file = BytesIO()
+    picture.save(file, "BMP")
+    return file.getvalue()
+
+
+def webp_bytes(picture: Image.Image) -> bytes:
+    """`picture` as a WebP file without loss, packed as fast as can be.
+
+    A third of a photo's pixels, in half the time of a PNG; next to nothing of a picture that repeats itself.
+    """
+    file = BytesIO()
+    picture.save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
+class _Upload(BytesIO):
+    """A file in memory that Pillow may read from a limited number of times.
+
+    Pillow reads each chunk, segment and block by itself, so that a file of millions of them would keep it
+    busy for long.
+    """
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_PIECES:
+            raise OSError("it is in far too many pieces")
+        return super().read(size)
+
+
+def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(field, "too_large", f"{width} x {height} is more than {max_pixels:,} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise PictureError(
+            field, "too_large", f"{width} x {height} has a side longer than {MAX_SIDE:,} pixels"
+        )
+    if isinstance(image, TiffImageFile):
+        if DNG_VERSION in image.tag_v2:
+            raise OSError("a camera's RAW file; develop it and send a JPEG")
+        tile = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
+        if not all(isinstance(side, int) for side in tile):
+            raise OSError("the size of its tiles is no number")
+        if tile[0] * tile[1] > max_pixels:
+            raise PictureError(field, "too_large", f"has tiles of more than {max_pixels:,} pixels")
+
+
+def _check_scans(jpeg: bytes) -> None:
+    """Raise OSError if a JPEG has too many scans: each of a few bytes may cost a pass over all pixels."""
+    scans, position = 0, 2
+    for _ in range(MAX_PIECES):
+        found = _JPEG_SEGMENT.search(jpeg, position)
+        if found is None or found[1] == _END_OF_IMAGE:
+            return
+        scans += found[1] == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise OSError(f"it has more than {MAX_SCANS} scans")
+        position = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+    raise OSError("it is in far too many pieces")
+
+
+def _plain_rgb(image: Image.Image, file: bytes, within: tuple[int, int] | None) -> Image.Image:
+    """An upright RGB copy of an opened picture of any mode, with nothing attached."""
+    if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size in far less time
+        finest = max(_fitted(image.size, within), _fitted(image.size, within[::-1]))  # it may lie or stand
+        image.draft(None, (2 * finest[0], 2 * finest[1]))
+    _scale_transparent_colour(image)
+    image.load()
+    colours = to_srgb(image, file)
+    turn = _UPRIGHT.get(_orientation(image))
+    if within is not None and turn in _QUARTER_TURNS:
+        within = within[::-1]
+    size = image.size if within is None else _fitted(image.size, within)
+    factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
+    coarse = _coarse(image, factor, colours.mode if colours else "RGB")
+    whole = (0, 0, image.width / factor, image.height / factor)  # without what rounding up has added
+    plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
+    if colours:
+        plain = colours.apply(plain)
+    plain.info = {}
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _coarse(image: Image.Image, factor: int, mode: str) -> Image.Image:
+    """A picture as one of mode `mode` without alpha, its sides divided by `factor` (and rounded up)."""
+    if image.mode == mode and not image.has_transparency_data:
+        return image if factor == 1 else image.reduce(factor)
+    coarse = Image.new(mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    levels = _black_and_white(image)
+    for top, band in _bands(image, factor):
+        coarse.paste(_opaque_rgb(band, *levels).convert(mode).reduce(factor), (0, top // factor))
+    return coarse
+
+
+def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same aspect that fits `within`, but not larger than `size`."""
+    scale = min(1, within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata makes no picture unusable
+        return 1
+
+
+def _bands(image: Image.Image, multiple: int) -> Iterator[tuple[int, Image.Image]]:
+    """A picture in full-width bands from its top, each with its first row; rows a multiple of `multiple`."""
+    rows = max(1, BAND_PIXELS // image.width // multiple) * multiple
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _opaque_rgb(image: Image.Image, black: float, white: float) -> Image.Image:
+    """A picture of any mode as RGB; grey levels of more than 8 bits as shares between `black` and `white`."""
+    if image.mode.startswith(("I", "F")):
+        levels = _levels(image)
+        transparent = levels == image.info.get("transparency", math.nan)
+        shares = np.where(transparent, 1.0, (levels - black) / (white - black))
+        image = Image.fromarray((shares * 255).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _black_and_white(image: Image.Image) -> tuple[float, float]:
+    """The grey levels that are black and white, in a picture of more than 8 bits or of floats.
+
+    "I;16" says its own range; "I" and "F" do not, so white is the smallest usual level that holds the
+    brightest pixel.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits, signed = tags.get(BITSPERSAMPLE, (16,))[0], tags.get(SAMPLEFORMAT, (1,))[0] == 2
+    whites: tuple[float, ...] = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, ())
+    if bits == 16 and signed:
+        whites = (255.0, 32767.0)
+    if whites:
+        brightest = max(float(_levels(band).max()) for _, band in _bands(image, 1))
+        white = next((white for white in whites if brightest <= white), brightest)
+    else:
+        white = 4095.0 if bits == 12 else 65535.0
+    white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow turns only those of up to 8 bits
+    return (white, 0.0) if white_is_zero else (0.0, white)
+
+
+def _levels(image: Image.Image) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # signalling NaNs say so as they are copied
+        return np.nan_to_num(np.asarray(image, dtype=np.float64))
+
+
+def _scale_transparent_colour(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG of 2, 4 or 16 bits in 8 bits, as Pillow gives the pixels."""
+    transparent = image.info.get("transparency")
+    if transparent is None or not isinstance(image, PngImageFile) or not image.tile:
+        return
+    raw_mode = image.tile[0].args
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """An RGB picture as [1, 3, H, W] in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(picture, np.uint8)).permute(2, 0, 1)[None].float() / 255
+
+
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """[1, 3, H, W] in [0, 1] (clipped to it) as an RGB picture.
+
+    Raises:
+        FloatingPointError: where a value is not finite.
+    """
+    if not image.isfinite().all():
+        raise FloatingPointError("the picture is not finite")
+    levels = image[0].float().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,136 @@
+"""The perceptor: CLIP, which places pictures and texts in one space.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (arXiv
+2103.00020). The network is open_clip's, in the state-dict layout of openai/CLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mead.nn.state_dict import StateDict, StateDictError, build, shape
+from mead.nn.tokeniser import END, START, load_tokeniser
+
+VOCABULARY = END + 1  # ids of CLIP's tokeniser: 49,408
+LONGEST_TEXT = 4096  # tokens; published CLIPs read 77, some 248
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Perceptor(nn.Module):
+    """A CLIP with its tokeniser and its way of looking at pictures.
+
+    Args:
+        model: open_clip's CLIP (`open_clip.model.CLIP`), of any size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._tokeniser = load_tokeniser()
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: StateDict) -> Perceptor:
+        """Build the CLIP that `state_dict` holds, with either kind of image tower, frozen and in float32.
+
+        A compact state dict (see `expand`) is expanded first.
+
+        Raises:
+            StateDictError: naming keys that are missing or do not fit.
+        """
+        from open_clip.model import build_model_from_openai_state_dict
+
+        # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
+        sizes = ("input_resolution", "context_length", "vocab_size")
+        weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
+        shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
+        try:
+            # open_clip's builder rounds what it is given to half precision: it gets shapes, no values
+            model = build(
+                lambda: build_model_from_openai_state_dict(dict(shapes), cast_dtype=torch.float32), weights
+            )
+        except KeyError as error:
+            raise StateDictError(f"the state dict has no key {error.args[0]!r}") from error
+        except RuntimeError as error:  # PyTorch's message names the keys
+            raise StateDictError(str(error)) from error
+        # The one constant that no state dict holds: a place of the text sees none of those behind it.
+        length = model.context_length
+        if length > LONGEST_TEXT:
+            raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
+        model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
+        return cls(model).requires_grad_(False).eval()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that CLIP reads, with those that begin and end it."""
+        return int(self.model.context_length)
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the embeddings."""
+        return int(self.model.text_projection.shape[1])
+
+    @property
+    def input_size(self) -> int:
+        """Side, in pixels, of the square pictures CLIP sees."""
+        size = self.model.visual.image_size
+        return size if isinstance(size, int) else size[0]
+
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> token ids [N, context_length]. A longer text is cut and still ends with the end token."""
+        room = self.model.context_length - 2
+        ids = torch.zeros(len(texts), self.model.context_length, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [START, *self._tokeniser.encode(text)[:room], END]
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ids.to(self.mean.device)
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> embeddings [N, d] of unit length."""
+        return F.normalize(self.model.encode_text(self.tokenise(texts)).float(), dim=-1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] -> images with the mean and the spread that CLIP was trained on."""
+        return (images - self.mean) / self.std
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [0, 1] -> embeddings [N, d] of unit length.
+
+        Images that are not `input_size` square are resized (squeezed, where not square) with antialiasing.
+        """
+        size = (self.input_size, self.input_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
+        return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
+
+
+def expand(state_dict: StateDict) -> dict[str, Tensor]:
+    """Give a compact state dict its whole table of token embeddings; any other comes back as it is.
+
+    The compact form makes a small file of a small CLIP that knows few words: `tokens` holds their ids [V],
+    and `token_embedding.weight` has V + 1 rows: theirs, and last one that stands for every other token.
+
+    Raises:
+        StateDictError: where `tokens` and `token_embedding.weight` do not fit together.
+    """
+    expanded = dict(state_dict)
+    tokens = expanded.pop("tokens", None)
+    if tokens is None:
+        return expanded
+    n_rows = shape(state_dict, "token_embedding.weight")[0]
+    if n_rows != len(tokens) + 1 or tokens.min() < 0 or tokens.max() >= VOCABULARY:
+        raise StateDictError(f"{n_rows} rows of 'token_embedding.weight' do not fit {len(tokens)} 'tokens'")
+    rows = state_dict["token_embedding.weight"]
+    tokens = tokens.long().to(rows.device)  # rows without values are checked as well
+    expanded["token_embedding.weight"] = rows[-1].repeat(VOCABULARY, 1).index_copy(0, tokens, rows[:-1])
+    return expanded

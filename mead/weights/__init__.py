@@ -1,0 +1,1 @@
+"""Sets of weights: published formats, conversion, download, verification."""

@@ -1,0 +1,1 @@
+"""The inference server: engines, admission, heartbeat and recovery."""

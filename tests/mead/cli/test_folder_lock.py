@@ -1,0 +1,54 @@
+"""The lock of a data folder: who has it is told, and it lives as long as those who inherit it."""
+
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mead.cli.child import ServiceError
+from mead.cli.folder_lock import folder_lock
+
+URL = "http://127.0.0.1:5000"
+
+
+def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, URL):
+        who = (
+            rf"another service is running on {tmp_path} \(process {os.getpid()} since \d{{4}}-.*, at {URL}\)"
+        )
+        with pytest.raises(ServiceError, match=who), folder_lock(tmp_path, "http://127.0.0.1:5001"):
+            pass
+    with folder_lock(tmp_path, URL):
+        pass
+
+
+def test_a_lock_of_a_version_before_is_one_too(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ServiceError, match="another service is running"), folder_lock(tmp_path, URL):
+            pass
+
+
+def test_who_inherits_the_lock_keeps_it_and_is_waited_for(tmp_path: Path) -> None:
+    """As our Redis does when the process that started it is killed."""
+    with folder_lock(tmp_path, URL) as lock:
+        redis = subprocess.Popen(["sleep", "1000"], pass_fds=[lock])
+    took: list[float] = []
+
+    def later() -> None:
+        with folder_lock(tmp_path, URL):
+            took.append(time.monotonic())
+
+    waiting = threading.Thread(target=later)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive() and not took
+    ended = time.monotonic()
+    redis.kill()
+    redis.wait()
+    waiting.join(60)
+    assert took and took[0] >= ended

@@ -1,0 +1,41 @@
+"""Where the whole service listens, and how it is asked there."""
+
+import socket
+
+import pytest
+
+from mead.cli.child import ServiceError
+from mead.cli.local_redis import free_port
+from mead.cli.local_service import _reachable, check_address
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("fd00::2", "[fd00::2]"),
+        ("localhost", "localhost"),
+        ("mead.example", "mead.example"),
+    ],
+)
+def test_where_it_is_asked(host: str, asked: str) -> None:
+    assert _reachable(host) == asked
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_port_must_be_free_where_it_listens(host: str) -> None:
+    check_address(host, free_port())
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ServiceError, match="is in use"):
+        check_address(host, other.getsockname()[1])
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="a machine without IPv6")
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_a_port_of_ipv6(host: str) -> None:
+    check_address(host, free_port())
+    server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    with server as other, pytest.raises(ServiceError, match="is in use"):
+        check_address(host, other.getsockname()[1])

@@ -1,0 +1,653 @@
+"""The queue, on a real Redis."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+
+import pytest
+import redis
+
+from mead.queue.jobs import (
+    DamagedRecordError,
+    IdempotencyError,
+    Jobs,
+    KeptLimitError,
+    KeptLimits,
+    NotAloneError,
+    Progress,
+    QueueFullError,
+    TooManyJobsError,
+    UnknownJobError,
+)
+from tests.conftest import channel, end_of, report
+
+QUEUE = "latentrevisions_queue"
+LIMIT = 60  # seconds; far more than anything here takes
+
+
+def put(jobs: Jobs, *names: str) -> None:
+    for name in names:
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": f"picture {name}", "w0": 0.5})
+
+
+def test_what_redis_holds(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b")
+    assert client.lrange(QUEUE, 0, -1) == ["a", "b"]
+    record = client.hgetall("job:a")
+    assert record["status"] == "queued" and record["type"] == "lr" and record["prompt"] == "picture a"
+    assert record["w0"] == "0.5" and record["created_at"].endswith("+00:00")
+
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "a" and job.attempts == 1
+    assert client.lrange(QUEUE, 0, -1) == ["b"]
+    assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == ["a"]
+    assert client.hget("job:a", "status") == "processing" and client.hget("job:a", "worker") == "me"
+
+    assert report(jobs, job, 3, 10, -1.25)
+    assert client.hmget("job:a", "steps", "total_steps", "loss") == ["3", "10", "-1.25"]
+
+    assert jobs.succeed(job, "me", "/somewhere/a.png")
+    assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == []
+    assert client.hmget("job:a", "status", "out_path") == ["succeeded", "/somewhere/a.png"]
+    assert client.hget("job:a", "finished_at")
+    assert 0 < client.ttl("job:a") <= jobs.ttl
+
+
+def test_parameters_come_back_as_they_went(jobs: Jobs) -> None:
+    asked = {"prompt": "Ein Mädchen 👩‍🎤 <b>紫</b>\n", "seed": 7, "w3": -0.125, "img_path": "/x/y.png"}
+    jobs.enqueue("a", "lr", QUEUE, asked)
+    assert jobs.get("a").parameters == {name: str(value) for name, value in asked.items()}
+
+
+def test_enqueueing_twice_is_once(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "a")
+    assert client.lrange(QUEUE, 0, -1) == ["a"]
+
+
+def test_unknown_job(jobs: Jobs) -> None:
+    with pytest.raises(UnknownJobError):
+        jobs.get("nobody")
+
+
+def test_a_job_ends_once_and_only_by_its_holder(jobs: Jobs) -> None:
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None
+    assert not jobs.succeed(job, "another", "x.png")
+    assert jobs.report(QUEUE, "another", [Progress("a", 1, 2, 0.0)]).lost == {"a"}
+    assert jobs.fail(job, "me", "no face found", "input", "img")
+    assert not jobs.succeed(job, "me", "x.png")
+    assert not jobs.put_back(QUEUE, "me", [job.id])
+    ended = jobs.get("a")
+    assert ended.status == "failed" and ended.error == "no face found"
+    assert ended.error_kind == "input" and ended.error_field == "img"
+
+
+def test_rank(jobs: Jobs) -> None:
+    put(jobs, "a", "b", "c")
+    assert [jobs.rank(jobs.get(name)) for name in "abc"] == [0, 1, 2]
+    first, second = jobs.claim(QUEUE, "me"), jobs.claim(QUEUE, "me")
+    assert first is not None and second is not None
+    assert [jobs.rank(jobs.get(name)) for name in "abc"] == [0, 0, 0]
+    put(jobs, "d")
+    assert jobs.rank(jobs.get("d")) == 1
+    jobs.put_back(QUEUE, "me", [second.id])
+    jobs.put_back(QUEUE, "me", [first.id])
+    assert [jobs.rank(jobs.get(name)) for name in "abcd"] == [0, 1, 2, 3]
+    assert [job.id for _ in range(4) if (job := jobs.claim(QUEUE, "me"))] == list("abcd")
+    put(jobs, "e", "f")
+    assert [jobs.rank(jobs.get(name)) for name in "ef"] == [0, 1]
+
+
+def test_put_back_leaves_no_trace_of_the_attempt(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None
+    report(jobs, job, 3, 10)
+    assert jobs.put_back(QUEUE, "me", [job.id])
+    assert client.lrange(QUEUE, 0, -1) == ["a", "b"]
+    again = jobs.get("a")
+    assert again.status == "queued" and again.attempts == 0 and again.steps == 0
+    assert again.worker is None and again.started_at is None and again.loss is None
+    assert jobs.report(QUEUE, "me", []).held == ()
+
+
+def test_a_queued_id_without_record_is_skipped(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b")
+    client.delete("job:a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "b"
+    assert jobs.report(QUEUE, "me", []).held == ("b",)
+    assert jobs.claim(QUEUE, "me") is None
+
+
+def test_many_workers_share_out_every_job_once(jobs: Jobs, client: redis.Redis) -> None:
+    """Eight blocked workers; forty jobs put in meanwhile; each is claimed by exactly one, oldest first."""
+    names = [f"{n:02}" for n in range(40)]
+
+    def work(worker: str) -> list[str]:
+        mine: list[str] = []
+        while not client.exists("enough"):
+            jobs.wait_for_work(QUEUE, 0.2)
+            while job := jobs.claim(QUEUE, worker):
+                mine.append(job.id)
+                jobs.succeed(job, worker, "x.png")
+        return mine
+
+    with ThreadPoolExecutor(8) as pool:
+        working = [pool.submit(work, f"worker-{n}") for n in range(8)]
+        put(jobs, *names)
+        for name in names:
+            assert end_of(jobs, name).status == "succeeded"
+        client.set("enough", 1)
+        done = [name for future in working for name in future.result()]
+    assert sorted(done) == names
+
+
+def test_waiting_for_work_changes_nothing(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b", "c")
+    jobs.wait_for_work(QUEUE, 1)
+    assert client.lrange(QUEUE, 0, -1) == ["a", "b", "c"]
+
+
+def test_events_tell_the_whole_story(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        assert report(jobs, job, 1, 2, 0.5) and report(jobs, job, 2, 2, 0.25)
+        jobs.succeed(job, "me", "a.png")
+        told = list(story)
+    assert [event["seq"] for event in told] == [2, 3, 4, 5]
+    assert [event["status"] for event in told] == ["processing", "processing", "processing", "succeeded"]
+    assert [event.get("steps") for event in told] == [None, 1, 2, None]
+    assert told[1] == {"seq": 3, "status": "processing", "steps": 1, "total_steps": 2, "loss": 0.5}
+
+
+def test_live_workers(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.beat("me", [QUEUE], 60)
+    jobs.beat("another", ["styleclip_queue"], 60)
+    assert {name: list(beat.queues) for name, beat in jobs.workers().items()} == {
+        "me": [QUEUE],
+        "another": ["styleclip_queue"],
+    }
+    assert 0 < client.ttl("worker:me") <= 60
+    client.delete("worker:another")  # as when its time is over
+    assert set(jobs.workers()) == {"me"}
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None
+    jobs.leave("me", [QUEUE])
+    assert jobs.workers() == {} and not client.exists("worker:me")
+    assert client.smembers("workers") == {"me", "another"}  # not forgotten: it left a job behind
+    jobs.put_back(QUEUE, "me", [job.id])
+    jobs.leave("me", [QUEUE])
+    assert client.smembers("workers") == {"another"}
+
+
+def test_no_reader_sees_half_a_change(jobs: Jobs, client: redis.Redis) -> None:
+    """While jobs run through, each read finds an id in exactly the list that its record says."""
+    stop = threading.Event()
+
+    def look() -> int:
+        looks = 0
+        while not stop.is_set() or not looks:
+            with client.pipeline(transaction=True) as pipe:
+                pipe.lrange(QUEUE, 0, -1)
+                pipe.lrange(f"{QUEUE}:processing:me", 0, -1)
+                pipe.hget("job:a", "status")
+                waiting, held, status = pipe.execute()
+            lists = {"queued": (["a"], []), "processing": ([], ["a"]), "succeeded": ([], []), None: ([], [])}
+            assert (waiting, held) == lists[status]
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            for _ in range(100):
+                put(jobs, "a")
+                for _ in range(2):
+                    job = jobs.claim(QUEUE, "me")
+                    assert job is not None
+                    jobs.put_back(QUEUE, "me", [job.id])
+                job = jobs.claim(QUEUE, "me")
+                assert job is not None
+                jobs.succeed(job, "me", json.dumps("x"))
+                client.delete("job:a")
+        finally:
+            stop.set()
+        assert looking.result() > 0
+
+
+# Cancelling
+
+
+def test_cancelling_a_waiting_job(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b", "c")
+    assert jobs.cancel("b") and not jobs.cancel("b")
+    job = jobs.get("b")
+    assert job.status == "cancelled" and job.finished_at is not None and job.attempts == 0
+    assert 0 < client.ttl("job:b") <= jobs.ttl
+    assert jobs.queue_length(QUEUE) == 2
+    assert [jobs.rank(jobs.get(name)) for name in "abc"] == [0, 0, 1]
+    claimed = [jobs.claim(QUEUE, "me") for _ in range(3)]
+    assert [job.id if job else None for job in claimed] == ["a", "c", None] and jobs.queue_length(QUEUE) == 0
+    assert not client.exists(f"{QUEUE}:cancelled")
+
+
+def test_cancelling_a_running_job(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.cancel("a")
+    assert jobs.get("a").status == "cancelled"
+    assert not client.exists(f"{QUEUE}:processing:me")
+    assert not report(jobs, job, 1, 2) and not jobs.succeed(job, "me", "a.png")
+    assert not jobs.put_back(QUEUE, "me") and jobs.recover([QUEUE], 3) == []
+    assert jobs.get("a").status == "cancelled"
+
+
+def test_cancelling_what_has_ended_or_never_was(jobs: Jobs) -> None:
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.succeed(job, "me", "a.png")
+    assert not jobs.cancel("a") and jobs.get("a").status == "succeeded"
+    with pytest.raises(UnknownJobError):
+        jobs.cancel("nobody")
+
+
+def test_a_job_is_cancelled_or_taken_never_both(jobs: Jobs) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for n in range(200):
+            name = f"{n}"
+            put(jobs, name)
+            cancelling = pool.submit(jobs.cancel, name)
+            claiming = pool.submit(jobs.claim, QUEUE, "me")
+            job = claiming.result()
+            assert cancelling.result()
+            assert job is None or not jobs.succeed(job, "me", "x.png")
+            assert jobs.get(name).status == "cancelled"
+    assert jobs.statistics()["lr"].ended == {"cancelled": 200, "failed": 0, "succeeded": 0}
+
+
+# Idempotency and limits
+
+
+def test_an_idempotency_key_makes_one_job(jobs: Jobs, client: redis.Redis) -> None:
+    def ask(job_id: str, owner: str = "me", key: str = "k", fingerprint: str = "f") -> str:
+        return jobs.enqueue(
+            job_id, "lr", QUEUE, {}, owner=owner, idempotency_key=key, fingerprint=fingerprint, longest=3
+        )
+
+    assert ask("a") == "a" and ask("b") == "a" and ask("a") == "a"
+    with pytest.raises(IdempotencyError, match="Idempotency-Key"):
+        ask("c", fingerprint="g")
+    assert ask("d", owner="you") == "d" and ask("e", key="l") == "e"
+    assert client.lrange(QUEUE, 0, -1) == ["a", "d", "e"]
+    assert ask("f") == "a"  # though the queue is full
+    job = jobs.claim(QUEUE, "worker")
+    assert job is not None and jobs.succeed(job, "worker", "a.png")
+    assert ask("f") == "a"  # also when it has ended
+    assert 0 < client.ttl("idempotency:me:k") <= jobs.ttl
+    client.delete("job:a")
+    assert ask("g") == "g"
+
+
+def test_a_repeated_request_makes_one_job_however_many_come_at_once(jobs: Jobs, client: redis.Redis) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda n: jobs.enqueue(f"{n}", "lr", QUEUE, {}, idempotency_key="k"), range(40))
+        assert len(set(made)) == 1
+    assert client.llen(QUEUE) == 1
+
+
+def test_the_queue_may_be_full(jobs: Jobs) -> None:
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, longest=2)
+    with pytest.raises(QueueFullError) as full:
+        jobs.enqueue("c", "lr", QUEUE, {}, longest=2)
+    assert full.value.queue == QUEUE
+    with pytest.raises(UnknownJobError):
+        jobs.get("c")
+    jobs.cancel("a")
+    jobs.enqueue("c", "lr", QUEUE, {}, longest=2)
+
+
+def test_a_client_may_have_so_many_unfinished_jobs(jobs: Jobs, client: redis.Redis) -> None:
+    def ask(name: str, **who: str) -> str:
+        return jobs.enqueue(name, "lr", QUEUE, {}, most=2, **who)
+
+    for name in "ab":
+        ask(name, owner="me")
+    with pytest.raises(TooManyJobsError):
+        ask("c", owner="me")
+    ask("d", client="here")
+    job = jobs.claim(QUEUE, "worker")
+    assert job is not None and job.id == "a"
+    with pytest.raises(TooManyJobsError):
+        ask("c", owner="me")  # a running one counts
+    jobs.fail(job, "worker", "no reason", "internal")
+    ask("c", owner="me")
+    with pytest.raises(TooManyJobsError):
+        ask("e", owner="me")
+    client.delete("job:c")  # by hand
+    ask("e", owner="me")
+
+
+# Workers that die
+
+
+def test_a_dead_workers_jobs_come_back_in_their_order(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b", "c", "d")
+    for _ in range(3):
+        jobs.claim(QUEUE, "dead")
+    jobs.beat("dead", [QUEUE], 60)
+    assert jobs.recover([QUEUE], 3) == []  # it lives
+    client.delete("worker:dead")
+    assert sorted(jobs.recover([QUEUE], 3)) == ["a", "b", "c"] and jobs.recover([QUEUE], 3) == []
+    assert client.lrange(QUEUE, 0, -1) == list("abcd")
+    assert [jobs.get(name).attempts for name in "abcd"] == [1, 1, 1, 0]
+    assert [jobs.rank(jobs.get(name)) for name in "abcd"] == [0, 1, 2, 3]
+    assert not client.exists(f"{QUEUE}:processing:dead") and not client.exists("workers")
+
+    with pytest.raises(NotAloneError):
+        jobs.claim(QUEUE, "me", alone=False)
+    assert jobs.get("a").status == "queued"
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "a" and job.attempts == 2 and job.runs_alone
+
+
+def test_after_so_many_deaths_a_job_fails(jobs: Jobs) -> None:
+    put(jobs, "a")
+    for n in range(3):
+        job = jobs.claim(QUEUE, f"worker-{n}")
+        assert job is not None
+        assert jobs.recover([QUEUE], 3) == ["a"]
+    ended = jobs.get("a")
+    assert ended.status == "failed" and ended.error == "its worker died 3 times"
+    assert ended.error_kind == "internal" and ended.attempts == 3
+    assert jobs.claim(QUEUE, "me") is None
+    assert not jobs.succeed(job, "worker-2", "a.png")
+
+
+def test_many_reapers_recover_each_job_once(jobs: Jobs, client: redis.Redis) -> None:
+    names = [f"{n:02}" for n in range(40)]
+    put(jobs, *names)
+    for n in range(40):
+        jobs.claim(QUEUE, f"dead-{n % 5}")
+    with ThreadPoolExecutor(8) as pool:
+        recovered = [
+            name for some in pool.map(lambda _: jobs.recover([QUEUE], 3), range(16)) for name in some
+        ]
+    assert sorted(recovered) == names == sorted(client.lrange(QUEUE, 0, -1))
+
+
+def test_lists_that_were_tampered_with(jobs: Jobs, client: redis.Redis) -> None:
+    """A lost name of a worker; an id without a record, one that another worker holds, one that has ended."""
+    put(jobs, "a", "b", "c")
+    for worker in ("lost", "other", "other"):
+        jobs.claim(QUEUE, worker)
+    jobs.beat("other", [QUEUE], 60)
+    jobs.cancel("c")
+    client.delete("workers")
+    client.rpush(f"{QUEUE}:processing:lost", "no record", "b", "c")
+    assert jobs.recover([QUEUE], 3) == []
+    jobs.find_workers([QUEUE])
+    assert jobs.recover([QUEUE], 3) == ["a"]
+    assert client.lrange(QUEUE, 0, -1) == ["a"] and jobs.get("b").worker == "other"
+    assert not client.exists(f"{QUEUE}:processing:lost")
+    client.delete(QUEUE)  # also this
+    put(jobs, "d")
+    assert jobs.rank(jobs.get("d")) == 0 and jobs.queue_length(QUEUE) == 1
+
+
+def test_a_result_told_twice_counts_once(jobs: Jobs) -> None:
+    """As when the answer to the first call was lost."""
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None
+    assert jobs.succeed(job, "me", "a.1.png") and jobs.succeed(job, "me", "a.1.png")
+    assert not jobs.succeed(job, "me", "a.2.png")
+    assert jobs.statistics()["lr"].ended["succeeded"] == 1 and jobs.get("a").out_path == "a.1.png"
+
+
+def test_putting_a_failed_job_back_by_hand(jobs: Jobs, client: redis.Redis) -> None:
+    """The lines that README gives operators for redis-cli."""
+    put(jobs, "a", "b")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.fail(job, "me", "the disk was full", "internal")
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hset("job:a", mapping={"status": "queued", "attempts": 0, "steps": 0})
+        pipe.persist("job:a")
+        pipe.lpush(QUEUE, "a")
+        pipe.execute()
+    assert jobs.rank(jobs.get("a")) == 0
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "a" and job.attempts == 1 and job.error is None
+    assert jobs.succeed(job, "me", "a.png") and client.ttl("job:a") > 0
+    next_one = jobs.claim(QUEUE, "me")
+    assert next_one is not None and next_one.id == "b"
+
+
+# Seeing inside
+
+
+def test_reports_of_many_jobs_in_one_go(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b", "c")
+    for _ in range(3):
+        jobs.claim(QUEUE, "me")
+    jobs.cancel("b")
+    jobs.ask_preview("c")
+    assert 0 < client.ttl("preview:c") <= 10
+    told = [Progress("a", 1, 5, 0.5), Progress("b", 1, 5, 0.5), Progress("c", 2, 5, float("nan"))]
+    standing = jobs.report(QUEUE, "me", told)
+    assert standing.lost == {"b"} and standing.watched == {"c"} and standing.held == ("a", "c")
+    assert jobs.get("a").steps == 1 and jobs.get("b").steps == 0
+    assert jobs.get("c").steps == 2 and jobs.get("c").loss is None
+
+
+def test_every_change_has_the_next_number(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    numbers = [jobs.get("a").seq]
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        report(jobs, job, 1, 2)
+        jobs.put_back(QUEUE, "me", ["a"])
+        jobs.cancel("a")
+        numbers += [event["seq"] for event in story]
+    assert numbers == [1, 2, 3, 4, 5] and jobs.get("a").seq == 5
+
+
+def test_events_say_nothing_of_the_owner(jobs: Jobs, client: redis.Redis) -> None:
+    with channel(client, "a") as story:
+        jobs.enqueue("a", "lr", QUEUE, {}, owner="o", client="c", idempotency_key="k", fingerprint="f")
+        jobs.cancel("a")
+        told = list(story)
+    assert len(told) == 2
+    assert not {"owner", "client", "idempotency_key", "fingerprint"} & {name for one in told for name in one}
+    assert jobs.get("a").owner == "o"
+
+
+def test_statistics(jobs: Jobs, client: redis.Redis) -> None:
+    assert jobs.statistics() == {}
+    put(jobs, "a", "b", "c")
+    client.hset("job:a", "created_at", "2024-02-28T23:59:58.500+00:00")
+    first = jobs.claim(QUEUE, "me")
+    second = jobs.claim(QUEUE, "me")
+    assert first is not None and second is not None
+    client.hset("job:b", "started_at", "1999-12-31T23:59:59.000+00:00")
+    jobs.succeed(first, "me", "a.png")
+    jobs.fail(second, "me", "no reason", "internal")
+    jobs.cancel("c")
+    counted = jobs.statistics()["lr"]
+    assert counted.accepted == 3 and counted.recovered == 0
+    assert counted.ended == {"cancelled": 1, "failed": 1, "succeeded": 1}
+    assert counted.wait.count == counted.run.count == 2  # the third never ran
+    assert counted.wait.buckets[3000] == 1 and counted.run.buckets[3000] == 1
+    waited = (first.started_at or first.created_at) - datetime(2024, 2, 28, 23, 59, 58, 500000, timezone.utc)
+    assert abs(counted.wait.sum - waited.total_seconds()) < LIMIT
+    ran = datetime.now(timezone.utc) - datetime(1999, 12, 31, 23, 59, 59, 0, timezone.utc)
+    assert abs(counted.run.sum - ran.total_seconds()) < LIMIT
+
+
+def test_a_long_queue_of_cancelled_jobs(jobs: Jobs) -> None:
+    """Two thousand jobs; those cancelled in the middle are passed over a thousand at a time."""
+    put(jobs, *(f"{n}" for n in range(2000)))
+    last = jobs.get("1999")
+    assert jobs.rank(last) == 1999
+    for n in range(1, 1999):
+        jobs.cancel(f"{n}")
+    assert jobs.rank(last) == 1 and jobs.queue_length(QUEUE) == 2
+    claimed = [jobs.claim(QUEUE, "me") for _ in range(3)]
+    assert [job.id if job else None for job in claimed] == ["0", "1999", None]
+
+
+# Records and lists that somebody has changed by hand
+
+
+def test_a_damaged_record_is_no_job(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    client.hset("job:a", "steps", "many")
+    client.hset("job:b", "id", "b")
+    client.rpush("job:c", "x")
+    for name in "abc":
+        with pytest.raises(DamagedRecordError):
+            jobs.get(name)
+    assert set(jobs.ends(list("abcd"))) == {"a"}
+
+
+def test_damaged_records_stop_no_queue(jobs: Jobs, client: redis.Redis) -> None:
+    """Ids without a record, of another type, with fields that cannot be read: the next good job is taken."""
+    client.rpush(QUEUE, "nonsense", "a b c")
+    client.rpush("job:list", "x")
+    client.rpush(QUEUE, "list")
+    client.hset(
+        "job:evil", mapping={"id": "evil", "type": "lr", "status": "queued", "created_at": "yesterday"}
+    )
+    client.rpush(QUEUE, "evil")
+    put(jobs, "good")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and job.id == "good"
+    assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == ["good"]
+    status, error, kind = client.hmget("job:evil", "status", "error", "error_kind")
+    assert status == "failed" and kind == "internal" and error.startswith("its record in Redis is damaged: ")
+    assert client.ttl("job:evil") > 0
+
+
+def test_a_heartbeat_that_cannot_be_read(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.beat("me", [QUEUE], LIMIT)
+    jobs.beat("odd", [QUEUE], LIMIT)
+    client.set("worker:odd", "hello")
+    assert set(jobs.workers()) == {"me"}
+    put(jobs, "a")
+    assert jobs.claim(QUEUE, "odd") is not None
+    assert jobs.recover([QUEUE], 3) == [], "its key is there, so it lives"
+
+
+def test_jobs_that_are_in_no_list_are_put_back(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, *"abcdefg")
+    jobs.beat("alive", [QUEUE], LIMIT)
+    assert jobs.claim(QUEUE, "alive") and jobs.claim(QUEUE, "dead")  # a and b
+    jobs.cancel("g")
+    client.delete(QUEUE, f"{QUEUE}:processing:alive", f"{QUEUE}:processing:dead")
+    put(jobs, "h")
+    client.hset("job:probe", "x", 1)
+    assert sorted(jobs.restore([QUEUE], attempts=3)) == list("abcdef")
+    assert client.lrange(f"{QUEUE}:processing:alive", 0, -1) == ["a"]
+    assert sorted(client.lrange(QUEUE, 0, -1)) == list("bcdefh")
+    assert jobs.restore([QUEUE], attempts=3) == []
+    alone = jobs.get("b")
+    assert alone.status == "queued" and alone.attempts == 1
+    for name in "cdefh":
+        assert jobs.get(name).attempts == 0
+
+
+def test_what_was_half_taken_is_put_back(jobs: Jobs, client: redis.Redis) -> None:
+    """A claim that was stopped after it had moved the id, and before it wrote the record."""
+    put(jobs, "a", "b")
+    jobs.beat("me", [QUEUE], LIMIT)
+    for worker, undo in (
+        ("me", lambda: jobs.put_back(QUEUE, "me")),
+        ("dead", lambda: jobs.recover([QUEUE], 3)),
+    ):
+        client.lmove(QUEUE, f"{QUEUE}:processing:{worker}", "LEFT", "RIGHT")
+        client.sadd("workers", worker)
+        assert undo() == ["a"]
+        assert client.lrange(QUEUE, 0, -1) == ["a", "b"] and jobs.get("a").attempts == 0
+        assert not client.exists(f"{QUEUE}:processing:{worker}")
+
+
+# What is kept
+
+
+def kept(client: redis.Redis, whose: str = "") -> tuple[int, int]:
+    """Records and bytes that are counted, of all or of one client."""
+    key = f"kept{whose}"
+    return client.zcard(key), int(client.get(f"{key}:bytes") or 0)
+
+
+def test_what_is_kept_is_counted(jobs: Jobs, client: redis.Redis) -> None:
+    for name, owner in zip("abcd", ("ann", "ann", "ann", "bob"), strict=True):
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": name}, owner=owner, bytes_stored=100)
+    assert kept(client) == (4, 400) and kept(client, ":ann") == (3, 300) and kept(client, ":bob") == (1, 100)
+    assert jobs.cancel("a")
+    assert kept(client, ":ann") == (3, 200)
+    b, c, d = (jobs.claim(QUEUE, "me") for _ in "bcd")
+    assert b and c and d
+    jobs.succeed(b, "me", "b.png", bytes_stored=30)
+    jobs.fail(c, "me", "a bug", "internal")
+    jobs.fail(d, "me", "no face", "input")
+    assert kept(client, ":ann") == (3, 130) and kept(client, ":bob") == (1, 0) and kept(client) == (4, 130)
+    assert 0 < client.ttl("kept:ann") <= jobs.ttl and 0 < client.ttl("kept:ann:bytes") <= jobs.ttl
+    jobs.enqueue("e", "lr", QUEUE, {"prompt": "e"}, owner="ann", bytes_stored=5)
+    assert client.ttl("kept:ann") == -1, "a job that has not ended is counted however long it waits"
+
+
+def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.ttl = 1
+    limits = KeptLimits(client_kept_jobs=2, client_kept_bytes=250)
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None
+        jobs.fail(job, "me", "a bug", "internal")
+    with pytest.raises(KeptLimitError):
+        jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", kept=limits)
+    jobs.enqueue("c", "lr", QUEUE, {}, owner="bob", kept=limits)
+    deadline = datetime.now(timezone.utc).timestamp() + LIMIT
+    while client.exists("job:a", "job:b"):
+        assert datetime.now(timezone.utc).timestamp() < deadline
+    while True:
+        try:
+            assert jobs.enqueue("d", "lr", QUEUE, {}, owner="ann", bytes_stored=7, kept=limits) == "d"
+            break
+        except KeptLimitError:  # counted by whole seconds
+            assert datetime.now(timezone.utc).timestamp() < deadline
+    assert kept(client, ":ann") == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        (KeptLimits(kept_jobs=2), "MAX_KEPT_JOBS"),
+        (KeptLimits(kept_bytes=250), "MAX_KEPT_BYTES"),
+        (KeptLimits(client_kept_jobs=2), "MAX_CLIENT_KEPT_JOBS"),
+        (KeptLimits(client_kept_bytes=250), "MAX_CLIENT_KEPT_BYTES"),
+    ],
+)
+def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: KeptLimits, named: str) -> None:
+    """Cancelled jobs count as well: a client cannot pass the limits by cancelling what it has made."""
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+    if named.endswith("JOBS"):
+        jobs.cancel("a")
+    with pytest.raises(KeptLimitError, match=named):
+        jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", bytes_stored=100, idempotency_key="k", kept=limits)
+    assert (
+        not client.exists("job:c")
+        and not client.exists("idempotency:ann:k")
+        and jobs.queue_length(QUEUE) <= 2
+    )

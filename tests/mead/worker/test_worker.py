@@ -1,0 +1,262 @@
+"""The threads of an inference server, on a real Redis and a small real pipeline."""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image
+
+from caching_config import Settings, connect
+from LatentRevisions.params import LatentRevisionsParams
+from mead.data_folder import claim_folder
+from mead.queue.jobs import Jobs
+from mead.storage import Storage, write_picture
+from mead.worker.engine import Engine
+from mead.worker.worker import OtherWeightsError, Worker, new_name
+from tests.conftest import end_of
+
+QUEUE = "latentrevisions_queue"
+LIMIT = 60
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def put(jobs: Jobs, job_id: str, prompt: str = "teal") -> None:
+    jobs.enqueue(job_id, "lr", QUEUE, {"prompt": prompt, "seed": 1, "iterations": 5})
+
+
+@pytest.fixture
+def worker(colours: Any, jobs: Jobs, storage: Storage) -> Worker:
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    return Worker("me", [engine], jobs, storage, ttl=1, attempts=2, unclaimed=0)
+
+
+@contextmanager
+def at_work(worker: Worker) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def test_no_two_workers_have_one_name() -> None:
+    assert new_name() != new_name()
+
+
+def test_it_beats_and_leaves(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    with at_work(worker):
+        put(jobs, "a")
+        assert end_of(jobs, "a").status == "succeeded"
+        first = jobs.workers()["me"]
+        assert first.queues[QUEUE].capacity == 4 and first.started_at <= first.seen_at
+        assert 2**20 < first.memory_bytes < 2**40
+        eventually(lambda: jobs.workers()["me"].seen_at > first.seen_at)
+    assert jobs.workers() == {} and not client.smembers("workers")
+
+
+def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    with client.monitor() as monitor, at_work(worker):
+        commands = (command["command"] for command in monitor.listen())
+        for command in commands:
+            if command.startswith("SET worker:me "):
+                break
+            assert f"LMOVE {QUEUE}" not in command
+        assert end_of(jobs, "a").status == "succeeded"
+
+
+def test_a_broken_engine_stops_the_worker(worker: Worker, jobs: Jobs) -> None:
+    put(jobs, "a")
+    worker.engines[0].params = None  # type: ignore[assignment]
+    worker.engines[0].storage = None  # type: ignore[assignment]  # a bug: even saying so fails
+    with pytest.raises(AttributeError):
+        worker.run(threading.Event())
+    assert jobs.workers() == {}
+
+
+def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    """A worker that died with two jobs, one of which it had died with before, and one whose name is lost."""
+    put(jobs, "twice")
+    jobs.claim(QUEUE, "first")
+    jobs.recover([QUEUE], attempts=2)
+    put(jobs, "once")
+    assert [jobs.claim(QUEUE, "second") is not None for _ in range(2)] == [True, True]
+    put(jobs, "lost")
+    jobs.claim(QUEUE, "nameless")
+    client.srem("workers", "nameless")
+    client.rpush(f"{QUEUE}:processing:nameless", "a job without a record")
+    with at_work(worker):
+        for name in ("once", "lost"):
+            assert end_of(jobs, name).status == "succeeded"
+        failed = end_of(jobs, "twice")
+        assert failed.status == "failed" and failed.error == "its worker died 2 times"
+        assert not client.exists(f"{QUEUE}:processing:nameless")
+    assert not client.smembers("workers")
+
+
+def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
+    jobs.beat("another", [QUEUE], LIMIT)
+    put(jobs, "a")
+    jobs.claim(QUEUE, "another")
+    jobs.beat("dead", [QUEUE], LIMIT)
+    put(jobs, "b")
+    jobs.claim(QUEUE, "dead")
+    with at_work(worker):
+        jobs.redis.delete("worker:dead")
+        assert end_of(jobs, "b").status == "succeeded"
+    assert jobs.get("a").worker == "another"
+
+
+def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+    jobs.ttl = 1
+    ids = [secrets.token_hex(16) for _ in range(2)]
+    for name, prompt in zip(ids, ("teal", "no such colour"), strict=True):
+        picture = storage.upload_path(name, "img")
+        write_picture(Image.new("RGB", (8, 8)), picture)
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": prompt, "iterations": 5, "img_path": str(picture)})
+    with at_work(worker):
+        assert end_of(jobs, ids[0]).status == "succeeded"
+        eventually(lambda: not jobs.redis.keys("job:*"))
+        eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
+
+
+def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+    jobs.ttl = 1
+    claim_folder(jobs.redis, storage, [QUEUE])
+    ours = f"{QUEUE}:data_folder"
+    result = storage.new_result_path(secrets.token_hex(16))
+    with at_work(worker):
+        eventually(lambda: "me" in jobs.workers())
+        jobs.redis.set(ours, "0" * 32)  # as if it had been replaced
+        storage.write_picture(Image.new("RGB", (8, 8)), result)
+        os.utime(result, (0, 0))
+        put(jobs, "a")
+        assert end_of(jobs, "a").status == "succeeded"
+        assert result.exists()
+        jobs.redis.flushall()  # ours again, once it is told
+        eventually(lambda: jobs.redis.get(ours) == storage.read_id() and not result.exists())
+
+
+def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    mortal_redis.stop()
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    with at_work(Worker("me", [engine], jobs, storage, ttl=1)):
+        mortal_redis.start()
+        put(jobs, "a")
+        assert end_of(jobs, "a").status == "succeeded"
+
+
+def test_it_leaves_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    worker = Worker("me", [engine], jobs, storage, ttl=1)
+    try:
+        with at_work(worker) as stop:
+            put(jobs, "a")
+            assert end_of(jobs, "a").status == "succeeded"
+            os.kill(mortal_redis.process.pid, 19)  # SIGSTOP: it answers nothing and refuses nothing
+            asked = time.monotonic()
+            stop.set()
+        assert time.monotonic() - asked < 5
+    finally:
+        os.kill(mortal_redis.process.pid, 18)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow beyond 64 bytes, as when the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_holds_results_back_and_heals(
+    worker: Worker, jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.worker.active_job.STORE_PAUSE", 0)
+    (engine,) = worker.engines
+    put(jobs, "a")
+    put(jobs, "b")
+    jobs.ask_preview("a")
+    with full_disk():
+        for _ in range(8):
+            engine.turn()
+    for name in "ab":
+        job = jobs.get(name)
+        assert job.status == "processing" and job.steps == 5
+    assert not list(storage.results.iterdir())
+    engine.turn()
+    ended = [jobs.get(name) for name in "ab"]
+    assert [job.status for job in ended] == ["succeeded"] * 2
+    assert {path.name for path in storage.results.iterdir()} == {job.out_path for job in ended}
+    assert not list(storage.previews.iterdir())
+
+
+def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+    """No heartbeat arrives while Redis refuses writes: nobody is taken for dead, not even some time later."""
+    jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
+    put(jobs, "a")
+    other = jobs.claim(QUEUE, "other")
+    assert other is not None
+    jobs.beat("other", [QUEUE], LIMIT)
+    worker = Worker(
+        "me",
+        [Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, 0.1)],
+        jobs,
+        storage,
+        ttl=1,
+    )
+    with at_work(worker):
+        eventually(lambda: "me" in jobs.workers())
+        jobs.redis.config_set("maxmemory", "1kb")
+        jobs.redis.delete("worker:other")
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            assert jobs.get("a").worker == "other" and jobs.get("a").attempts == 1
+        assert "me" in jobs.workers(), "its own heartbeat is kept alive"
+        jobs.redis.config_set("maxmemory", "0")
+        jobs.beat("other", [QUEUE], LIMIT)
+        put(jobs, "b")
+        assert end_of(jobs, "b").status == "succeeded"
+        assert jobs.get("a").worker == "other"
+
+
+def test_no_two_sets_of_weights_on_one_queue(worker: Worker, jobs: Jobs) -> None:
+    worker.weights = "demo"
+    jobs.beat("older", [QUEUE], LIMIT)  # says nothing of its weights
+    jobs.beat("another", [QUEUE], LIMIT, weights="full")
+    with pytest.raises(
+        OtherWeightsError, match="another serves latentrevisions_queue with the weights 'full'"
+    ):
+        worker.run(threading.Event())
+    assert "me" not in jobs.workers()
+    jobs.beat("another", [QUEUE], LIMIT, weights="demo")
+    put(jobs, "a")
+    with at_work(worker):
+        assert end_of(jobs, "a").status == "succeeded"
+        assert jobs.workers()["me"].weights == "demo"
