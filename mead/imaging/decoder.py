@@ -2,8 +2,8 @@
 
 `python -m mead.imaging.decoder` is a template: it has imported what decoding takes, sees no picture, and
 forks a decoder whenever the server asks for one, in milliseconds. A decoder has no secrets, no files and few
-rights, and the kernel ends it when a picture takes more processor time than it was given; a picture that wants more
-memory gets none. Neither reaches the server. All of them end with it, whatever ends it.
+rights, and the kernel ends it when a picture takes more processor time than it was given; a picture that
+wants more memory gets none. Neither reaches the server. All of them end with it, whatever ends it.
 
 The server sends the template orders over the socket that is its standard input, and shares a socket of its
 own with each decoder. A message between them is a JSON object and bytes: a file one way, pixels the other.

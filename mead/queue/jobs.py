@@ -1,8 +1,8 @@
 """The queue: jobs as Redis keeps them.
 
-mead/queue/keys.py names every key; `redis-cli` is enough to see what goes on. A job's id moves from the
-list of its queue to that of the worker that holds it. Each such move is one script of mead/queue/lua, which
-also changes the job's record, publishes an event (see `mead.http.events`) and updates the statistics. A job ends
+mead/queue/keys.py names every key; `redis-cli` is enough to see what goes on. A job's id moves from the list
+of its queue to that of the worker that holds it. Each such move is one script of mead/queue/lua, which also
+changes the job's record, publishes an event (see `mead.http.events`) and updates the statistics. A job ends
 exactly once, by whoever holds it then.
 
 A job draws a ticket as it joins its queue, as at a counter; QUEUE:served is the highest ticket that a worker

@@ -49,6 +49,14 @@ def children(process: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+def command_line(pid: str) -> bytes:
+    """Of a process; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def processes() -> list[int]:
     """The decoders of this process, of all its templates."""
     threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
@@ -56,7 +64,7 @@ def processes() -> list[int]:
         int(pid)
         for thread in threads
         for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
-        if b"mead.imaging.decoder" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"mead.imaging.decoder" in command_line(pid)
     ]
     return [decoder for template in templates for decoder in children(template)]
 
