@@ -262,6 +262,15 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     return LatentRevisionsPipeline(vqgan, perceptor, learned_start, settings, torch.device(device))
 
 
+def trial(pipeline: LatentRevisionsPipeline) -> float:
+    """The loss of a small job's first step, after which its picture is made too."""
+    params = LatentRevisionsParams(prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128))
+    revision = pipeline.start(params)
+    pipeline.step([revision])
+    pipeline.image(revision)
+    return revision.loss
+
+
 class LatentRevisions(Model):
     """A picture from words; `run()` makes it and returns its path.
 

@@ -266,6 +266,14 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     )
 
 
+def trial(pipeline: StyleCLIPPipeline) -> float:
+    """The loss of a first step on the average face; its picture is made and inverted too."""
+    revision = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, iterations=1))
+    pipeline.step([revision])
+    codes = pipeline.invert(pipeline.image(revision))
+    return revision.loss + float(codes.abs().sum())
+
+
 class StyleCLIP(Model):
     """A face edited by words; `run()` edits it and returns the picture's path.
 

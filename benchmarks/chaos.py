@@ -456,7 +456,7 @@ def check(clients: Clients, jobs: Jobs, storage: Storage, settings: Settings) ->
     books = Books()
     asked, url, forgotten = clients.asked, clients.url, clients.forgotten
     books.forgotten = len(forgotten)
-    queues = [settings.latentrevisions_queue, settings.styleclip_queue]
+    queues = [settings.queues[0], settings.queues[1]]
     told = {job_id: one for one in asked for job_id in one.ids}
     books.accepted = len(told)
     records: dict[str, dict[str, str]] = {}

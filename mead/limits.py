@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 from safetensors import safe_open
 
-from caching_config import Settings
-from LatentRevisions.settings import Settings as LatentRevisionsSettings
+from mead.model_spec import Extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
+from mead.registry import spec_of
+from mead.settings import Settings
 from mead.weights.sets import WeightSet
-from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.settings import Settings as StyleCLIPSettings
 
 CONTEXT_LENGTH = 77  # of every published CLIP: the ids it reads, two of which begin and end the text
 CUTOUT_PIXELS = 2048
@@ -21,22 +19,7 @@ CUTOUT_PIXELS = 2048
 
 Forward and backward, the published VQGAN takes 7.8 MFLOP a pixel, and the published CLIP 17.7 GFLOP a cutout.
 """
-FACE_SIDE = 1024  # of the published StyleGAN2's pictures
 SHOWN = 60  # characters of a text that an error repeats
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much a job computes: so many steps, each on a picture of width x height pixels and its cutouts."""
-
-    width: int
-    height: int
-    cutouts: int
-    steps: int
-
-    @property
-    def pixels_a_step(self) -> int:
-        return self.width * self.height + CUTOUT_PIXELS * self.cutouts
 
 
 def check_limits(params: JobParams, settings: Settings) -> None:
@@ -72,28 +55,11 @@ def extent(params: JobParams, weights: str) -> Extent:
 @functools.cache
 def _own_extent(kind: type[JobParams], weights: str) -> Extent:
     """The extent of a job that leaves all of it to the weights set."""
-    chosen = WeightSet.find(weights)
-    if issubclass(kind, StyleCLIPParams):
-        style = chosen.settings("StyleCLIP", StyleCLIPSettings)
-        side = _face_side(chosen)
-        return Extent(side, side, style.cutouts + 1, style.iterations)  # CLIP sees the whole picture too
-    revisions = chosen.settings("LatentRevisions", LatentRevisionsSettings)
-    return Extent(*revisions.sides, revisions.cutouts, revisions.iterations)
-
-
-def _face_side(chosen: WeightSet) -> int:
-    """The side of StyleGAN2's pictures, which each of its levels doubles, from 4 pixels on."""
-    file = chosen.files.get("stylegan2")
-    if file is None or not file.path.is_file():
-        return FACE_SIDE
-    with safe_open(file.path, framework="np") as tensors:
-        names: list[str] = list(tensors.keys())
-    levels = {name.split(".")[1] for name in names if name.startswith("to_rgbs.")}
-    return 2 ** (2 + len(levels))
+    return spec_of(kind).own_extent(WeightSet.find(weights))
 
 
 def _check_extent(job: Extent, most: int) -> None:
-    steps = most // job.pixels_a_step
+    steps = most // (job.width * job.height + CUTOUT_PIXELS * job.cutouts)
     if job.steps <= steps:
         return
     cutouts = "1 cutout" if job.cutouts == 1 else f"{job.cutouts} cutouts"

@@ -27,7 +27,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
-from caching_config import SHORTEST_KEY, Settings, redis_passwords, without_password
+from mead.queue.client import redis_passwords, without_password
+from mead.registry import MODELS
+from mead.settings import SHORTEST_KEY, Settings
 from mead.terminal import printable
 
 if TYPE_CHECKING:  # the inference server has no use for Flask
@@ -40,6 +42,8 @@ _GOOD_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+_PACKAGES = {"mead", *(spec.module.partition(".")[0] for spec in MODELS.values())}
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that is being served."""
@@ -182,7 +186,7 @@ def _place(error: BaseException) -> str | None:
     trace = error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
-        if here is None or module.partition(".")[0] in {"mead", "LatentRevisions", "StyleCLIP"}:
+        if here is None or module.partition(".")[0] in _PACKAGES:
             here = f"{module}:{trace.tb_lineno} {trace.tb_frame.f_code.co_name}"
         trace = trace.tb_next
     return here

@@ -1,46 +1,31 @@
-"""The kinds of jobs: what a record's `type` stands for. Nothing here knows the networks."""
+"""The models of the service. This is the only module of mead/ that names them: all others loop over MODELS.
+
+A new model is a folder with a `spec.py`, and one line here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.spec import SPEC as LATENT_REVISIONS
+from mead.model_spec import ModelSpec, NetworkSpec
 from mead.params import JobParams
-from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.spec import SPEC as STYLECLIP
+
+MODELS: dict[str, ModelSpec] = {spec.type: spec for spec in (LATENT_REVISIONS, STYLECLIP)}
+"""By the `type` of their jobs' records."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of job.
+def networks() -> dict[str, NetworkSpec]:
+    """The networks of all models, by name; a network of several models is theirs together."""
+    return {network.name: network for spec in MODELS.values() for network in spec.networks}
 
-    Attributes:
-        name: the `type` of its records.
-        params: the model that reads its parameters.
-        must: pictures it cannot do without.
-        examples: whole forms, each with what it shows.
+
+def spec_of(params: type[JobParams]) -> ModelSpec:
+    """The model that takes these parameters.
+
+    Raises:
+        KeyError: none does.
     """
-
-    name: str
-    params: type[JobParams]
-    must: tuple[str, ...]
-    examples: Mapping[str, Mapping[str, object]]
-
-
-LATENT_REVISION = Kind(
-    "lr",
-    LatentRevisionsParams,
-    must=(),
-    examples={
-        "words": {"prompt": "a boat on the sea at sunset"},
-        "a second text": {"prompt": "a queen", "w0": 5, "text_to_add": "purple eyes", "w1": 2, "seed": 7},
-        "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
-    },
-)
-STYLECLIP = Kind(
-    "sc",
-    StyleCLIPParams,
-    must=("img",),
-    examples={"words for a face": {"prompt": "A girl with purple eyes", "iterations": 50}},
-)
-KINDS = {kind.name: kind for kind in (LATENT_REVISION, STYLECLIP)}
+    for spec in MODELS.values():
+        if issubclass(params, spec.params):
+            return spec
+    raise KeyError(params.__name__)

@@ -17,13 +17,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from caching_config import Settings, connect
-from inference_server import serve
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from mead.worker.admission import Company
 from mead.worker.engine import Engine
+from mead.worker.process import serve
 from mead.worker.worker import Worker, new_name
 from tests.conftest import ColourPipeline, ColourRevision
 
@@ -54,7 +54,7 @@ def main() -> None:
     jobs, storage = Jobs(connect(settings), settings.job_ttl), Storage(settings.data_dir)
     engines = [
         Engine(MisbehavingPipeline(), LatentRevisionsParams, jobs, queue, name, 4, storage, 0.2, company)
-        for queue in (settings.latentrevisions_queue, settings.styleclip_queue)
+        for queue in (settings.queues[0], settings.queues[1])
     ]
     worker = Worker(name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts)
     serve(worker, "colours")

@@ -50,7 +50,7 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("DATA_DIR", "/data")
     settings = Settings()
     assert settings.port == 8080 and settings.data_dir == Path("/data")
-    assert caching_config.LATENTREVISIONS_QUEUE == settings.latentrevisions_queue == "another_queue"
+    assert caching_config.LATENTREVISIONS_QUEUE == settings.queues[0] == "another_queue"
 
 
 def test_an_empty_variable_is_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ def at_work(settings: Settings, jobs: Jobs, storage: Storage) -> Iterator[None]:
     engines = [
         Engine(AnyPrompt(), params, jobs, queue, "me", 4, storage, settings.server_sleep)
         for params, queue in (
-            (LatentRevisionsParams, settings.latentrevisions_queue),
-            (StyleCLIPParams, settings.styleclip_queue),
+            (LatentRevisionsParams, settings.queues[0]),
+            (StyleCLIPParams, settings.queues[1]),
         )
     ]
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The command line: `python -m mead serve | demo | latent_revision | styleclip | weights`."""
+"""The command line: `python -m mead serve | demo | weights`, and a command for each model."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from caching_config import Settings
-from LatentRevisions.params import LatentRevisionsParams
 from mead.cli import serve
 from mead.cli.child import ServiceError
 from mead.cli.progress_bar import ProgressBar
+from mead.model_spec import ModelSpec
 from mead.output import try_output
 from mead.params import JobParams, ParamsError, check
+from mead.registry import MODELS
+from mead.settings import Settings
 from mead.terminal import printable, say
 from mead.weights.confinement import confined
 from mead.weights.download import DownloadError, megabytes
 from mead.weights.sets import WeightFile, WeightsError, WeightSet, set_names, weights_dir
-from StyleCLIP.params import StyleCLIPParams
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,14 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add("demo", serve.demo, "Start the service on free ports, make two pictures through its API, and stop it")
-    command = add(
-        "latent_revision", _latent_revision, "Make a picture from words (VQGAN + CLIP), without any server"
-    )
-    _add_job_options(command, LatentRevisionsParams, "latentrevisions_out")
-    command = add(
-        "styleclip", _styleclip, "Edit a photo of a face by words (StyleGAN2 + CLIP), without any server"
-    )
-    _add_job_options(command, StyleCLIPParams, "styleclip_out")
+    for spec in MODELS.values():
+        summary = spec.summary.rstrip(".")
+        _add_job_options(add(spec.route, partial(_run, spec), f"{summary}, without any server"), spec)
     _add_weights_commands(add("weights", _list_weights, "Fetch, list, verify and convert sets of weights"))
     return parser
 
@@ -145,8 +141,9 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
-def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> None:
+def _add_job_options(command: _Parser, spec: ModelSpec) -> None:
     """An option for each parameter, with the name it has in the API's form."""
+    params = spec.params
     command.add_argument("prompt", help=params.model_fields["prompt"].description)
     for name, field in params.model_fields.items():
         if name == "prompt":
@@ -163,7 +160,7 @@ def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> 
         )
     command.add_argument(
         "--output_path",
-        default=folder,
+        default=spec.output_path,
         metavar="FOLDER",
         help="Where the picture goes (default: %(default)s).",
     )
@@ -174,20 +171,6 @@ def _add_job_options(command: _Parser, params: type[JobParams], folder: str) -> 
 
 
 # The models
-
-
-def _latent_revision(options: argparse.Namespace) -> None:
-    parameters = _checked(LatentRevisionsParams, options)
-    from LatentRevisions.LatentRevisions import LatentRevisions  # imports PyTorch, which takes seconds
-
-    _run(LatentRevisions, parameters, options)
-
-
-def _styleclip(options: argparse.Namespace) -> None:
-    parameters = _checked(StyleCLIPParams, options)
-    from StyleCLIP.StyleCLIP import StyleCLIP
-
-    _run(StyleCLIP, parameters, options)
 
 
 def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
@@ -203,10 +186,12 @@ def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, 
     return {name: getattr(checked, name) for name in given}
 
 
-def _run(model: Any, parameters: dict[str, Any], options: argparse.Namespace) -> None:
-    """Run one of the two classes with a progress bar, and print the picture's path."""
+def _run(spec: ModelSpec, options: argparse.Namespace) -> None:
+    """Run a model's class with a progress bar, and print the picture's path."""
+    parameters = _checked(spec.params, options)
     others = {name: vars(options)[name] for name in ("output_path", "weights", "device") if name in options}
-    bar = ProgressBar(model.__name__)
+    model = spec.load_class()  # imports PyTorch, which takes seconds
+    bar = ProgressBar(spec.name)
     path = model(
         **parameters, **others, callback=lambda progress: bar.show(progress.step, progress.steps)
     ).run()

@@ -14,12 +14,14 @@ from typing import Any
 
 import requests
 
-from caching_config import Settings
 from mead import log
 from mead.cli.child import REPOSITORY, ServiceError
 from mead.cli.local_service import LocalService, local_service
 from mead.cli.progress_bar import ProgressBar
+from mead.model_spec import ModelSpec
 from mead.output import try_output
+from mead.registry import MODELS
+from mead.settings import Settings
 from mead.terminal import say
 from mead.weights.sets import WeightSet, weights_dir
 
@@ -27,19 +29,7 @@ REDIS_PORT = 6380
 """Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
 
 PHOTOS = REPOSITORY / "tests" / "data"
-DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
-    "latent_revision": (
-        Path("latentrevisions_out"),
-        {"prompt": "a girl with green hair", "w2": "1", "seed": "9"},
-        {"img_enc": PHOTOS / "face.jpeg"},
-    ),
-    "styleclip": (
-        Path("styleclip_out"),
-        {"prompt": "A girl with purple eyes", "seed": "1"},
-        {"img": PHOTOS / "face.jpeg"},
-    ),
-}
-"""By route: the folder for its picture, the form's fields, its files."""
+"""Where the samples of the demonstration are."""
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -89,14 +79,14 @@ def demo(options: argparse.Namespace) -> None:
         ServiceError: a job fails; with what the servers wrote last.
     """
     began = time.monotonic()
-    for output, _, _ in DEMO_JOBS.values():
-        try_output(output / "demo.png", "output_path")
+    specs = [spec for spec in MODELS.values() if spec.demo]
+    for spec in specs:
+        try_output(Path(spec.output_path) / "demo.png", "output_path")
     # At a Redis that others use too, nobody else must take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"
     environment = {
         **_weights_environment(),
-        "LATENTREVISIONS_QUEUE": f"{queues}_latentrevisions_queue",
-        "STYLECLIP_QUEUE": f"{queues}_styleclip_queue",
+        **{spec.queue_setting.upper(): f"{queues}_{spec.queue_setting}" for spec in MODELS.values()},
         "API_KEYS": "",
     }
     with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
@@ -106,12 +96,12 @@ def demo(options: argparse.Namespace) -> None:
             data_dir, redis_url=_redis_url(Settings()), logs=logs, environment=environment
         ) as service:
             say(f"the service is up at {service.url} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
-            for route in DEMO_JOBS:
+            for spec in specs:
                 try:
-                    path, seconds = _demo_job(service, route)
+                    path, seconds = _demo_job(service, spec)
                 except (ServiceError, requests.RequestException) as error:
                     service.check()  # a dead server is the better explanation
-                    raise ServiceError(f"{route}: {error}\n{_last_lines(service)}") from error
+                    raise ServiceError(f"{spec.route}: {error}\n{_last_lines(service)}") from error
                 say(f"{path}  ({seconds:.1f} s)", flush=True)
     say(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
@@ -126,15 +116,14 @@ def _weights_environment() -> dict[str, str]:
     return {"WEIGHTS_DIR": str(weights_dir())}
 
 
-def _demo_job(service: LocalService, route: str) -> tuple[Path, float]:
+def _demo_job(service: LocalService, spec: ModelSpec) -> tuple[Path, float]:
     """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
     began = time.monotonic()
-    folder, fields, pictures = DEMO_JOBS[route]
-    say(
-        f'{route}: "{fields["prompt"]}" and {", ".join(path.name for path in pictures.values())}',
-        file=sys.stderr,
-    )
-    files = {name: (path.name, path.read_bytes()) for name, path in pictures.items()}
+    assert spec.demo is not None
+    fields, samples = spec.demo
+    route, folder = spec.route, Path(spec.output_path)
+    say(f'{route}: "{fields["prompt"]}" and {", ".join(samples.values())}', file=sys.stderr)
+    files = {name: (sample, (PHOTOS / sample).read_bytes()) for name, sample in samples.items()}
     headers, http = {"Prefer": "respond-async"}, service.session
     asked = _json(http.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
     job_url = f"{service.url}/jobs/{asked['id']}"

@@ -23,9 +23,9 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from caching_config import Settings
 from mead.origins import may_be_named, normal_host, normal_origin
 from mead.queue.job import Job
+from mead.settings import Settings
 
 log = logging.getLogger(__name__)
 

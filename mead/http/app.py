@@ -15,7 +15,6 @@ import redis
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from caching_config import Settings, connect
 from mead import page
 from mead.http import access, concurrency, metrics, openapi
 from mead.http import job_views as looking
@@ -27,8 +26,10 @@ from mead.http.openapi import Description, describe
 from mead.http.readiness import what_may_go_wrong, why_not_ready
 from mead.http.responses import Alive, Ready, error_answer, respond, retry_after
 from mead.log import log_requests, reason
+from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import code_of, explain
+from mead.settings import Settings
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or Settings()
     app = new_app(settings)
-    jobs = Jobs(connect(settings, REDIS_SECONDS), settings.job_ttl)
+    jobs = Jobs(connect(settings.redis_url, REDIS_SECONDS), settings.job_ttl)
     storage = Storage(settings.data_dir)
     events = app.extensions["events"] = Events(jobs)
     open_requests = concurrency.open_requests(settings)

@@ -10,8 +10,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from caching_config import Settings
 from mead.http.forms import ApiError
+from mead.settings import Settings
 
 
 class ConcurrencyLimit:

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 from gunicorn.workers.gthread import TConn
 
-from caching_config import Settings
 from mead.http.incoming import Arrived, Incoming
 from mead.http.responses import Error
+from mead.settings import Settings
 
 SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
 SEND_BYTES = 256 * 2**10

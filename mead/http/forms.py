@@ -14,13 +14,13 @@ from flask import Request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import FileStorage
 
-from caching_config import Settings
 from mead.http import access
 from mead.imaging.decoders import Decoders
 from mead.imaging.pictures import PictureError
 from mead.imaging.turns import BusyError
 from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
+from mead.settings import Settings
 from mead.storage import Storage
 
 _PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
@@ -82,7 +82,9 @@ class Forms:
         self._decoders = Decoders(settings)
         self._checking = threading.BoundedSemaphore(CHECKING)
 
-    def read(self, request: Request, params: type[P], job_id: str, must: tuple[str, ...] = ()) -> Form[P]:
+    def read(
+        self, request: Request, params: type[P], job_id: str, required_files: tuple[str, ...] = ()
+    ) -> Form[P]:
         """Check a multipart form and store its pictures for job `job_id`.
 
         A parameter `x` is the form field `x`; a parameter `x_path` is the file field `x`, whose picture is
@@ -90,7 +92,7 @@ class Forms:
         known to be good are queued.
 
         Args:
-            must: files that must be there.
+            required_files: files that must be there.
 
         Raises:
             ApiError: 400 missing, malformed, repeated or unknown field; 413 too large a picture, or one that
@@ -102,7 +104,7 @@ class Forms:
         paths = {f"{field}_path": self.storage.upload_path(job_id, field) for field in files}
         try:
             with self._checking:
-                checked = self._check(params, must, {**texts, **paths}, files)
+                checked = self._check(params, required_files, {**texts, **paths}, files)
                 fingerprint = _fingerprint(request.path, texts, files)
             for field, file in files.items():
                 path = self.storage.upload_path(job_id, field)
@@ -120,13 +122,13 @@ class Forms:
     def _check(
         self,
         params: type[P],
-        must: tuple[str, ...],
+        required_files: tuple[str, ...],
         values: dict[str, Any],
         files: dict[str, FileStorage],
     ) -> P:
         checked = check(params, values)
         check_limits(checked, self.settings)
-        for field in must:
+        for field in required_files:
             if field not in files:
                 raise ApiError(400, f"{field}: must be sent, as a file", field)
         return checked
@@ -216,8 +218,8 @@ def _read_fields(request: Request, params: type[JobParams]) -> tuple[dict[str, s
     for file in chosen.values():
         file.stream.seek(0)
     # And an empty text for what was not filled in.
-    must = {name for name, field in params.model_fields.items() if field.is_required()}
-    return {field: text for field, text in request.form.items() if text or field in must}, chosen
+    required = {name for name, field in params.model_fields.items() if field.is_required()}
+    return {field: text for field, text in request.form.items() if text or field in required}, chosen
 
 
 def _refuse_other_bodies(request: Request) -> None:

@@ -32,10 +32,10 @@ from gunicorn.http.errors import (
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from caching_config import Settings
 from mead.http.app import FULL
 from mead.http.connection import Client, Connection, Stage, notice_the_vanished, refusal
 from mead.http.incoming import RefusedError, Space
+from mead.settings import Settings
 from mead.terminal import printable
 
 log = logging.getLogger(__name__)

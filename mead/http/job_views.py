@@ -9,7 +9,6 @@ from pathlib import PurePath
 
 from flask import Blueprint, Response, request, send_file, url_for
 
-from caching_config import Settings
 from mead.http import access
 from mead.http.concurrency import ConcurrencyLimit
 from mead.http.events import Events
@@ -30,6 +29,7 @@ from mead.http.responses import (
 from mead.http.sse import EVENT_STREAM, stream, stream_of
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs, UnknownJobError
+from mead.settings import Settings
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)

@@ -26,12 +26,11 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from caching_config import Settings
 from mead.http.openapi import Description, describe
-from mead.http.readiness import queues_of
 from mead.log import reason
 from mead.queue.jobs import Heartbeat, Jobs
 from mead.queue.statistics import Histogram, Statistics
+from mead.settings import Settings
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class ServiceCollector(Collector):
         """The metrics as of now; without those of Redis when it is away."""
         try:
             statistics = self.jobs.statistics()
-            lengths = {queue: self.jobs.queue_length(queue) for queue in queues_of(self.settings)}
+            lengths = {queue: self.jobs.queue_length(queue) for queue in self.settings.queues}
             workers = self.jobs.workers()
             records, size = self.jobs.kept()
         except redis.RedisError as error:

@@ -20,7 +20,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from caching_config import Settings
 from mead.http.access import is_open
 from mead.http.responses import (
     Accepted,
@@ -37,6 +36,7 @@ from mead.http.responses import (
 from mead.imaging.formats import FORMATS
 from mead.limits import CUTOUT_PIXELS
 from mead.params import size_pattern
+from mead.settings import Settings
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content: TypeAlias = "type[Answer] | str"
@@ -142,7 +142,7 @@ class Description:
         answers: what it answers when all is well, by status; several kinds where the request chooses.
         errors: the statuses of its errors.
         form: the model that checks its form.
-        must: files the form must hold, beyond the model's own required fields.
+        required_files: files the form must hold, beyond the model's own required fields.
         headers: the request headers it heeds, of PARAMETERS.
         examples: whole forms.
         about: what it is about, of SUBJECTS.
@@ -151,7 +151,7 @@ class Description:
     answers: Mapping[int, Sequence[Content]]
     errors: Sequence[int] = ()
     form: type[BaseModel] | None = None
-    must: Sequence[str] = ()
+    required_files: Sequence[str] = ()
     headers: Sequence[str] = ()
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     about: str = "service"
@@ -297,7 +297,7 @@ def _body(description: Description, settings: Settings) -> dict[str, Any]:
         if name.endswith("_path"):
             name = name.removesuffix("_path")
             files.append(name)
-            here = " Must be sent here." if name in description.must else ""
+            here = " Must be sent here." if name in description.required_files else ""
             about = {"type": "string", "format": "binary", "description": own["description"] + here}
         fields[name] = about
     largest = (
@@ -318,7 +318,7 @@ def _body(description: Description, settings: Settings) -> dict[str, Any]:
     form = {
         "type": "object",
         "properties": fields,
-        "required": [*schema.get("required", []), *description.must],
+        "required": [*schema.get("required", []), *description.required_files],
         "additionalProperties": False,
     }
     media: dict[str, Any] = {"schema": form}

@@ -8,12 +8,13 @@ from typing import cast
 
 import redis
 
-from caching_config import Settings, connect
 from mead.data_folder import FolderClaimedError, claim_folder
 from mead.log import reason
+from mead.queue.client import connect
 from mead.queue.jobs import Heartbeat, Jobs
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import explain
+from mead.settings import Settings
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,6 @@ log = logging.getLogger(__name__)
 WRONG_FOLDER = (
     "the data folder is used with another Redis, or the queues with another folder: the log says more"
 )
-
-
-def queues_of(settings: Settings) -> tuple[str, ...]:
-    """The queues that the service serves."""
-    return settings.latentrevisions_queue, settings.styleclip_queue
 
 
 def queue_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) -> str | None:
@@ -42,7 +38,7 @@ class Prerequisites:
     """Whether Redis and the data folder may be used. Once they could, they are not looked at again."""
 
     def __init__(self, settings: Settings, jobs: Jobs, storage: Storage) -> None:
-        self.queues = queues_of(settings)
+        self.queues = settings.queues
         self.jobs = jobs
         self.storage = storage
         self._met = False
@@ -67,9 +63,9 @@ def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]
     wrong = []
     try:
         workers = jobs.workers().values()
-        problems = [queue_problem(queue, settings, workers) for queue in queues_of(settings)]
+        problems = [queue_problem(queue, settings, workers) for queue in settings.queues]
         wrong += [problem for problem in problems if problem]
-        for queue in queues_of(settings):
+        for queue in settings.queues:
             kind = cast("str", jobs.redis.type(queue))
             if kind not in ("none", "list"):  # an empty list is not there
                 wrong.append(f"the key {queue} in Redis is no list, but a {kind}")
@@ -102,7 +98,7 @@ def what_may_go_wrong(jobs: Jobs) -> list[str]:
 
 def log_problems(settings: Settings) -> None:
     """Say in the log what is wrong with Redis or the data folder, as a server starts."""
-    jobs = Jobs(connect(settings), settings.job_ttl)
+    jobs = Jobs(connect(settings.redis_url), settings.job_ttl)
     try:
         Prerequisites(settings, jobs, Storage(settings.data_dir)).check()
         found = warnings(jobs.redis)

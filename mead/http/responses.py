@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from flask import Response, jsonify, url_for
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from caching_config import Settings
 from mead.http.forms import ApiError
 from mead.queue.job import Job, Status
 from mead.queue.jobs import Jobs
-from mead.registry import KINDS
+from mead.registry import MODELS
+from mead.settings import Settings
 from mead.storage import Storage
 
 Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
@@ -105,13 +105,19 @@ class Error(Answer):
     id: Id | None = Field(None, description="The job's id, where there is a job.")
 
 
+_TYPES = " or ".join(f"{spec.type} ({spec.name})" for spec in MODELS.values()) + "."
+
+
 class Record(Answer):
     """A job's record, with every parameter it was made with under the parameter's own name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_always_there)
 
     id: Id
-    type: str = Field(description="lr (LatentRevisions) or sc (StyleCLIP).", examples=["lr"])
+    type: str = Field(
+        description=" or ".join(f"{spec.type} ({spec.name})" for spec in MODELS.values()) + ".",
+        examples=["lr"],
+    )
     status: Status
     seq: int = Field(ge=0, description="How often the record has changed; the id of the newest event.")
     rank: Rank
@@ -233,7 +239,7 @@ def _asked(job: Job) -> dict[str, Any]:
     """What a job was asked to do; as text where its record was changed and cannot be read as parameters."""
     texts = {name: value for name, value in job.parameters.items() if not name.endswith("_path")}
     try:
-        params = KINDS[job.type].params.model_validate(texts)
+        params = MODELS[job.type].params.model_validate(texts)
     except (KeyError, ValidationError):
         return {name: value for name, value in texts.items() if name not in Record.model_fields}
     return params.model_dump(mode="json", exclude_none=True)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import redis
 from flask import Request, Response, request, url_for
 
-from caching_config import Settings
 from mead.http.concurrency import ConcurrencyLimit
 from mead.http.events import ClosedError, Events
 from mead.http.forms import ApiError
 from mead.http.responses import Answer, Change, Error, failure
 from mead.queue.job import Job
 from mead.queue.jobs import UnknownJobError
+from mead.settings import Settings
 
 EVENT_STREAM = "text/event-stream"
 

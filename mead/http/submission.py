@@ -1,11 +1,11 @@
-"""The two routes that make a job: door, checks, store, queue, and the answer when it is done."""
+"""The routes that create jobs: check the form, store its pictures, queue the job, answer at its end."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import redis
 from flask import Blueprint, Response, g, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from caching_config import Settings
 from mead.data_folder import FolderClaimedError
 from mead.http import access
 from mead.http.concurrency import ConcurrencyLimit
@@ -24,6 +23,7 @@ from mead.http.openapi import Description, describe
 from mead.http.readiness import WRONG_FOLDER, Prerequisites, queue_problem
 from mead.http.responses import Accepted, Picture, accepted, ended
 from mead.http.sse import EVENT_STREAM, begin_to_wait, hung_up, stream_of, wants_events
+from mead.model_spec import ModelSpec
 from mead.params import JobParams
 from mead.queue.jobs import (
     IdempotencyError,
@@ -34,7 +34,8 @@ from mead.queue.jobs import (
     TooManyJobsError,
     UnknownJobError,
 )
-from mead.registry import LATENT_REVISION, STYLECLIP, Kind
+from mead.registry import MODELS
+from mead.settings import Settings
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -46,52 +47,24 @@ NO_WORKER = "no inference server is at work; try again soon"
 def blueprint(
     settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
 ) -> Blueprint:
-    """POST /latent_revision and /styleclip."""
+    """The POST of each model."""
     routes = Blueprint("asking", __name__)
     forms = Forms(storage, settings)
-    queues = (settings.latentrevisions_queue, settings.styleclip_queue)
     kept = KeptLimits(
         settings.max_kept_jobs,
         settings.max_kept_bytes,
         settings.max_client_kept_jobs,
         settings.max_client_kept_bytes,
     )
-    workers = {queue: _Workers(jobs, queue, settings) for queue in queues}
+    workers = {queue: _Workers(jobs, queue, settings) for queue in settings.queues}
     prerequisites = Prerequisites(settings, jobs, storage)
 
-    def described(kind: Kind) -> Description:
-        return Description(
-            answers={200: [Picture, EVENT_STREAM], 202: [Accepted]},
-            errors=(400, 403, 404, 409, 413, 415, 422, 429, 500, 503),
-            form=kind.params,
-            must=kind.must,
-            headers=("Prefer", "Idempotency-Key"),
-            examples=kind.examples,
-            about="pictures",
-        )
-
-    @routes.post("/latent_revision")
-    @describe(described(LATENT_REVISION))
-    def latent_revision() -> Response:
-        """Make a picture from words.
-
-        A second text, a picture to move towards and one to move away from can be added, each with its weight;
-        `img` is a picture to start from.
-        """
-        return ask(LATENT_REVISION, settings.latentrevisions_queue)
-
-    @routes.post("/styleclip")
-    @describe(described(STYLECLIP))
-    def styleclip() -> Response:
-        """Edit the photo of a face by words."""
-        return ask(STYLECLIP, settings.styleclip_queue)
-
-    def ask(kind: Kind, queue: str) -> Response:
+    def ask(spec: ModelSpec, queue: str) -> Response:
         if _prefers_async() and not wants_events(request):
-            return accepted(accept(kind, queue), settings)
+            return accepted(accept(spec, queue), settings)
         with ExitStack() as held:
             held.callback(open_requests.enter(access.client()))  # refused before there is a job
-            job_id = accept(kind, queue)
+            job_id = accept(spec, queue)
             if wants_events(request):
                 answer = stream_of(job_id, -1, settings, events, open_requests)
                 answer.headers["Location"] = url_for("looking.record", job_id=job_id)
@@ -106,7 +79,7 @@ def blueprint(
             except UnknownJobError:
                 raise ApiError(404, f"job {job_id} is not kept any more", job_id=job_id) from None
 
-    def accept(kind: Kind, queue: str) -> str:
+    def accept(spec: ModelSpec, queue: str) -> str:
         """Check and queue what is asked for; returns the id of its job, which may be an earlier one."""
         if (request.content_length or 0) > settings.max_upload_bytes:
             raise RequestEntityTooLarge
@@ -122,10 +95,10 @@ def blueprint(
         job_id = secrets.token_hex(16)
         made = None
         try:
-            form = forms.read(request, kind.params, job_id, kind.must)
+            form = forms.read(request, spec.params, job_id, spec.required_files)
             made = jobs.enqueue(
                 job_id,
-                kind.name,
+                spec.type,
                 queue,
                 _recorded(form.params),
                 owner=access.owner(),
@@ -149,10 +122,10 @@ def blueprint(
             raise ApiError(422, str(error), error.field) from error
         finally:
             if made != job_id:
-                storage.remove_uploads(_upload_paths(storage, kind, job_id))
+                storage.remove_uploads(_upload_paths(storage, spec, job_id))
         g.job_id = made  # the request's line in the log names it
         if made == job_id:
-            log.info("job accepted", extra={"job": job_id, "type": kind.name, "owner": access.owner()})
+            log.info("job accepted", extra={"job": job_id, "type": spec.type, "owner": access.owner()})
         return made
 
     def wait(job_id: str, queue: str) -> Response:
@@ -169,7 +142,30 @@ def blueprint(
                 raise ApiError(503, NO_WORKER, job_id=job_id)
         return accepted(job_id, settings)
 
+    for spec in MODELS.values():
+        routes.add_url_rule(f"/{spec.route}", spec.route, _view(spec, settings, ask), methods=["POST"])
     return routes
+
+
+def _view(
+    spec: ModelSpec, settings: Settings, ask: Callable[[ModelSpec, str], Response]
+) -> Callable[[], Response]:
+    """The view of a model's POST, described."""
+
+    def view() -> Response:
+        return ask(spec, settings.queue(spec))
+
+    view.__doc__ = f"{spec.summary}\n\n{spec.about}"
+    description = Description(
+        answers={200: [Picture, EVENT_STREAM], 202: [Accepted]},
+        errors=(400, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+        form=spec.params,
+        required_files=spec.required_files,
+        headers=("Prefer", "Idempotency-Key"),
+        examples=spec.examples,
+        about="pictures",
+    )
+    return describe(description)(view)
 
 
 class _Workers:
@@ -232,9 +228,9 @@ def _recorded(params: JobParams) -> dict[str, Any]:
     return {**params.model_dump(mode="json", exclude_none=True), **names}
 
 
-def _upload_paths(storage: Storage, kind: Kind, job_id: str) -> list[Path]:
+def _upload_paths(storage: Storage, spec: ModelSpec, job_id: str) -> list[Path]:
     """Where all pictures that a job of this kind may have would lie."""
-    pictures = [name for name in kind.params.model_fields if name.endswith("_path")]
+    pictures = [name for name in spec.params.model_fields if name.endswith("_path")]
     return [storage.upload_path(job_id, name.removesuffix("_path")) for name in pictures]
 
 

@@ -25,10 +25,10 @@ from typing import Any, BinaryIO, Literal
 
 from PIL import Image
 
-from caching_config import Settings
 from mead.imaging.decoder import ANSWER, ORDER, receive, send
 from mead.imaging.pictures import PictureError
 from mead.imaging.turns import BusyError, Turns
+from mead.settings import Settings
 
 log = logging.getLogger(__name__)
 

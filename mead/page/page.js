@@ -6,7 +6,7 @@ const KEPT = 24; // jobs remembered: their ids, in localStorage
 const PAUSE = 2000; // milliseconds before a lost connection is tried again, and between looks at the rank
 const PREVIEW_EVERY = 1000; // milliseconds
 const KEY = "mead.key";
-const JOBS = "mead.queue.jobs";
+const JOBS = "mead.jobs";
 const STATES = { queued: "Waiting", processing: "Running", succeeded: "Done", failed: "Failed", cancelled: "Cancelled", lost: "Lost" };
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -225,7 +225,7 @@ tabs.forEach((tab, place) => {
   tab.addEventListener("click", () => open(tab));
   tab.addEventListener("keydown", (event) => {
     if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-    const other = tabs[(place + 1) % tabs.length]; // there are two
+    const other = tabs.at((place + (event.key === "ArrowRight" ? 1 : -1)) % tabs.length);
     open(other);
     other.focus();
   });

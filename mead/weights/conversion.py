@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import itertools
 import json
-import math
 import os
 import re
 import threading
@@ -26,33 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from mead import registry
 from mead.nn.state_dict import StateDict, StateDictError, shape
 from mead.weights.candidates import Candidate, choose, find, some, state_dicts
 from mead.weights.checkpoints import Checkpoint, CheckpointError, naming, read_checkpoint, reason
-from mead.weights.inert_data import Budget, Name, Placeholder, in_words, is_name
+from mead.weights.inert_data import Budget, Placeholder
+from mead.weights.plain_data import training_settings
 from mead.weights.sets import FOLDER, WeightsError, WeightSet, whole
-
-NETWORKS: Mapping[str, str] = {
-    "clip": "mead.nn.perceptor.Perceptor",
-    "vqgan": "LatentRevisions.vqgan.VQGAN",
-    "start": "LatentRevisions.start.LearnedStart",
-    "stylegan2": "StyleCLIP.stylegan2.Generator",
-    "e4e": "StyleCLIP.e4e.Encoder4Editing",
-    "identity": "StyleCLIP.identity.Identity",
-    "mapper": "StyleCLIP.mapper.LatentMapper",
-}
-"""By the name a network has in a weights set: the class it is loaded as."""
-
-# What each class says of itself, beside the shapes of its tensors.
-_HYPERPARAMETERS = {
-    "clip": ("input_size", "context_length", "embed_dim"),
-    "vqgan": ("factor", "embed_dim", "n_embed"),
-    "start": (),
-    "stylegan2": ("size", "style_dim", "n_latent"),
-    "e4e": ("input_size", "n_styles", "style_dim"),
-    "identity": ("input_size", "embed_dim"),
-    "mapper": ("style_dim", "embed_dim"),
-}
 
 
 def networks(original: Path) -> tuple[str, ...]:
@@ -63,7 +41,7 @@ def networks(original: Path) -> tuple[str, ...]:
     """
     with naming(original):
         found = _find(original, read_checkpoint(original))
-        return tuple(network for network in NETWORKS if network in found)
+        return tuple(network for network in registry.networks() if network in found)
 
 
 def convert(
@@ -76,7 +54,7 @@ def convert(
 
     Args:
         original: a file of any format that `mead.weights.checkpoints` reads.
-        network: one of `NETWORKS`.
+        network: one of `registry.networks()`.
         target: the safetensors file to write; its JSON gets the same name but for the ending.
         say: told which others of the kind the file holds, and what was mended.
 
@@ -90,19 +68,20 @@ def convert(
         found = _find(original, checkpoint)
         if network not in found:
             raise CheckpointError(f"{original} holds no {network}, but {' and '.join(found)}")
+        spec = registry.networks()[network]
         chosen, others = choose(original, found[network])
         tensors, built = _take(original, checkpoint, chosen, others, say)
         description = {
             "network": network,
-            "class": NETWORKS[network],
-            "hyperparameters": {name: getattr(built, name) for name in _HYPERPARAMETERS[network]},
+            "class": spec.loads,
+            "hyperparameters": {name: getattr(built, name) for name in spec.hyperparameters},
             "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
             "original": {
                 "name": original.name,
                 "size": original.stat().st_size,
                 "format": checkpoint.format,
             },
-            "training": _training(checkpoint.content),
+            "training": training_settings(checkpoint.content),
         }
         if others:
             left = some([other.name for other in others])
@@ -132,19 +111,18 @@ def check(network: str, tensors: StateDict) -> nn.Module:
     Raises:
         StateDictError: naming keys that are missing, unknown or of another shape than they should have.
     """
-    module, _, name = NETWORKS[network].rpartition(".")
-    kind: Any = getattr(importlib.import_module(module), name)
+    spec = registry.networks()[network]
     if len(tensors) > _MOST_TENSORS:
         raise StateDictError(f"it has {len(tensors):,} tensors, and may have {_MOST_TENSORS:,}")
+    given = {name: shape(tensors, name) for name in spec.extra}
+    own = {key: tensor for key, tensor in tensors.items() if key not in spec.extra}
     with _no_larger_than(tensors):
-        if network != "e4e":
-            return kind.from_state_dict(tensors)
-        average = shape(tensors, "latent_avg")
-        encoder = kind.from_state_dict({key: tensors[key] for key in tensors if key != "latent_avg"})
-    expected = (encoder.n_styles, encoder.style_dim)
-    if average != expected:
-        raise StateDictError(f"latent_avg has the shape {average} instead of {expected}")
-    return encoder
+        built: nn.Module = spec.load_class().from_state_dict(own)
+    for name, attributes in spec.extra.items():
+        expected = tuple(getattr(built, attribute) for attribute in attributes)
+        if given[name] != expected:
+            raise StateDictError(f"{name} has the shape {given[name]} instead of {expected}")
+    return built
 
 
 @contextlib.contextmanager
@@ -196,8 +174,8 @@ def _take(
     network = chosen.layout.network
     usable, unusable = chosen.tensors(others)
     tensors = chosen.layout.take(usable)
-    if network == "e4e" and "latent_avg" not in tensors:
-        _complete_e4e(original, checkpoint.content, tensors)
+    if chosen.layout.complete is not None:
+        chosen.layout.complete(original, checkpoint.content, tensors)
     Budget.to_write(original.stat().st_size).spend(sum(tensor.nbytes for tensor in tensors.values()))
     try:
         for key, tensor in tensors.items():
@@ -258,24 +236,6 @@ def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _complete_e4e(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
-    """Add the average face's codes, which e4e's own file keeps beside the networks, and check its kind."""
-    settings = _plain(content.get("opts")) if isinstance(content, dict) else None
-    kind = settings.get("encoder_type", "Encoder4Editing") if isinstance(settings, dict) else None
-    if kind not in (None, "Encoder4Editing"):
-        raise CheckpointError(
-            f"{original} holds the encoder {kind if is_name(kind) else in_words(kind)}, "
-            "which has e4e's keys but computes something else"
-        )
-    average = content.get("latent_avg") if isinstance(content, dict) else None
-    if not isinstance(average, Tensor) or average.ndim not in (1, 2):
-        raise CheckpointError(f"{original} holds e4e without the average face's codes, 'latent_avg'")
-    if average.ndim == 1:  # the same for every layer
-        n_styles = len({key.split(".")[1] for key in tensors if key.startswith("styles.")})
-        average = average.expand(n_styles, -1)
-    tensors["latent_avg"] = average
-
-
 def _known_otherwise(content: Any) -> str:
     """What a file holds in which no network of ours was found."""
     keys = [key for _, state_dict in state_dicts(content) for key in state_dict]
@@ -289,46 +249,5 @@ def _known_otherwise(content: Any) -> str:
         return "holds a StyleGAN3; there is no such network here, only StyleGAN2"
     if any(key.endswith("text_model.embeddings.token_embedding.weight") for key in keys):
         return "holds a CLIP in the layout of Hugging Face's transformers; take it in OpenAI's or open_clip's"
-    return f"holds none of the networks {', '.join(NETWORKS)}; its tensors are {some(keys) or 'none at all'}"
-
-
-# What else a file says
-
-_MOST_SETTINGS = 100_000  # characters and entries
-
-
-def _training(content: Any) -> Any:
-    """The settings a network was trained with, where its file names them, as plain data."""
-    if not isinstance(content, dict):
-        return {}
-    names = ("opts", "args", "hyper_parameters", "hparams", "config", "epoch", "global_step")
-    return {name: _plain(content[name]) for name in names if name in content}
-
-
-def _plain(value: Any) -> Any:
-    """Settings as JSON can say them; of anything else, or too many, the name of what it is."""
-    budget = Budget(_MOST_SETTINGS)
-
-    def plain(value: Any, depth: int) -> Any:
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
-        if value is None or isinstance(value, (bool, int)):
-            return value if not isinstance(value, int) or value.bit_length() <= 64 else "int"
-        if isinstance(value, Name):
-            return value.path
-        if isinstance(value, Placeholder):
-            inside = value.state if isinstance(value.state, dict) else value.entries
-            return plain(inside, depth) if inside else value.name
-        if isinstance(value, (str, dict, list, tuple)) and depth and len(value) < budget.left:
-            budget.spend(len(value) + 1)
-            if isinstance(value, str):
-                return value
-            if isinstance(value, dict):
-                return {
-                    key[:80] if isinstance(key, str) else in_words(key): plain(each, depth - 1)
-                    for key, each in value.items()
-                }
-            return [plain(each, depth - 1) for each in value]
-        return type(value).__name__
-
-    return plain(value, depth=12)
+    known = ", ".join(registry.networks())
+    return f"holds none of the networks {known}; its tensors are {some(keys) or 'none at all'}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mead import registry
 from mead.weights.download import MirrorError, Patience, Progress, disk_full_named, download, need_room
 from mead.weights.sets import (
     NAME,
@@ -37,8 +38,8 @@ description = "Converted from {original}."
 base = "{base}"
 
 # Settings of the models, where they should not be the base's, such as:
-# [models.LatentRevisions]
-# size = "256x256"
+# [models.NAME]
+# iterations = 100
 """
 
 
@@ -241,7 +242,9 @@ def _convert(
             progress.say(f"converting {original.name} to {target}")
             new = Path(made) / f"{network}.safetensors"
             conversion.convert(original, network, new, progress.say)
-            records[network] = Record.of(new, _printable(original.name))
+            records[network] = Record.of(
+                new, _printable(original.name), registry.networks()[network].trained_with
+            )
         for network, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             for ending in (".json", ".safetensors"):

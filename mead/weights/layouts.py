@@ -6,8 +6,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+from mead.weights.checkpoints import CheckpointError
+from mead.weights.inert_data import in_words, is_name
+from mead.weights.plain_data import plain
 
 
 @dataclass(frozen=True)
@@ -18,11 +24,13 @@ class Layout:
         network: which network it holds.
         sign: a key that no other layout has, less any prefix.
         take: turns the keys and tensors under the sign's prefix into those our network loads.
+        complete: adds tensors that the file (its path, for errors, and content) keeps elsewhere.
     """
 
     network: str
     sign: str
     take: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    complete: Callable[[Path, Any, dict[str, Tensor]], None] | None = None
 
 
 def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -31,12 +39,12 @@ def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _vqgan(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """CompVis/taming-transformers, without the discriminator and the perceptual loss it was trained with."""
-    rooms = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "norm_groups")
+    prefixes = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "norm_groups")
     # `used` and the like belong to codes that were numbered anew, `temperature` to training
     return {
         key: tensor
         for key, tensor in tensors.items()
-        if key.startswith(rooms)
+        if key.startswith(prefixes)
         and (not key.startswith("quantize.") or re.match(r"quantize\.(embedding|embed|proj)\.", key))
     }
 
@@ -90,25 +98,45 @@ def _nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             level = int(math.log2(int(match[1]))) - 2  # 0 at 4x4
             layer = 2 * level - 1 + (match[2] == "conv1")  # 0 at 4x4, then two a level
             if match[2] == "torgb":
-                room = f"to_rgbs.{level - 1}" if level else "to_rgb1"
+                layer_name = f"to_rgbs.{level - 1}" if level else "to_rgb1"
             else:
-                room = f"convs.{layer - 1}" if level else "conv1"
+                layer_name = f"convs.{layer - 1}" if level else "conv1"
             match match[3]:
                 case "weight":
-                    taken[f"{room}.conv.weight"] = tensor[None]
+                    taken[f"{layer_name}.conv.weight"] = tensor[None]
                 case "bias" if match[2] == "torgb":
-                    taken[f"{room}.bias"] = tensor[None, :, None, None]
+                    taken[f"{layer_name}.bias"] = tensor[None, :, None, None]
                 case "bias":
-                    taken[f"{room}.activate.bias"] = tensor
+                    taken[f"{layer_name}.activate.bias"] = tensor
                 case "noise_strength":
-                    taken[f"{room}.noise.weight"] = tensor.reshape(1)
+                    taken[f"{layer_name}.noise.weight"] = tensor.reshape(1)
                 case "noise_const":
                     taken[f"noises.noise_{layer}"] = tensor[None, None]
                 case part:
-                    taken[f"{room}.{part.replace('affine', 'conv.modulation')}"] = tensor
+                    taken[f"{layer_name}.{part.replace('affine', 'conv.modulation')}"] = tensor
         elif key != "mapping.w_avg":
             taken[key] = tensor  # such as a class's embedding: building the network will name it
     return taken
+
+
+def _with_average(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
+    """Add the average face's codes, which e4e's own file keeps beside the networks, and check its kind."""
+    if "latent_avg" in tensors:
+        return
+    settings = plain(content.get("opts")) if isinstance(content, dict) else None
+    kind = settings.get("encoder_type", "Encoder4Editing") if isinstance(settings, dict) else None
+    if kind not in (None, "Encoder4Editing"):
+        raise CheckpointError(
+            f"{original} holds the encoder {kind if is_name(kind) else in_words(kind)}, "
+            "which has e4e's keys but computes something else"
+        )
+    average = content.get("latent_avg") if isinstance(content, dict) else None
+    if not isinstance(average, Tensor) or average.ndim not in (1, 2):
+        raise CheckpointError(f"{original} holds e4e without the average face's codes, 'latent_avg'")
+    if average.ndim == 1:  # the same for every layer
+        n_styles = len({key.split(".")[1] for key in tensors if key.startswith("styles.")})
+        average = average.expand(n_styles, -1)
+    tensors["latent_avg"] = average
 
 
 LAYOUTS = (
@@ -119,7 +147,7 @@ LAYOUTS = (
     Layout("stylegan2", "to_rgb1.conv.weight", _rosinality),
     Layout("stylegan2", "style_conv1.modulated_conv.weight", _basicsr),
     Layout("stylegan2", "synthesis.b4.const", _nvidia),
-    Layout("e4e", "styles.0.linear.weight", _as_it_is),
+    Layout("e4e", "styles.0.linear.weight", _as_it_is, _with_average),
     Layout("identity", "output_layer.3.weight", _as_it_is),
     Layout("mapper", "mapper_in.weight", _as_it_is),
 )

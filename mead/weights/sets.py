@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from caching_config import Settings
 from mead.weights.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
@@ -42,9 +41,6 @@ FOLDER = Path(__file__).resolve().parents[2] / "weights"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a set and a published file may be called."""
 
-FITTED = {"start": {"clip", "vqgan"}, "mapper": {"clip", "stylegan2", "e4e"}}
-"""Networks that only work beside the very ones they were trained with."""
-
 S = TypeVar("S")
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -58,8 +54,8 @@ class UnknownSetError(WeightsError, ValueError):
 
 
 def weights_dir() -> Path:
-    """Where fetched weights and one's own are: the setting WEIGHTS_DIR, else the repository's folder."""
-    return (Settings().weights_dir or FOLDER).expanduser().resolve()
+    """Where fetched weights and one's own are: WEIGHTS_DIR of the environment, else the repository's."""
+    return Path(os.environ.get("WEIGHTS_DIR") or FOLDER).expanduser().resolve()
 
 
 def now() -> datetime:
@@ -120,7 +116,9 @@ class FileEntry(_Entry):
     """Bytes. This and sha256 stand in the lock where the file is converted here."""
     licence: str = ""
     loads: str = ""
-    """The class it is loaded as."""
+    """Not read any more: the class it is loaded as."""
+    trained_with: list[str] = []
+    """Networks it only works beside if they are the very ones it was trained with."""
     download: str | None = None
     """The published file it is converted from; one file may hold several networks."""
 
@@ -159,9 +157,11 @@ class Record(_Entry):
     verified: datetime
     source: str = ""
     """The file it was converted from."""
+    trained_with: list[str] = []
+    """As in `FileEntry`."""
 
     @classmethod
-    def of(cls, path: Path, source: str = "") -> Record:
+    def of(cls, path: Path, source: str = "", trained_with: Iterable[str] = ()) -> Record:
         """The record of a file as it is now; reads all of it."""
         status = path.stat()
         return cls(
@@ -170,6 +170,7 @@ class Record(_Entry):
             modified=status.st_mtime_ns,
             verified=now(),
             source=source,
+            trained_with=sorted(trained_with),
         )
 
 
@@ -211,7 +212,7 @@ class WeightFile:
         owner: the name of the set it is of, which may be the base of the set asked for.
         sha256, size: what it must have (bytes); None as long as it was never fetched or converted.
         licence: in a few words.
-        loads: the class it is loaded as.
+        trained_with: networks it only works beside if they are the very ones it was trained with.
         remedy: what brings it back.
         record: how it was when it was last verified, if it was.
     """
@@ -221,7 +222,7 @@ class WeightFile:
     sha256: str | None
     size: int | None
     licence: str
-    loads: str
+    trained_with: frozenset[str]
     remedy: str
     record: Record | None
 
@@ -408,7 +409,7 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
             sha256=entry.sha256 or (record.sha256 if record else None),
             size=entry.size if entry.size is not None else (record.size if record else None),
             licence=entry.licence,
-            loads=entry.loads,
+            trained_with=frozenset(entry.trained_with or (record.trained_with if record else [])),
             remedy=remedy,
             record=record,
         )
@@ -427,15 +428,10 @@ def _inherit(
 ) -> tuple[dict[str, WeightFile], dict[str, dict[str, Any]]]:
     """Files and settings, with the base's where they leave something open.
 
-    A learned start is not lent to networks it was not trained with, nor the setting that asks for it.
+    A network is not lent to others than those it was trained with.
     """
-    lent = {
-        network: file for network, file in base.files.items() if not FITTED.get(network, set()) & files.keys()
-    }
+    lent = {network: file for network, file in base.files.items() if not file.trained_with & files.keys()}
     settings = {model: dict(values) for model, values in base.models.items()}
-    for network, model in (("start", "LatentRevisions"), ("mapper", "StyleCLIP")):
-        if network not in lent and network not in files:
-            settings.get(model, {}).pop("start", None)
     for model, values in models.items():
         settings[model] = settings.get(model, {}) | dict(values)
     return lent | dict(files), settings

@@ -6,17 +6,13 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
+from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
+from mead.registry import MODELS
 from mead.weights import conversion
 from mead.weights.fetch import exclusive
 from mead.weights.sets import Lock, Record, WeightFile, WeightsError, WeightSet, now
-
-NETWORKS_OF = {
-    "LatentRevisions": {"clip", "vqgan"},
-    "StyleCLIP": {"clip", "stylegan2", "e4e", "identity"},
-}
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,10 @@ def verify(name: str, found: Callable[[Finding], None]) -> bool:
             good[network] = file
         well &= problem is None
     _note(good)
-    for model, networks in NETWORKS_OF.items():
-        if networks <= good.keys():
-            problem = _model_problem(model, name)
-            found(Finding(model, problem))
+    for spec in MODELS.values():
+        if spec.required_networks <= good.keys():
+            problem = _model_problem(spec, name)
+            found(Finding(spec.name, problem))
             well &= problem is None
     return well
 
@@ -84,43 +80,17 @@ def _note(good: dict[str, WeightFile]) -> None:
                         modified=status.st_mtime_ns,
                         verified=now(),
                         source=file.record.source if file.record else "",
+                        trained_with=sorted(file.trained_with),
                     )
             lock.write(folder)
 
 
-def _model_problem(model: str, name: str) -> str | None:
+def _model_problem(spec: ModelSpec, weights: str) -> str | None:
     """Run one step; what went wrong, if something did."""
-    run = {"LatentRevisions": _run_latent_revisions, "StyleCLIP": _run_styleclip}[model]
     try:
-        loss = run(name)
+        loss = spec.trial(weights, best_device())
     except Exception as error:  # whatever a network that does not fit the others may raise
-        return f"{model} does not run with these weights: {type(error).__name__}: {error}"
+        return f"{spec.name} does not run with these weights: {type(error).__name__}: {error}"
     if not math.isfinite(loss):
-        return f"{model} runs with these weights, but its loss is {loss}"
+        return f"{spec.name} runs with these weights, but its loss is {loss}"
     return None
-
-
-def _run_latent_revisions(name: str) -> float:
-    from LatentRevisions.LatentRevisions import load_pipeline
-    from LatentRevisions.params import LatentRevisionsParams
-
-    pipeline = load_pipeline(name, best_device())
-    params = LatentRevisionsParams(prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128))
-    return _one_step(pipeline, params)[0]
-
-
-def _run_styleclip(name: str) -> float:
-    from StyleCLIP.params import StyleCLIPParams
-    from StyleCLIP.StyleCLIP import load_pipeline
-
-    pipeline = load_pipeline(name, best_device())
-    loss, picture = _one_step(pipeline, StyleCLIPParams(prompt="a smiling face", seed=0, iterations=1))
-    codes = pipeline.invert(picture)
-    return loss + float(codes.abs().sum())
-
-
-def _one_step(pipeline: Any, params: Any) -> tuple[float, Any]:
-    """The loss of a first step, and the picture after it."""
-    revision = pipeline.start(params)
-    pipeline.step([revision])
-    return revision.loss, pipeline.image(revision)

@@ -15,7 +15,8 @@ from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
-from mead.limits import Extent, check_limits, check_texts, context_length, extent
+from mead.limits import check_limits, check_texts, context_length, extent
+from mead.model_spec import Extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
 from mead.queue.jobs import Jobs
@@ -32,7 +33,7 @@ LONG = "a red house " * ROOM
 @pytest.fixture
 def door(settings: Settings, jobs: Jobs) -> FlaskClient:
     """A client of an API whose workers are there."""
-    jobs.beat("worker", [settings.latentrevisions_queue, settings.styleclip_queue], 600)
+    jobs.beat("worker", [settings.queues[0], settings.queues[1]], 600)
     return create_app(settings).test_client()
 
 
@@ -145,7 +146,7 @@ def test_http_answers_422_and_queues_nothing(door: FlaskClient, jobs: Jobs, sett
     for field, form in forms.items():
         answer = door.post("/latent_revision", data={"prompt": "a house", **form})
         assert (answer.status_code, answer.get_json()["field"]) == (422, field)
-    assert jobs.queue_length(settings.latentrevisions_queue) == 0
+    assert jobs.queue_length(settings.queues[0]) == 0
 
 
 def test_the_trial_server_has_the_same_limits(settings: Settings) -> None:
@@ -167,7 +168,7 @@ def test_http_says_so_before_anything_is_queued(
     answer = door.post("/latent_revision", data={"prompt": "a house", field: LONG})
     body = answer.get_json()
     assert (answer.status_code, body["field"]) == (422, field) and "would stop after" in body["message"]
-    assert jobs.queue_length(settings.latentrevisions_queue) == 0
+    assert jobs.queue_length(settings.queues[0]) == 0
     assert not list(settings.data_dir.rglob("*.png"))
 
 

@@ -54,7 +54,7 @@ def locked(client_with: Callable[..., FlaskClient]) -> FlaskClient:
 @pytest.fixture
 def worker(jobs: Jobs, settings: Settings) -> Iterator[str]:
     """A worker that lives, and takes no job on its own."""
-    queues = [settings.latentrevisions_queue, settings.styleclip_queue]
+    queues = [settings.queues[0], settings.queues[1]]
     jobs.beat("worker", queues, 600)
     yield "worker"
     jobs.leave("worker", queues)

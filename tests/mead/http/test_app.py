@@ -41,7 +41,7 @@ def http(settings: Settings) -> FlaskClient:
 
 @pytest.fixture
 def idle_worker(jobs: Jobs, settings: Settings) -> None:
-    jobs.beat("idle", [settings.latentrevisions_queue, settings.styleclip_queue], 600)
+    jobs.beat("idle", [settings.queues[0], settings.queues[1]], 600)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def worker(settings: Settings, jobs: Jobs, storage: Storage, colours: Any) -> It
     engines = [
         Engine(colours, params, jobs, queue, "me", 4, storage, settings.server_sleep)
         for params, queue in (
-            (LatentRevisionsParams, settings.latentrevisions_queue),
-            (StyleCLIPParams, settings.styleclip_queue),
+            (LatentRevisionsParams, settings.queues[0]),
+            (StyleCLIPParams, settings.queues[1]),
         )
     ]
     working = Worker("me", engines, jobs, storage, settings.worker_ttl)
@@ -120,10 +120,10 @@ def test_errors_of_flask_have_our_shape(http: FlaskClient) -> None:
 def test_health(http: FlaskClient, settings: Settings, jobs: Jobs) -> None:
     assert http.get("/healthz").json == {"status": "success"}
     assert "latentrevisions_queue" in error_of(http.get("/readyz"), 503)["message"]
-    jobs.beat("one", [settings.latentrevisions_queue], 60)
+    jobs.beat("one", [settings.queues[0]], 60)
     reason = error_of(http.get("/readyz"), 503)["message"]
     assert "styleclip_queue" in reason and "latentrevisions_queue" not in reason
-    jobs.beat("two", [settings.styleclip_queue], 60)
+    jobs.beat("two", [settings.queues[1]], 60)
     assert http.get("/readyz").json == {"status": "success"}
 
 
@@ -319,7 +319,7 @@ def test_not_waiting(
     with Image.open(storage.upload_path(ids[0], "img")) as stored:
         assert stored.size == (settings.image_width, settings.image_width // 2)
 
-    job = jobs.claim(settings.latentrevisions_queue, "idle")
+    job = jobs.claim(settings.queues[0], "idle")
     assert job is not None
     report(jobs, job, 7, 10)
     check = http.post("/check", data={"id": ids[0]}).json
@@ -479,7 +479,7 @@ def test_a_job_that_redis_refuses_leaves_nothing(
 ) -> None:
     settings = settings.model_copy(update={"redis_url": mortal_redis.url})
     jobs = Jobs(connect(settings), 600)
-    jobs.beat("idle", [settings.latentrevisions_queue], 600)
+    jobs.beat("idle", [settings.queues[0]], 600)
     http = create_app(settings).test_client()
     jobs.redis.config_set("maxmemory", 1)
     try:
@@ -758,14 +758,14 @@ def test_a_disk_that_is_nearly_full(settings: Settings, idle_worker: None, clien
 
 def test_workers_that_go_while_one_waits(settings: Settings, jobs: Jobs) -> None:
     http = create_app(settings.model_copy(update={"worker_ttl": 1})).test_client()
-    jobs.beat("mortal", [settings.latentrevisions_queue], 1)
+    jobs.beat("mortal", [settings.queues[0]], 1)
     body = error_of(http.post("/latent_revision", data={"prompt": "teal"}), 503)
     assert "inference server" in body["message"] and jobs.get(body["id"]).status == "queued"
 
 
 def test_a_record_that_was_changed_by_hand(settings: Settings, jobs: Jobs) -> None:
     job_id = "a" * 32
-    jobs.enqueue(job_id, "lr", settings.latentrevisions_queue, {"prompt": "a house", "img_path": "x.upload"})
+    jobs.enqueue(job_id, "lr", settings.queues[0], {"prompt": "a house", "img_path": "x.upload"})
     jobs.redis.hset(f"job:{job_id}", "iterations", "lots")
     record = create_app(settings).test_client().get(f"/jobs/{job_id}").get_json()
     assert record["status"] == "queued" and record["prompt"] == "a house" and record["iterations"] == "lots"

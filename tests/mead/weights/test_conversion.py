@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
+from mead.registry import networks
 from mead.weights import conversion
 from mead.weights.checkpoints import CheckpointError
 from mead.weights.sets import FOLDER, WeightSet
@@ -71,7 +72,7 @@ def test_vqgan_of_a_lightning_checkpoint(folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("network", conversion.NETWORKS)
+@pytest.mark.parametrize("network", networks())
 def test_a_file_of_the_demo_set_is_known_for_what_it_is(folder: Path, network: str) -> None:
     original = WeightSet.find("demo").files[network].path
     assert conversion.networks(original) == (network,)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from LatentRevisions import LatentRevisions
 from mead.nn.perceptor import expand
+from mead.registry import networks
 from mead.weights import fetch as fetching
 from mead.weights.checkpoints import CheckpointError
-from mead.weights.conversion import NETWORKS
 from mead.weights.download import DiskFullError, DownloadError, Patience
 from mead.weights.fetch import add, fetch
 from mead.weights.sets import FOLDER, Lock, WeightsError, WeightSet, set_names
@@ -327,14 +327,15 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    assert full.files.keys() == NETWORKS.keys() - {"start", "mapper"}
+    assert full.files.keys() == networks().keys() - {"start", "mapper"}
     for published, _ in full.downloads.values():
         assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
         assert published.sha256 and published.size and published.licence
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
     assert sum(published.size for published, _ in full.downloads.values()) < 3e9
     for weights in (full, WeightSet.find("demo")):
-        assert all(file.loads == NETWORKS[network] for network, file in weights.files.items())
+        trained_with = {network: networks()[network].trained_with for network in weights.files}
+        assert {network: file.trained_with for network, file in weights.files.items()} == trained_with
     assert full.settings("LatentRevisions", LatentRevisions.Settings) == LatentRevisions.Settings()
     assert full.settings("StyleCLIP", StyleCLIP.Settings) == StyleCLIP.Settings()
 

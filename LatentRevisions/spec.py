@@ -1,0 +1,65 @@
+"""What the service knows of LatentRevisions."""
+
+from __future__ import annotations
+
+from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.settings import Settings as Hyperparameters
+from mead.model_spec import Extent, FormField, ModelSpec, NetworkSpec, PageForm
+from mead.nn.networks import CLIP
+from mead.weights.sets import WeightSet
+
+
+def own_extent(weights: WeightSet) -> Extent:
+    """How much a job computes that leaves everything to the weights set."""
+    own = weights.settings("LatentRevisions", Hyperparameters)
+    return Extent(*own.sides, own.cutouts, own.iterations)
+
+
+SPEC = ModelSpec(
+    type="lr",
+    name="LatentRevisions",
+    route="latent_revision",
+    summary="Make a picture from words (VQGAN + CLIP).",
+    about="A second text, a picture to move towards and one to move away from can be added, each with its "
+    "weight; `img` is a picture to start from.",
+    params=LatentRevisionsParams,
+    hyperparameters=Hyperparameters,
+    networks=(
+        CLIP,
+        NetworkSpec("vqgan", "LatentRevisions.vqgan.VQGAN", ("factor", "embed_dim", "n_embed")),
+        NetworkSpec(
+            "start",
+            "LatentRevisions.start.LearnedStart",
+            optional=True,
+            trained_with=frozenset({"clip", "vqgan"}),
+        ),
+    ),
+    module="LatentRevisions.LatentRevisions",
+    own_extent=own_extent,
+    form=PageForm(
+        title="New picture",
+        submit="Make the picture",
+        sections={
+            "Words": (
+                FormField("prompt", "Prompt"),
+                FormField("w0", "Weight"),
+                FormField("text_to_add", "Second text"),
+                FormField("w1", "Weight", weight_of="text_to_add", first_weight="2"),
+            ),
+            "Pictures": (
+                FormField("img", "Starter", about="The new picture grows out of this one."),
+                FormField("img_enc", "Towards"),
+                FormField("w2", "Weight", weight_of="img_enc", first_weight="5"),
+                FormField("ne_img_enc", "Away from"),
+                FormField("w3", "Weight", weight_of="ne_img_enc", first_weight="1"),
+            ),
+        },
+        reuse="Use as starter",
+    ),
+    examples={
+        "words": {"prompt": "a boat on the sea at sunset"},
+        "a second text": {"prompt": "a queen", "w0": 5, "text_to_add": "purple eyes", "w1": 2, "seed": 7},
+        "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
+    },
+    demo=({"prompt": "a girl with green hair", "w2": "1", "seed": "9"}, {"img_enc": "face.jpeg"}),
+)

@@ -1,0 +1,77 @@
+"""What the service knows of StyleCLIP."""
+
+from __future__ import annotations
+
+from safetensors import safe_open
+
+from mead.model_spec import Extent, FormField, ModelSpec, NetworkSpec, PageForm
+from mead.nn.networks import CLIP
+from mead.weights.sets import WeightSet
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.settings import Settings as Hyperparameters
+
+FACE_SIDE = 1024  # of the published StyleGAN2's pictures
+
+
+def own_extent(weights: WeightSet) -> Extent:
+    """How much a job computes that leaves everything to the weights set."""
+    own = weights.settings("StyleCLIP", Hyperparameters)
+    side = _face_side(weights)
+    return Extent(side, side, own.cutouts + 1, own.iterations)  # CLIP sees the whole picture too
+
+
+def _face_side(weights: WeightSet) -> int:
+    """The side of StyleGAN2's pictures, which each of its levels doubles, from 4 pixels on."""
+    file = weights.files.get("stylegan2")
+    if file is None or not file.path.is_file():
+        return FACE_SIDE
+    with safe_open(file.path, framework="np") as tensors:
+        names: list[str] = list(tensors.keys())
+    levels = {name.split(".")[1] for name in names if name.startswith("to_rgbs.")}
+    return 2 ** (2 + len(levels))
+
+
+SPEC = ModelSpec(
+    type="sc",
+    name="StyleCLIP",
+    route="styleclip",
+    summary="Edit the photo of a face by words (StyleGAN2 + CLIP).",
+    params=StyleCLIPParams,
+    hyperparameters=Hyperparameters,
+    networks=(
+        CLIP,
+        NetworkSpec("stylegan2", "StyleCLIP.stylegan2.Generator", ("size", "style_dim", "n_latent")),
+        NetworkSpec(
+            "e4e",
+            "StyleCLIP.e4e.Encoder4Editing",
+            ("input_size", "n_styles", "style_dim"),
+            extra={"latent_avg": ("n_styles", "style_dim")},
+        ),
+        NetworkSpec("identity", "StyleCLIP.identity.Identity", ("input_size", "embed_dim")),
+        NetworkSpec(
+            "mapper",
+            "StyleCLIP.mapper.LatentMapper",
+            ("style_dim", "embed_dim"),
+            optional=True,
+            trained_with=frozenset({"clip", "stylegan2", "e4e"}),
+        ),
+    ),
+    module="StyleCLIP.StyleCLIP",
+    own_extent=own_extent,
+    form=PageForm(
+        title="Edit a face",
+        submit="Edit the face",
+        sections={
+            "Face and words": (
+                FormField("img", "Photo", about="The photo of a face."),
+                FormField(
+                    "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
+                ),
+            ),
+        },
+        reuse="Edit as a face",
+    ),
+    required_files=("img",),
+    examples={"words for a face": {"prompt": "A girl with purple eyes", "iterations": 50}},
+    demo=({"prompt": "A girl with purple eyes", "seed": "1"}, {"img": "face.jpeg"}),
+)
