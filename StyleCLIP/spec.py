@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from safetensors import safe_open
 
-from mead.model_spec import Extent, FormField, ModelSpec, NetworkSpec, PageForm
-from mead.nn.networks import CLIP
+from mead.model_spec import CLIP, Extent, FormField, ModelSpec, NetworkSpec, PageForm
 from mead.weights.sets import WeightSet
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.settings import Settings as Hyperparameters

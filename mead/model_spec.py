@@ -170,3 +170,9 @@ def load_object(path: str) -> Any:
     """What "package.module.name" names."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+CLIP = NetworkSpec(
+    "clip", "mead.nn.perceptor.Perceptor", hyperparameters=("input_size", "context_length", "embed_dim")
+)
+"""The network that all models share."""

@@ -227,12 +227,16 @@ class Process:
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
         with log.open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / script)],
+                self.command(script),
                 env=environment,
                 cwd=log.parent,
                 stdout=output,
                 stderr=output,
             )
+
+    def command(self, script: str) -> list[str]:
+        """What is run."""
+        return [sys.executable, str(ROOT / script)]
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until the process is ready; fail with its log if it ends before."""
@@ -255,6 +259,8 @@ class Service:
         more: further settings.
     """
 
+    process = Process
+
     def __init__(self, folder: Path, redis_server: RedisServer, **more: str) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
@@ -267,12 +273,12 @@ class Service:
         }
         self.redis = connect(Settings(redis_url=redis_server.url))
         self.jobs = Jobs(self.redis, 24 * 3600)
-        self.caching = Process("caching_server.py", self.environment, folder / "caching.log")
+        self.caching = self.process("caching_server.py", self.environment, folder / "caching.log")
         self.caching.wait_until(lambda: self.answers("/healthz"))
 
     def start_inference(self) -> Process:
         """Start an inference server and wait until the service is ready."""
-        process = Process("inference_server.py", self.environment, self.folder / "inference.log")
+        process = self.process("inference_server.py", self.environment, self.folder / "inference.log")
         process.wait_until(lambda: self.answers("/readyz"))
         return process
 
@@ -324,14 +330,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def door() -> Iterator[Callable[[str, Path], str]]:
+def door() -> Iterator[Callable[..., str]]:
     """Starts a door that answers HTTP and needs nothing else; gives its address."""
     started: list[Process] = []
 
-    def start(script: str, folder: Path) -> str:
+    def start(script: str, folder: Path, kind: type[Process] = Process) -> str:
         url = f"http://127.0.0.1:{(port := free_port())}"
         environment = {"PORT": str(port), "DATA_DIR": str(folder / "var"), "TORCH_THREADS": "1"}
-        process = Process(script, environment, folder / "door.log")
+        process = kind(script, environment, folder / "door.log")
         started.append(process)
         process.wait_until(lambda: answers(url + "/healthz"))
         return url

@@ -1,9 +1,9 @@
 """The API for real use, put together: it queues jobs in Redis and answers when they are done.
 
 Its routes: `mead.http.submission` creates jobs, `mead.http.job_views` shows and cancels them,
-`mead.http.metrics` and the health routes below report on the service, `mead.http.openapi` and `mead.page`
-serve pages. app.py shares `new_app` and serves the same forms without a queue. Nothing here imports the
-networks, so the process that answers stays small.
+`mead.http.metrics` and the health routes below report on the service, `mead.http.openapi` and
+`mead.http.page` serve pages. app.py shares `new_app` and serves the same forms without a queue. Nothing here
+imports the networks, so the process that answers stays small.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ import redis
 from flask import Blueprint, Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from mead import page
-from mead.http import access, concurrency, metrics, openapi
-from mead.http import job_views as looking
-from mead.http import submission as asking
+from mead.http import access, concurrency, job_views, metrics, openapi, page, submission
 from mead.http.events import Events
 from mead.http.forms import ApiError
 from mead.http.multipart import FormRequest
@@ -51,8 +48,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     storage = Storage(settings.data_dir)
     events = app.extensions["events"] = Events(jobs)
     open_requests = concurrency.open_requests(settings)
-    app.register_blueprint(asking.blueprint(settings, jobs, storage, events, open_requests))
-    app.register_blueprint(looking.blueprint(settings, jobs, storage, events, open_requests))
+    app.register_blueprint(submission.blueprint(settings, jobs, storage, events, open_requests))
+    app.register_blueprint(job_views.blueprint(settings, jobs, storage, events, open_requests))
     app.register_blueprint(_health(settings, jobs, storage, events))
     app.register_blueprint(metrics.blueprint(settings, jobs, storage))
     return app

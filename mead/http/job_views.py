@@ -39,7 +39,7 @@ def blueprint(
     settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
 ) -> Blueprint:
     """POST /check, and everything below /jobs."""
-    routes = Blueprint("looking", __name__)
+    routes = Blueprint("job_views", __name__)
 
     @routes.post("/check")
     @describe(
@@ -106,7 +106,7 @@ def blueprint(
         except FileNotFoundError:
             answer = processing(job, jobs, settings)
             answer.status_code = 202
-            answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+            answer.headers["Location"] = url_for("job_views.record", job_id=job_id)
             return answer
         answer.cache_control.clear()
         answer.cache_control.no_store = True

@@ -183,7 +183,7 @@ def error_answer(status: int, message: str, field: str | None = None, job_id: st
 def accepted(job_id: str, settings: Settings) -> Response:
     """202, and where the job is to be found."""
     answer = respond(Accepted(id=job_id), 202)
-    answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+    answer.headers["Location"] = url_for("job_views.record", job_id=job_id)
     answer.headers["Preference-Applied"] = "respond-async"
     answer.headers["Retry-After"] = retry_after(settings.client_sleep)
     return answer
@@ -246,7 +246,7 @@ def _asked(job: Job) -> dict[str, Any]:
 
 
 def _image(job: Job) -> str | None:
-    return url_for("looking.image", job_id=job.id) if job.status == "succeeded" else None
+    return url_for("job_views.image", job_id=job.id) if job.status == "succeeded" else None
 
 
 def retry_after(seconds: float) -> str:

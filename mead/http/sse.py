@@ -94,7 +94,7 @@ def stream_of(
         first = next(changes)
     except ClosedError:
         raise ApiError(503, "the server is stopping; try again soon", job_id=job_id) from None
-    image = url_for("looking.image", job_id=job_id)
+    image = url_for("job_views.image", job_id=job_id)
 
     def events_of_job() -> Iterator[str]:
         waited = False

@@ -48,7 +48,7 @@ def blueprint(
     settings: Settings, jobs: Jobs, storage: Storage, events: Events, open_requests: ConcurrencyLimit
 ) -> Blueprint:
     """The POST of each model."""
-    routes = Blueprint("asking", __name__)
+    routes = Blueprint("submission", __name__)
     forms = Forms(storage, settings)
     kept = KeptLimits(
         settings.max_kept_jobs,
@@ -67,7 +67,7 @@ def blueprint(
             job_id = accept(spec, queue)
             if wants_events(request):
                 answer = stream_of(job_id, -1, settings, events, open_requests)
-                answer.headers["Location"] = url_for("looking.record", job_id=job_id)
+                answer.headers["Location"] = url_for("job_views.record", job_id=job_id)
                 answer.call_on_close(held.pop_all().close)
                 return answer
             try:

@@ -11,13 +11,13 @@ from flask import Blueprint, Response, render_template, request, send_from_direc
 from mead.http.openapi import Description, describe
 from mead.registry import MODELS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "page"
 PARTS = ("page.css", "page.js")
 
 
 def blueprint() -> Blueprint:
     """`/` and its parts, which a browser keeps but asks for each time whether they have changed."""
-    routes = Blueprint("page", __name__, template_folder=".")
+    routes = Blueprint("page", __name__, template_folder=HERE)
 
     @routes.get("/")
     @describe(Description({200: ["text/html"]}))
