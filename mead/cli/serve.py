@@ -16,9 +16,10 @@ import requests
 
 from caching_config import Settings
 from mead import log
-from mead.cli.child import REPOSITORY, ServiceError
+from mead.cli.child import ServiceError
 from mead.cli.local_service import LocalService, local_service
 from mead.cli.progress_bar import ProgressBar
+from mead.installation import shipped
 from mead.output import try_output
 from mead.terminal import say
 from mead.weights.sets import WeightSet, weights_dir
@@ -26,7 +27,7 @@ from mead.weights.sets import WeightSet, weights_dir
 REDIS_PORT = 6380
 """Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
 
-PHOTOS = REPOSITORY / "tests" / "data"
+PHOTOS = shipped("tests/data")
 DEMO_JOBS: dict[str, tuple[Path, dict[str, str], dict[str, Path]]] = {
     "latent_revision": (
         Path("latentrevisions_out"),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from caching_config import Settings
+from mead.installation import is_checkout, shipped
 from mead.weights.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
     from mead.nn.perceptor import Perceptor
 
-FOLDER = Path(__file__).resolve().parents[2] / "weights"
-"""The repository's own folder: the manifest and the demo weights."""
+FOLDER = shipped("weights")
+"""What comes with the project: the manifest and the demo weights."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a set and a published file may be called."""
@@ -58,8 +59,24 @@ class UnknownSetError(WeightsError, ValueError):
 
 
 def weights_dir() -> Path:
-    """Where fetched weights and one's own are: the setting WEIGHTS_DIR, else the repository's folder."""
-    return (Settings().weights_dir or FOLDER).expanduser().resolve()
+    """Where fetched weights and one's own are: the setting WEIGHTS_DIR, else the checkout's folder.
+
+    Where the package is installed, whose folder may be read-only: the user's own, by the XDG Base Directory
+    Specification.
+
+    Raises:
+        WeightsError: the user has no home, and WEIGHTS_DIR is unset.
+    """
+    chosen = Settings().weights_dir
+    if chosen is None and is_checkout():
+        chosen = FOLDER
+    if chosen is None:
+        data = Path(os.environ.get("XDG_DATA_HOME", ""))
+        chosen = (data if data.is_absolute() else Path("~/.local/share")) / "mead" / "weights"
+    try:
+        return chosen.expanduser().resolve()
+    except RuntimeError:
+        raise WeightsError(f"WEIGHTS_DIR: {chosen} needs a home folder, and there is none; set it") from None
 
 
 def now() -> datetime:
@@ -120,7 +137,7 @@ class FileEntry(_Entry):
     """Bytes. This and sha256 stand in the lock where the file is converted here."""
     licence: str = ""
     loads: str = ""
-    """The class it is loaded as."""
+    """Not used; manifests named a class here once."""
     download: str | None = None
     """The published file it is converted from; one file may hold several networks."""
 
@@ -211,7 +228,6 @@ class WeightFile:
         owner: the name of the set it is of, which may be the base of the set asked for.
         sha256, size: what it must have (bytes); None as long as it was never fetched or converted.
         licence: in a few words.
-        loads: the class it is loaded as.
         remedy: what brings it back.
         record: how it was when it was last verified, if it was.
     """
@@ -221,7 +237,6 @@ class WeightFile:
     sha256: str | None
     size: int | None
     licence: str
-    loads: str
     remedy: str
     record: Record | None
 
@@ -387,6 +402,8 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
     records = Lock.read(home).files
     entries = section.files
     remedy = "`git checkout -- weights` brings it back"
+    if not is_checkout():
+        remedy = "installing mead-backend again brings it back (`pip install --force-reinstall --no-deps`)"
     own = manifest.parent == home
     if own:
         entries = {network: FileEntry() for network in records} | entries
@@ -408,7 +425,6 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
             sha256=entry.sha256 or (record.sha256 if record else None),
             size=entry.size if entry.size is not None else (record.size if record else None),
             licence=entry.licence,
-            loads=entry.loads,
             remedy=remedy,
             record=record,
         )

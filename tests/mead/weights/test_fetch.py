@@ -333,8 +333,6 @@ def test_the_full_set_is_described() -> None:
         assert published.sha256 and published.size and published.licence
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
     assert sum(published.size for published, _ in full.downloads.values()) < 3e9
-    for weights in (full, WeightSet.find("demo")):
-        assert all(file.loads == NETWORKS[network] for network, file in weights.files.items())
     assert full.settings("LatentRevisions", LatentRevisions.Settings) == LatentRevisions.Settings()
     assert full.settings("StyleCLIP", StyleCLIP.Settings) == StyleCLIP.Settings()
 
