@@ -1,4 +1,4 @@
-"""Where the project's own files lie, in a checkout and in an installed package, and which version they are."""
+"""Where the project's own files lie, in a checkout or an installed package, and its version."""
 
 from __future__ import annotations
 
