@@ -12,6 +12,8 @@ usage: ./setup.sh                     set up
        ./setup.sh demo                set up, start everything, make two pictures, stop everything
        ./setup.sh serve               set up, keep the service running until Ctrl-C
        ./setup.sh test [PYTEST ARGS]  set up and run the tests
+       ./setup.sh lock [UV ARGS]      write the locks from requirements.txt and requirements-dev.txt; --upgrade
+                                      renews what these do not pin
        ./setup.sh --weights SET ...   any of these, and fetch a set of weights, as in "full"; demo and serve use it
 
 Redis is the one at REDIS_URL if that is set; else redis-server from PATH, from apt (as root on Debian and
@@ -62,14 +64,14 @@ set_up_environment() {
     "$base" -m venv .venv || fail "could not make .venv: is $PWD writable, and the disk not full?"
 }
 
-# set_up_packages FILE: installs what requirements FILE asks for. What was installed stays noted in .venv, so that
-# the next call sees that there is nothing to do.
+# set_up_packages LOCK: installs the packages of LOCK, each held to its checksum. What was installed stays noted in
+# .venv, so that the next call sees that there is nothing to do.
 set_up_packages() {
     local wanted note=.venv/installed-$1
-    wanted=$(cat requirements.txt "$1")
+    wanted=$(<"$1")
     if [ -e "$note" ] && [ "$wanted" = "$(<"$note")" ]; then return; fi
     say "installing packages of $1 (the first time some 3 GB are fetched)"
-    "$python" -m pip install --disable-pip-version-check --no-input -r "$1" >&2 ||
+    "$python" -m pip install --disable-pip-version-check --no-input --require-hashes -r "$1" >&2 ||
         fail "pip could not install $1: see its message above. It needs the network (a proxy or mirror is set in" \
             "pip's configuration) and about 7 GB of disk; a second call goes on from here"
     echo "$wanted" >"$note"
@@ -113,6 +115,17 @@ set_up_weights() {
         fail "the weights $weights are not all here: see above. A second call goes on from here"
 }
 
+# One lock serves all Pythons and machines; uv keeps the versions that are in it unless told to --upgrade.
+make_locks() {
+    local compile=("$python" -m uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads
+        --generate-hashes --custom-compile-command "./setup.sh lock")
+    set_up_environment
+    "$python" -m pip install --disable-pip-version-check --no-input --quiet "$(grep -o '^uv==[0-9.]*' requirements-dev.txt)" >&2
+    "${compile[@]}" "$@" requirements.txt --output-file requirements.lock >/dev/null
+    "${compile[@]}" "$@" requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+    say "requirements.lock and requirements-dev.lock are written"
+}
+
 set_up() {
     set_up_environment
     set_up_packages "$1"
@@ -133,21 +146,22 @@ command=${1:-}
 [ $# = 0 ] || shift
 case $command in
     "")
-        set_up requirements.txt
+        set_up requirements.lock
         say "everything is in place"
         ;;
     demo | serve)
-        set_up requirements.txt
+        set_up requirements.lock
         if [ -n "$weights" ]; then export WEIGHTS=$weights; fi
         exec "$python" -m mead "$command" "$@"
         ;;
     test)
-        set_up requirements-dev.txt
+        set_up requirements-dev.lock
         set_up_browser
         export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
         export no_proxy=$NO_PROXY
         exec "$python" -m pytest -n 2 --dist loadfile "$@" # two processes; -n 0 runs all in one
         ;;
+    lock) make_locks "$@" ;;
     -h | --help) usage ;;
     *)
         usage >&2

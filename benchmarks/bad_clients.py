@@ -41,8 +41,9 @@ from urllib.parse import urlencode
 from benchmarks.fuzz_uploads import hostile_files
 from benchmarks.load import form, percentiles
 from caching_config import Settings, connect
-from mead.cli.child import REPOSITORY, Child
+from mead.cli.child import Child
 from mead.cli.local_redis import free_port, local_redis
+from mead.installation import ROOT
 from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
 
@@ -282,7 +283,7 @@ def service(folder: Path) -> Iterator[tuple[Address, Jobs]]:
         }
         jobs = Jobs(connect(Settings(redis_url=redis_url)), ttl=24 * 3600)
         servers = [
-            stack.enter_context(Child(name, [sys.executable, REPOSITORY / script], environment, folder))
+            stack.enter_context(Child(name, [sys.executable, ROOT / script], environment, folder))
             for name, script in (
                 ("inference server", "tests/colour_server.py"),
                 ("caching server", "caching_server.py"),

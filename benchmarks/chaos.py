@@ -46,9 +46,9 @@ from PIL import Image
 
 from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
-from mead.cli.child import REPOSITORY
 from mead.cli.local_redis import find_redis, free_port, redis_options
 from mead.cli.serve import PHOTOS
+from mead.installation import ROOT
 from mead.queue.job import ENDED
 from mead.queue.jobs import Jobs
 from mead.queue.keys import job_key, processing_key
@@ -96,7 +96,7 @@ class Part:
             self.process = subprocess.Popen(
                 self.command,
                 env=self.environment,
-                cwd=REPOSITORY,
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -565,9 +565,9 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
     commands: dict[str, tuple[list[str | Path], tuple[float, float]]] = {
         "Redis": (redis_command(0), (2, 8)),
         "Redis, the other": (redis_command(1), (2, 8)),
-        "gunicorn": ([sys.executable, REPOSITORY / "caching_server.py"], (3, 8)),
-        "inference server 1": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
-        "inference server 2": ([sys.executable, REPOSITORY / "inference_server.py"], (4, 30)),
+        "gunicorn": ([sys.executable, ROOT / "caching_server.py"], (3, 8)),
+        "inference server 1": ([sys.executable, ROOT / "inference_server.py"], (4, 30)),
+        "inference server 2": ([sys.executable, ROOT / "inference_server.py"], (4, 30)),
     }
     settings = Settings(redis_url=redis_url, data_dir=folder / "data", worker_ttl=WORKER_TTL)
     store = Jobs(connect(settings), settings.job_ttl)

@@ -40,10 +40,11 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.cli.child import REPOSITORY, Child
+from mead.cli.child import Child
 from mead.cli.local_redis import free_port, local_redis
 from mead.cli.serve import PHOTOS
 from mead.http.events import Events
+from mead.installation import ROOT
 from mead.queue.jobs import Jobs
 
 QUEUE = "latentrevisions_queue"
@@ -67,7 +68,7 @@ def caching_server(redis_url: str, folder: Path) -> Iterator[tuple[str, int]]:
         "MAX_QUEUE_LENGTH": "1000000",
         "API_KEYS": "",
     }
-    command: list[str | Path] = [sys.executable, REPOSITORY / "caching_server.py"]
+    command: list[str | Path] = [sys.executable, ROOT / "caching_server.py"]
     with Child("caching server", command, environment, folder) as server:
         address = f"127.0.0.1:{port}"
         wait_for(server, address)

@@ -22,11 +22,11 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime, timezone
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
+from mead.installation import ROOT
 from mead.queue.client import redis_passwords, without_password
 from mead.registry import MODELS
 from mead.settings import SHORTEST_KEY, Settings
@@ -205,7 +205,7 @@ def _hidden(settings: Settings) -> list[tuple[str, str]]:
         for secret, name in hidden.items():
             yield from ((spelled, name) for spelled in _spellings(secret))
         yield str(settings.data_dir.resolve()), "DATA_DIR"
-        yield str(Path(__file__).resolve().parents[1]), "."
+        yield str(ROOT), "."
         yield sys.prefix, "PYTHON"
 
     # the longest first: one folder may lie in another

@@ -95,7 +95,8 @@ class ServiceSettings(BaseSettings):
     weights: str = Field("demo", description='The set of weights: "demo", "full" or one of your own.')
     weights_dir: Path | None = Field(
         None,
-        description="Folder of fetched weights and of your own sets; the repository's weights/ when unset.",
+        description="Folder of fetched weights and of your own sets; when unset, the checkout's weights/, or "
+        "~/.local/share/mead/weights where the package is installed.",
     )
     device: str | None = Field(
         None, description='Where the networks run ("cpu", "cuda:0"); the best there is when unset.'

@@ -24,6 +24,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.cli.local_redis import free_port
 from mead.http.app import create_app
 from mead.http.openapi import openapi_of
+from mead.installation import version
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from mead.worker.engine import Engine
@@ -95,6 +96,10 @@ def test_every_route_is_described(settings: Settings) -> None:
         for methods in paths.values():
             for operation in methods.values():
                 assert operation["summary"] and operation["responses"]
+
+
+def test_the_version_is_that_of_the_project(settings: Settings) -> None:
+    assert description(settings)["info"]["version"] == version()
 
 
 def test_forms_are_described_by_the_models_that_check_them(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 
 @pytest.fixture
@@ -16,15 +17,14 @@ def checkout(tmp_path: Path) -> Path:
     """A copy with a space in its path, and an environment (ours) in which everything is installed."""
     copy = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "mead", copy / "mead", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.sh", "caching_config.py", "requirements.txt", "requirements-dev.txt"):
+    for name in ("setup.sh", "caching_config.py", *LOCKS):
         shutil.copy(REPOSITORY / name, copy)
     python = copy / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        wanted = (copy / "requirements.txt").read_text() + (copy / name).read_text()
-        (copy / ".venv" / f"installed-{name}").write_text(wanted)
+    for name in LOCKS:
+        shutil.copy(REPOSITORY / name, copy / ".venv" / f"installed-{name}")
     return copy
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from mead.installation import ROOT
+
 log = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).parents[2]
 STOP_SECONDS = 30  # the inference server ends its step first
 STEADY_SECONDS = 60  # a child that ran this long has not failed at its start
 LONGEST_PAUSE = 5.0  # seconds before a child is started again
@@ -25,7 +26,7 @@ class ServiceError(RuntimeError):
 
 
 class Child:
-    """A process that this one starts, in the repository's folder; stopped at the end of a `with` block.
+    """A process that this one starts, in the folder of its code; stopped at the end of a `with` block.
 
     Make it in the main thread: the kernel ends a child with the thread that started it.
 
@@ -73,13 +74,13 @@ class Child:
             raise
 
     def _start(self) -> None:
-        launch: list[str | Path] = [sys.executable, "-I", "-S", REPOSITORY / "mead" / "cli" / "launch.py"]
+        launch: list[str | Path] = [sys.executable, "-I", "-S", ROOT / "mead" / "cli" / "launch.py"]
         with ExitStack() as stack:
             output = stack.enter_context(self.log.open("ab")) if self.log else sys.__stderr__
             self.process = subprocess.Popen(
                 [*launch, str(self._parent), str(self._lifeline), *self._command],
                 env={**os.environ, **self._environment},
-                cwd=REPOSITORY,
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

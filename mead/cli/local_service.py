@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 import requests
 
-from mead.cli.child import REPOSITORY, Child, ServiceError
+from mead.cli.child import Child, ServiceError
 from mead.cli.folder_lock import folder_lock
 from mead.cli.local_redis import free_port, local_redis, no_answer
+from mead.installation import ROOT
 from mead.queue.client import without_password
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def local_service(
             "PORT": str(port),
         }
         for name in ("inference server", "caching server"):
-            command: list[str | Path] = [sys.executable, REPOSITORY / f"{name.replace(' ', '_')}.py"]
+            command: list[str | Path] = [sys.executable, ROOT / f"{name.replace(' ', '_')}.py"]
             server = Child(name, command, settings, logs, holds=[lock], needs=needed)
             children.append(stack.enter_context(server))
         ours = data_dir / "redis" if needed else None

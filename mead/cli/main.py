@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from mead.cli import serve
 from mead.cli.child import ServiceError
 from mead.cli.progress_bar import ProgressBar
+from mead.installation import version
 from mead.model_spec import ModelSpec
 from mead.output import try_output
 from mead.params import JobParams, ParamsError, check
@@ -79,6 +80,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m mead", description="Make and edit pictures from words.")
+    parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], about: str, **more: Any) -> _Parser:

@@ -15,9 +15,10 @@ from typing import Any
 import requests
 
 from mead import log
-from mead.cli.child import REPOSITORY, ServiceError
+from mead.cli.child import ServiceError
 from mead.cli.local_service import LocalService, local_service
 from mead.cli.progress_bar import ProgressBar
+from mead.installation import shipped
 from mead.model_spec import ModelSpec
 from mead.output import try_output
 from mead.registry import MODELS
@@ -28,7 +29,7 @@ from mead.weights.sets import WeightSet, weights_dir
 REDIS_PORT = 6380
 """Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
 
-PHOTOS = REPOSITORY / "tests" / "data"
+PHOTOS = shipped("tests/data")
 """Where the samples of the demonstration are."""
 
 

@@ -34,6 +34,7 @@ from mead.http.responses import (
     example_of,
 )
 from mead.imaging.formats import FORMATS
+from mead.installation import version
 from mead.limits import CUTOUT_PIXELS
 from mead.params import size_pattern
 from mead.settings import Settings
@@ -211,7 +212,7 @@ def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "mead-backend", "version": "1.0", "description": cleandoc(ABOUT)},
+        "info": {"title": "mead-backend", "version": version(), "description": cleandoc(ABOUT)},
         "tags": [{"name": name, "description": about} for name, about in SUBJECTS.items()],
         "paths": paths,
         "components": {

@@ -20,7 +20,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from PIL import Image
@@ -28,6 +27,7 @@ from PIL import Image
 from mead.imaging.decoder import ANSWER, ORDER, receive, send
 from mead.imaging.pictures import PictureError
 from mead.imaging.turns import BusyError, Turns
+from mead.installation import ROOT
 from mead.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class _Template:
                 [sys.executable, "-m", "mead.imaging.decoder"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
                 env={"OPENBLAS_NUM_THREADS": "1", **known},
             )
         self._end = weakref.finalize(self, _end, control, process)

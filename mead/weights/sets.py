@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from mead.installation import is_checkout, shipped
 from mead.weights.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     from mead.nn.perceptor import Perceptor
 
-FOLDER = Path(__file__).resolve().parents[2] / "weights"
-"""The repository's own folder: the manifest and the demo weights."""
+FOLDER = shipped("weights")
+"""What comes with the project: the manifest and the demo weights."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a set and a published file may be called."""
@@ -54,8 +55,25 @@ class UnknownSetError(WeightsError, ValueError):
 
 
 def weights_dir() -> Path:
-    """Where fetched weights and one's own are: WEIGHTS_DIR of the environment, else the repository's."""
-    return Path(os.environ.get("WEIGHTS_DIR") or FOLDER).expanduser().resolve()
+    """Where fetched weights and one's own are: WEIGHTS_DIR in the environment, else the checkout's folder.
+
+    Where the package is installed, whose folder may be read-only: the user's own, by the XDG Base Directory
+    Specification.
+
+    Raises:
+        WeightsError: the user has no home, and WEIGHTS_DIR is unset.
+    """
+    named = os.environ.get("WEIGHTS_DIR")
+    chosen = Path(named) if named else None
+    if chosen is None and is_checkout():
+        chosen = FOLDER
+    if chosen is None:
+        data = Path(os.environ.get("XDG_DATA_HOME", ""))
+        chosen = (data if data.is_absolute() else Path("~/.local/share")) / "mead" / "weights"
+    try:
+        return chosen.expanduser().resolve()
+    except RuntimeError:
+        raise WeightsError(f"WEIGHTS_DIR: {chosen} needs a home folder, and there is none; set it") from None
 
 
 def now() -> datetime:
@@ -388,6 +406,8 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
     records = Lock.read(home).files
     entries = section.files
     remedy = "`git checkout -- weights` brings it back"
+    if not is_checkout():
+        remedy = "installing mead-backend again brings it back (`pip install --force-reinstall --no-deps`)"
     own = manifest.parent == home
     if own:
         entries = {network: FileEntry() for network in records} | entries

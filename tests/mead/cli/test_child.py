@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mead.cli.child import REPOSITORY, Child, ServiceError
+from mead.cli.child import Child, ServiceError
+from mead.installation import ROOT
 
 LIMIT = 60  # seconds; far more than anything here takes
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
@@ -95,7 +96,7 @@ def family() -> Callable[[str], tuple[subprocess.Popen[str], int, int]]:
 
     def start(server: str) -> tuple[subprocess.Popen[str], int, int]:
         command = [sys.executable, "-c", FAMILY.format(server=server)]
-        parent = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         base, needing = map(int, parent.stdout.readline().split())
         return parent, base, needing
 
@@ -138,7 +139,7 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
     """The program is not run at all; nor is it where only the pipe can tell."""
     note = tmp_path / "note"
     reader, writer = os.pipe()
-    launch: list[str | Path] = [sys.executable, REPOSITORY / "mead" / "cli" / "launch.py"]
+    launch: list[str | Path] = [sys.executable, ROOT / "mead" / "cli" / "launch.py"]
     one = subprocess.run([*launch, "1", str(reader), "touch", note], pass_fds=[reader], check=False)
     assert one.returncode == 1 and not note.exists()
     with subprocess.Popen([*launch, "0", str(reader), "sleep", "1000"], pass_fds=[reader]) as other:
@@ -150,7 +151,7 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
 def test_a_lasting_child_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
     one = Child("quitter", ["sh", "-c", "exit 0"], {}, tmp_path, lasting=True)
     one.process.wait(LIMIT)
-    launched = f"{REPOSITORY / 'mead' / 'cli' / 'launch.py'} 0"
+    launched = f"{ROOT / 'mead' / 'cli' / 'launch.py'} 0"
     beside = [
         path
         for path in Path("/proc").glob("[0-9]*/cmdline")

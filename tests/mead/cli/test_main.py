@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mead.installation import version
+
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -66,6 +68,10 @@ def test_convert_tries_where_weights_go_first(tmp_path: Path) -> None:
     done = mead(*command, WEIGHTS_DIR=str(tmp_path / "file"))
     assert done.returncode == 1
     assert done.stderr == f"mead: WEIGHTS_DIR: {tmp_path / 'file'} is not a folder\n"
+
+
+def test_the_version() -> None:
+    assert mead("--version").stdout == f"{version()}\n"
 
 
 def test_help_names_every_setting() -> None:
