@@ -256,12 +256,15 @@ class Service:
     """The whole service as processes on the demo weights: Redis, caching server, inference server.
 
     Args:
+        script: the caching server's.
         more: further settings.
     """
 
     process = Process
 
-    def __init__(self, folder: Path, redis_server: RedisServer, **more: str) -> None:
+    def __init__(
+        self, folder: Path, redis_server: RedisServer, script: str = "caching_server.py", **more: str
+    ) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self.environment = {
@@ -273,7 +276,7 @@ class Service:
         }
         self.redis = connect(Settings(redis_url=redis_server.url))
         self.jobs = Jobs(self.redis, 24 * 3600)
-        self.caching = self.process("caching_server.py", self.environment, folder / "caching.log")
+        self.caching = self.process(script, self.environment, folder / "caching.log")
         self.caching.wait_until(lambda: self.answers("/healthz"))
 
     def start_inference(self) -> Process:

@@ -1,7 +1,7 @@
 """How many requests may stay open at once, in all and for each client.
 
-A POST that waits for its picture, and a stream of events, hold a thread until the job has ended. There are
-fewer of them than threads, so that whatever is answered at once always finds one.
+A POST that waits for its picture holds a thread until the job has ended, a stream of events a connection.
+There are fewer of them than threads, so that whatever is answered at once always finds one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ class ConcurrencyLimit:
     Args:
         most: in all.
         most_per_client: of one client.
-
-    Attributes:
-        at_work: held while one that stays open works out what to tell its client. Hundreds may hear of a
-            change at the same time; so many threads that run at once would keep all others waiting.
     """
 
     def __init__(self, most: int, most_per_client: int) -> None:
         self.most = most
         self.most_per_client = most_per_client
         self._open: Counter[str] = Counter()
-        self.at_work = threading.BoundedSemaphore(2)
         self._lock = threading.Lock()
 
     def enter(self, client: str) -> Callable[[], None]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import select
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from gunicorn.workers.gthread import TConn
 
 from mead.http.incoming import Arrived, Incoming
-from mead.http.responses import Error
+from mead.http.sse import Stream
 from mead.settings import Settings
 
 SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
@@ -29,6 +27,8 @@ Stage: TypeAlias = "dict[Connection, None]"
 class Client(socket.socket):
     """A client's socket, as a thread writes to it. Who does not read what it is sent counts as hung up."""
 
+    takes_over = True
+    """Whether the server can go on with a stream of events without the thread that began it."""
     begin_to_wait: Callable[[], None]
     """Says that its request takes no work from here on, but waits."""
 
@@ -66,6 +66,10 @@ class Connection(TConn):
         host: address of the client, behind trusted proxies as well.
         stage: what the loop waits for; None while a thread has it, or it waits for one.
         deadline: when the loop's patience ends (time.monotonic).
+        kept: whether it can serve another request after this one.
+        stream: of events, which the loop goes on with; None where there is none.
+        chunked: whether the stream's events are chunks (RFC 9112, 7.1).
+        unsent: of the stream, what the client does not take yet.
     """
 
     def __init__(self, cfg: Any, sock: Client, client: Any, server: Any, settings: Settings) -> None:
@@ -78,6 +82,10 @@ class Connection(TConn):
         self.noted = 0  # bytes of its body when its rate was last looked at
         self.space = 0  # bytes it has taken of `Worker.space`
         self.has_turn = False
+        self.kept = False
+        self.stream: Stream | None = None
+        self.chunked = False
+        self.unsent = b""
         self.data_ready = True  # a thread need not wait for the first byte
 
     def init(self) -> None:
@@ -85,6 +93,15 @@ class Connection(TConn):
         super().init()
         self.sock.setblocking(False)
         self.parser.unreader = Arrived(self.incoming)
+
+    def enter(self, stage: Stage, seconds: float) -> None:
+        """Be in another stage from now on, for so long."""
+        if self.stage is not None:
+            del self.stage[self]
+        stage[self] = None
+        self.stage = stage
+        self.entered = time.monotonic()
+        self.deadline = self.entered + seconds
 
     def identify(self) -> None:
         """Find out whose request it is; a Unix socket has no address."""
@@ -97,16 +114,6 @@ class Connection(TConn):
         self.incoming.close()
         self.incoming = Incoming(self.settings.max_upload_bytes)
         return rest
-
-
-def refusal(status: int, message: str, retry_after: float) -> bytes:
-    """A whole answer for a request that does not reach the app; the last on its connection."""
-    body = json.dumps(Error(message=message, field=None).content()).encode() + b"\n"
-    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        head += f"Retry-After: {max(1, round(retry_after))}\r\n"
-    return head.encode() + b"\r\n" + body
 
 
 def notice_the_vanished(listener: socket.socket) -> None:

@@ -13,30 +13,23 @@ import logging
 import selectors
 import socket
 import time
-from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from types import FrameType
 from typing import Any
 
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    InvalidResponseHeader,
-    InvalidResponseHeaderName,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-    UnsupportedTransferCoding,
-)
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from mead.http.addresses import Addresses
 from mead.http.app import FULL
-from mead.http.connection import Client, Connection, Stage, notice_the_vanished, refusal
+from mead.http.connection import Client, Connection, Stage, notice_the_vanished
 from mead.http.incoming import RefusedError, Space
+from mead.http.refusals import malformed, refusal
+from mead.http.sse import TakenOver
+from mead.http.stream_writer import StreamWriter
 from mead.settings import Settings
-from mead.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +39,8 @@ READ_BYTES = 64 * 2**10  # at a time
 ACCEPTED_AT_ONCE = 16  # connections
 LOOK_SECONDS = 0.1  # between two looks at who is late
 CLOSED_AT_ONCE = 50
-TURNS = 4  # requests of one address that are worked on at a time
 QUEUED = 12  # requests of one address that may wait for their turn, beside half the connections
 LARGEST_BODIES = 16  # that may come in at once, if all were of the largest size
-
-OURS = (InvalidResponseHeader, InvalidResponseHeaderName)  # headers that the app tried to send
-MALFORMED = {
-    LimitRequestLine: 414,
-    ExpectationFailed: 417,
-    LimitRequestHeaders: 431,
-    UnsupportedTransferCoding: 501,
-}
-"""By gunicorn's error, the status of what is not 400."""
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -65,10 +48,8 @@ class Worker(ThreadWorker):
     """Threads for whole requests; SIGTERM wakes those that wait: each is answered 503 with its job's id.
 
     Its times and limits are the service's settings (HEADER_TIMEOUT, BODY_TIMEOUT, BODY_MIN_RATE, KEEP_ALIVE,
-    MAX_UPLOAD_BYTES). No address has more than TURNS requests worked on at a time, so that a crowd of them
-    leaves room for others; its further ones wait their turn. Those that wait for a job, or for the client to
-    read, do not count. /healthz has threads of its own, /readyz and /metrics have too. TLS, and the PROXY
-    protocol, are read as gunicorn reads them, by the threads.
+    MAX_UPLOAD_BYTES). A stream of events has a thread until its first event is sent. /healthz has threads of
+    its own, /readyz and /metrics have too. TLS, and the PROXY protocol, are left to gunicorn and the threads.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -79,24 +60,20 @@ class Worker(ThreadWorker):
         self.bodies: Stage = {}
         # what is given up where room is needed, and after how many seconds at the earliest
         self.stages = ((self.leaving, 0.0), (self.heads, 1.0), (self.idle, 1.0), (self.bodies, RATE_SECONDS))
-        self.turns: Counter[str] = Counter()  # threads that each address has
-        self.queued: dict[str, deque[Connection]] = defaultdict(deque)
+        self.addresses = Addresses(self.worker_connections // 2 + QUEUED, self.submit)
         self.next_look = self.accept_again = 0.0
 
     def init_process(self) -> None:
         """Start the threads that the health routes have for themselves; then the loop."""
-        reports = ThreadPoolExecutor(4, "reports")
-        self.own_threads = {
-            b"/healthz": ThreadPoolExecutor(2, "healthz"),
-            b"/readyz": reports,
-            b"/metrics": reports,
-        }
+        health, reports = ThreadPoolExecutor(2, "healthz"), ThreadPoolExecutor(4, "reports")
+        self.own_threads = {b"/healthz": health, b"/readyz": reports, b"/metrics": reports}
         super().init_process()
 
     def run(self) -> None:
         """The loop."""
         self.settings: Settings = self.wsgi.extensions["settings"]
         self.space = Space(LARGEST_BODIES * self.settings.max_upload_bytes)
+        self.streams = StreamWriter(self, self.settings.sse_heartbeat)
         for listener in self.sockets:
             notice_the_vanished(listener.sock)
         super().run()
@@ -109,13 +86,11 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer a request that is malformed, as every error is answered."""
-        if not isinstance(exc, ParseException) or isinstance(exc, OURS):
+        if (answer := malformed(exc)) is None:
             super().handle_error(req, client, addr, exc)
             return
-        log.info("malformed request", extra={"error": type(exc).__name__})
-        why = printable(str(exc)) or type(exc).__name__
         with contextlib.suppress(OSError):
-            client.sendall(refusal(MALFORMED.get(type(exc), 400), f"malformed request: {why}", 0))
+            client.sendall(answer)
 
     # Accepting
 
@@ -136,7 +111,7 @@ class Worker(ThreadWorker):
                 return
             sock = Client(accepted.family, accepted.type, accepted.proto, accepted.detach())
             conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings)
-            sock.begin_to_wait = partial(self.method_queue.defer, self.end_turn, conn)
+            sock.begin_to_wait = partial(self.addresses.begin_to_wait, conn)
             self.nr_conns += 1
             self.wait_for(conn, self.heads, self.settings.header_timeout)
             if self.nr_conns >= self.worker_connections and not self.make_room():
@@ -174,12 +149,7 @@ class Worker(ThreadWorker):
         if conn.stage is None:
             conn.sock.setblocking(False)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_readable, conn))
-        else:
-            del conn.stage[conn]
-        stage[conn] = None
-        conn.stage = stage
-        conn.entered = time.monotonic()
-        conn.deadline = conn.entered + seconds
+        conn.enter(stage, seconds)
 
     def wait_no_more(self, conn: Connection) -> None:
         """The loop does not look at this connection any more."""
@@ -257,6 +227,8 @@ class Worker(ThreadWorker):
         if now < self.next_look and not force:
             return
         self.next_look = now + LOOK_SECONDS
+        self.addresses.look()
+        self.streams.look()
         late = (conn for stage, _ in self.stages for conn in stage if force or conn.deadline <= now)
         slow = 0
         for conn in list(late if force else islice(late, CLOSED_AT_ONCE)):
@@ -281,38 +253,15 @@ class Worker(ThreadWorker):
         """Give a whole request to a thread, or let it wait for its client's turn."""
         self.wait_no_more(conn)
         if own := self.own_threads.get(conn.incoming.path):
-            self.submit(own, conn)
+            self.submit(conn, own)
             return
         conn.identify()
-        if self.turns[conn.host] < TURNS:
-            self.take_turn(conn)
-        elif len(self.queued[conn.host]) < self.worker_connections // 2 + QUEUED:
-            self.queued[conn.host].append(conn)
-        else:
+        if not self.addresses.take_in(conn):
             self.refuse(conn, 429, "too many of your requests wait already; try again soon")
 
-    def take_turn(self, conn: Connection) -> None:
-        """One more request of the connection's address is worked on."""
-        self.turns[conn.host] += 1
-        conn.has_turn = True
-        self.submit(self.tpool, conn)
-
-    def end_turn(self, conn: Connection) -> None:
-        """One less, if it has not said so before; the next one from there takes its place."""
-        if not conn.has_turn:
-            return
-        conn.has_turn = False
-        self.turns[conn.host] -= 1
-        if waiting := self.queued.get(conn.host):
-            self.take_turn(waiting.popleft())
-        else:
-            self.queued.pop(conn.host, None)
-            if not self.turns[conn.host]:
-                del self.turns[conn.host]
-
-    def submit(self, pool: ThreadPoolExecutor, conn: Connection) -> None:
-        """Have a thread of the pool serve the request."""
-        future = pool.submit(self.handle, conn)
+    def submit(self, conn: Connection, pool: ThreadPoolExecutor | None = None) -> None:
+        """Have a thread serve the request; one of gunicorn's pool, unless another is given."""
+        future = (pool or self.tpool).submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def handle(self, conn: TConn) -> bool:
@@ -328,21 +277,39 @@ class Worker(ThreadWorker):
         req._expected_100_continue = False  # the loop has said it
         if isinstance(conn, Connection) and conn.incoming.cut:
             req.force_close()
-        return bool(super().handle_request(req, conn))
+        try:
+            return bool(super().handle_request(req, conn))
+        except TakenOver as taken:
+            assert isinstance(conn, Connection)
+            conn.stream = taken.stream
+            conn.chunked = req.version > (1, 0)  # as gunicorn frames what has no length
+            return conn.chunked and not req.should_close() and self.alive
 
     def finish_request(self, conn: TConn, future: Future[bool]) -> None:
         """Wait for the connection's next request, or see it off."""
         if not isinstance(conn, Connection):
             super().finish_request(conn, future)
             return
-        self.end_turn(conn)
         try:
-            if not future.result():
-                self.see_off(conn)
-                return
+            conn.kept = future.result()
+        except Exception:  # the request has failed
+            self.drop(conn)
+            return
+        if conn.stream is not None:  # its turn ends as that of one that waits
+            self.streams.take_over(conn)
+        else:
+            self.go_on(conn)
+
+    def go_on(self, conn: Connection) -> None:
+        """Wait for the next request of a connection whose last one is answered, or see it off."""
+        if not conn.kept:
+            self.see_off(conn)
+            return
+        self.addresses.end(conn)
+        try:
             rest = conn.next_request()
             self.wait_for(conn, self.idle, self.settings.keep_alive if self.alive else FAREWELL_SECONDS)
-        except Exception:  # the socket is closed, or the request has failed
+        except (OSError, ValueError):  # the socket is closed
             self.drop(conn)
             return
         if rest:
@@ -374,6 +341,9 @@ class Worker(ThreadWorker):
 
     def release(self, conn: Connection) -> None:
         """Give back what the connection's request takes up."""
+        self.addresses.end(conn)
+        if conn.stream is not None:
+            self.streams.forget(conn)
         self.space.give_back(conn.space)
         conn.space = 0
         conn.incoming.close()

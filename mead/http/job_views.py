@@ -137,11 +137,9 @@ def blueprint(
         with ExitStack() as held:
             held.callback(open_requests.enter(access.client()))
             try:
-                answer = stream_of(job_id, seen, settings, events, open_requests)
+                return stream_of(job_id, seen, settings, events, held)
             except UnknownJobError:
                 raise unknown(job_id) from None
-            answer.call_on_close(held.pop_all().close)
-            return answer
 
     def find(job_id: str, field: str | None = None) -> Job:
         """The job, if this request may see it: else there is none, for all it can tell."""

@@ -66,9 +66,8 @@ def blueprint(
             held.callback(open_requests.enter(access.client()))  # refused before there is a job
             job_id = accept(spec, queue)
             if wants_events(request):
-                answer = stream_of(job_id, -1, settings, events, open_requests)
+                answer = stream_of(job_id, -1, settings, events, held)
                 answer.headers["Location"] = url_for("job_views.record", job_id=job_id)
-                answer.call_on_close(held.pop_all().close)
                 return answer
             try:
                 return wait(job_id, queue)

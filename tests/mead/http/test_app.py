@@ -583,7 +583,7 @@ def test_a_server_that_stops_says_so(settings: Settings, idle_worker: None, jobs
 
     with ThreadPoolExecutor(2) as pool:
         waiting, streaming = pool.submit(ask, {}), pool.submit(ask, {"Accept": "text/event-stream"})
-        eventually(lambda: sum(map(len, app.extensions["events"]._mailboxes.values())) == 2)
+        eventually(lambda: len(app.extensions["events"]._followed) == 2)
         app.extensions["events"].close()
         body = error_of(waiting.result(60), 503)
         _, kind, data = events_of(streaming.result(60))[-1]

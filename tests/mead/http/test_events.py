@@ -89,7 +89,7 @@ def test_many_followers_are_one_connection(jobs: Jobs, client: redis.Redis) -> N
     assert client.pubsub_numpat() == 1
     end(jobs)
     assert all(changes(story)[-1].ended for story in stories)
-    assert not events._mailboxes
+    assert not events._followed
 
 
 def test_listening_ends_when_nobody_follows(
@@ -126,7 +126,7 @@ def test_an_unknown_job(jobs: Jobs) -> None:
     events = Events(jobs)
     with pytest.raises(UnknownJobError):
         next(events.follow("nobody", PULSE))
-    assert not events._mailboxes
+    assert not events._followed
 
 
 def test_a_record_that_goes_meanwhile(mortal_redis: Any) -> None:
@@ -191,7 +191,7 @@ def test_a_record_that_vanishes_is_noticed(jobs: Jobs, client: redis.Redis, gone
     for story in stories:
         with pytest.raises(UnknownJobError):
             changes(story)
-    assert not events._mailboxes
+    assert not events._followed
 
 
 STRAYS = [
@@ -284,3 +284,42 @@ def test_a_thread_that_dies_is_started_again(
     end(jobs)
     assert changes(story)[-1].status == "succeeded"
     assert "a bug" in caplog.records[-1].__dict__["error"]
+
+
+def test_a_crowd_costs_one_look_at_a_time(
+    jobs: Jobs, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of a job is read once for all who follow it."""
+    monkeypatch.setattr("mead.http.events.LOOK_SECONDS", PULSE)
+
+    def reads() -> int:
+        return int(client.info("commandstats")["cmdstat_hgetall"]["calls"])
+
+    events = Events(jobs)
+    enqueue(jobs, "a")
+    stories = [events.follow("a", PULSE) for _ in range(50)]
+    for story in stories:
+        next(story)
+    began, before = time.monotonic(), reads()
+    while (looks := reads() - before) < 5:
+        time.sleep(0.01)
+    assert looks <= (time.monotonic() - began) / PULSE + 3  # the first, and those that begin and end it
+    del stories, story
+
+
+def test_a_change_is_one_object_for_all(jobs: Jobs) -> None:
+    """Also for those who do not listen to it yet; nobody waits for them."""
+    events = Events(jobs)
+    enqueue(jobs, "a")
+    told: list[list[Any]] = [[] for _ in range(3)]
+    first = [events.enter("a", one.append) for one in told]
+    assert first[0] is first[1] is first[2]
+    end(jobs)
+    deadline = time.monotonic() + 60
+    while not all(one and one[-1].job.ended for one in told):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert told[0] == told[1] == told[2]  # the same objects
+    for one in told:
+        events.leave("a", one.append)
+    assert not events._followed
