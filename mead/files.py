@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 
-def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
+def write_whole(path: Path, content: bytes | bytearray, mode: int | None = None) -> None:
     """Write a file that appears under its name only when it is whole and on the disk.
 
     It is written under another name, synced and then renamed, so that nobody ever reads half of it, whenever
@@ -29,8 +29,9 @@ def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         remove(temporary)
+        raise
     _sync_folder(path.parent)
 
 

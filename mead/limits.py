@@ -7,7 +7,7 @@ import functools
 from safetensors import safe_open
 
 from mead.model_spec import Extent
-from mead.nn.tokeniser import load_tokeniser
+from mead.nn.tokeniser import load_tokeniser, surely_fits
 from mead.params import JobParams, ParamsError
 from mead.registry import spec_of
 from mead.settings import Settings
@@ -79,6 +79,8 @@ def check_texts(params: JobParams, weights: str) -> None:
     """
     room = context_length(weights) - 2
     for field, text in params.texts().items():
+        if surely_fits(text, room):
+            continue
         read, unread, ids = load_tokeniser().cut(text, room)
         if not unread:
             continue

@@ -42,6 +42,7 @@ _GOOD_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_NUMBERS = (bool, int, float)
 
 _PACKAGES = {"mead", *(spec.module.partition(".")[0] for spec in MODELS.values())}
 
@@ -53,6 +54,8 @@ def set_up(settings: Settings) -> None:
     """Log from now on as the settings say, warnings and whatever ends this process or a thread too."""
     logging.config.dictConfig(configuration(settings))
     logging.captureWarnings(True)
+    # What no line holds need not be found out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands, of a damaged file
     sys.excepthook = _log_crash
     threading.excepthook = lambda crash: _log_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
@@ -105,8 +108,17 @@ class Line(logging.Formatter):
             event["at"] = _place(error)
             if self.traces:
                 event["trace"] = self.formatException((type(error), error, error.__traceback__))
-        shown = {name: self._shown(value) for name, value in event.items()}
+        shown = self._shown(event) if self._may_hide(event) else event
         return json.dumps(shown) if self.json else printable(_plain(shown))
+
+    def _may_hide(self, event: dict[str, Any]) -> bool:
+        """Whether anything of an event might have to be hidden: of most lines nothing has."""
+        texts = [value for value in event.values() if value is not None and type(value) not in _NUMBERS]
+        try:
+            whole = "\n".join(texts)
+        except TypeError:  # not all are texts
+            return True
+        return any(what in whole for what, _ in self.hidden)
 
     def _shown(self, value: Any) -> Any:
         """A value without what is hidden. (Once it is encoded, that might not be found in it any more.)"""

@@ -27,7 +27,7 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from mead.files import create, is_shared, make_private_folder, remove, write_whole
-from mead.imaging.pictures import bmp_bytes, png_bytes, webp_bytes
+from mead.imaging.pictures import Bitmap, png_bytes, webp_bytes
 from mead.queue.job import End, Job
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Storage:
         """Where a running job's picture so far lies, if anybody has asked for it."""
         return self.previews / f"{_checked(job_id)}.preview.png"
 
-    def write(self, content: bytes, path: Path) -> None:
+    def write(self, content: bytes | bytearray, path: Path) -> None:
         """Write a file of ours whole, making its folder if need be.
 
         Raises:
@@ -103,16 +103,16 @@ class Storage:
         """Write a result or a preview as a PNG. Raises OSError as `write`."""
         self.write(png_bytes(picture), path)
 
-    def write_upload(self, picture: Image.Image, path: Path, sent: int) -> None:
+    def write_upload(self, bitmap: Bitmap, path: Path, sent: int) -> None:
         """Write an upload, which was `sent` bytes long. Raises OSError as `write`.
 
         As a BMP: it lives as long as its job does, and packing a photo would be much of what accepting a job
         costs. But a small file may hold millions of pixels: where a BMP would be more than UPLOAD_GROWTH
         times as long, the picture is packed, without loss.
         """
-        content = bmp_bytes(picture)
-        if len(content) > max(UPLOAD_GROWTH * sent, DISK_BLOCK) and max(picture.size) <= LONGEST_WEBP_SIDE:
-            content = webp_bytes(picture)
+        content = bitmap.file
+        if len(content) > max(UPLOAD_GROWTH * sent, DISK_BLOCK) and max(bitmap.size) <= LONGEST_WEBP_SIDE:
+            content = webp_bytes(bitmap.picture())
         self.write(content, path)
 
     def upload_bytes(self, pictures: Iterable[Path]) -> int:

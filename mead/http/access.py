@@ -7,6 +7,7 @@ ALLOW_ANONYMOUS says otherwise, and is reached by an address or by a name that A
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -121,13 +122,14 @@ def guard(app: Flask, settings: Settings) -> None:
 
     @app.after_request
     def add_headers(answer: Response) -> Response:
-        for name, value in HEADERS.items():
-            answer.headers.setdefault(name, value)
-        if answer.cache_control.public:  # a picture is its owner's
-            answer.cache_control.public = False
-            answer.cache_control.private = True
-        elif not answer.cache_control:
-            answer.cache_control.no_store = True
+        own = {name.lower() for name, _ in answer.headers}
+        answer.headers.extend((name, value) for name, value in HEADERS.items() if name.lower() not in own)
+        cache = answer.cache_control  # parsed anew each time
+        if cache.public:  # a picture is its owner's
+            cache.public = False
+            cache.private = True
+        elif not cache:
+            cache.no_store = True
         if origins or any_origin:
             answer.vary.add("Origin")
         if origin := allowed_origin():
@@ -160,6 +162,7 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether an address to listen on can be reached from this machine alone."""
     if host == "localhost":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 import threading
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -108,8 +110,8 @@ class Forms:
                 fingerprint = _fingerprint(request.path, texts, files)
             for field, file in files.items():
                 path = self.storage.upload_path(job_id, field)
-                with self._decoders.decoded(file.stream, field, access.client()) as picture:  # type: ignore[arg-type]
-                    self.storage.write_upload(picture, path, _length(file))
+                with self._decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
+                    self.storage.write_upload(bitmap, path, _length(file))
         except Exception as error:
             self.storage.remove_uploads(paths.values())
             if isinstance(error, ParamsError | PictureError):
@@ -208,9 +210,7 @@ def _fingerprint(route: str, texts: dict[str, str], files: dict[str, FileStorage
 
 
 def _read_fields(request: Request, params: type[JobParams]) -> tuple[dict[str, str], dict[str, FileStorage]]:
-    names = set(params.model_fields)
-    pictures = {name.removesuffix("_path") for name in names if name.endswith("_path")}
-    texts = {name for name in names if not name.endswith("_path")}
+    texts, pictures, must = _fields_of(params)
     _refuse_other_bodies(request)
     _refuse_unknown(request, texts, pictures)
     # A form in a browser sends a nameless empty part for a file that was not chosen.
@@ -218,8 +218,16 @@ def _read_fields(request: Request, params: type[JobParams]) -> tuple[dict[str, s
     for file in chosen.values():
         file.stream.seek(0)
     # And an empty text for what was not filled in.
-    required = {name for name, field in params.model_fields.items() if field.is_required()}
-    return {field: text for field, text in request.form.items() if text or field in required}, chosen
+    return {field: text for field, text in request.form.items() if text or field in must}, chosen
+
+
+@functools.cache
+def _fields_of(params: type[JobParams]) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """The form's texts, its files, and those fields that must be given."""
+    names = frozenset(params.model_fields)
+    pictures = frozenset(name.removesuffix("_path") for name in names if name.endswith("_path"))
+    texts = frozenset(name for name in names if not name.endswith("_path"))
+    return texts, pictures, frozenset(name for name in names if params.model_fields[name].is_required())
 
 
 def _refuse_other_bodies(request: Request) -> None:
@@ -231,14 +239,16 @@ def _refuse_other_bodies(request: Request) -> None:
     coding = request.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
         raise ApiError(415, f"Content-Encoding: send the form as it is, not as {coding}", "Content-Encoding")
-    has_body = request.mimetype or request.content_length or "Transfer-Encoding" in request.headers
-    if has_body and request.mimetype not in FORM_TYPES:
-        sent = f"{request.mimetype} is not read" if request.mimetype else "the body has no Content-Type"
+    mimetype = request.mimetype
+    if mimetype in FORM_TYPES:
+        return
+    if mimetype or request.content_length or "Transfer-Encoding" in request.headers:
+        sent = f"{mimetype} is not read" if mimetype else "the body has no Content-Type"
         example = 'curl -F prompt="a red house" -F img=@photo.jpg'
         raise ApiError(415, f"{sent}: send a form (multipart/form-data), as {example} does")
 
 
-def _refuse_unknown(request: Request, texts: set[str], pictures: set[str]) -> None:
+def _refuse_unknown(request: Request, texts: Set[str], pictures: Set[str]) -> None:
     for field in request.args:
         raise ApiError(400, f"{field}: fields belong into the form, not into the address", field)
     for field, values in request.form.lists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 from typing import Any
@@ -55,7 +56,9 @@ class CachingServer(BaseApplication):
 
     def load(self) -> Flask:
         """Make the app, in the worker process."""
-        return create_app(self.settings)
+        app = create_app(self.settings)
+        gc.freeze()  # what is there now stays: no collection need look at it
+        return app
 
 
 def allow_open_files(wanted: int = 65_536) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -95,18 +95,19 @@ def blueprint(
         made = None
         try:
             form = forms.read(request, spec.params, job_id, spec.required_files)
+            pictures = form.params.pictures()
             made = jobs.enqueue(
                 job_id,
                 spec.type,
                 queue,
-                _recorded(form.params),
+                _recorded(form.params, pictures),
                 owner=access.owner(),
                 client=access.client(),
                 idempotency_key=key,
                 fingerprint=form.fingerprint,
                 longest=settings.max_queue_length,
                 most=settings.max_jobs_per_client,
-                bytes_stored=storage.upload_bytes(form.params.pictures().values()),
+                bytes_stored=storage.upload_bytes(pictures.values()),
                 kept=kept,
             )
         except redis.RedisError as error:
@@ -221,9 +222,9 @@ def _check_room(storage: Storage, settings: Settings) -> None:
         raise ApiError(503, "the disk is full; try again later")
 
 
-def _recorded(params: JobParams) -> dict[str, Any]:
+def _recorded(params: JobParams, pictures: Mapping[str, Path]) -> dict[str, Any]:
     """Parameters as a job's record holds them: pictures by the names of their files."""
-    names = {f"{field}_path": path.name for field, path in params.pictures().items()}
+    names = {f"{field}_path": path.name for field, path in pictures.items()}
     return {**params.model_dump(mode="json", exclude_none=True), **names}
 
 

@@ -6,12 +6,13 @@ rights, and the kernel ends it when a picture takes more processor time than it 
 wants more memory gets none. Neither reaches the server. All of them end with it, whatever ends it.
 
 The server sends the template orders over the socket that is its standard input, and shares a socket of its
-own with each decoder. A message between them is a JSON object and bytes: a file one way, pixels the other.
+own with each decoder. A message between them is a JSON object and bytes: a file one way, a bitmap the other.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -28,7 +29,7 @@ from typing import Any
 from PIL import Image
 
 from mead.imaging.formats import FORMATS
-from mead.imaging.pictures import BYTES_PER_PIXEL, PictureError, read_picture
+from mead.imaging.pictures import BYTES_PER_PIXEL, Bitmap, PictureError, read_picture
 
 ORDER = struct.Struct("!ii")
 """0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""
@@ -37,6 +38,7 @@ ANSWER = struct.Struct("!i")
 _LENGTHS = struct.Struct("!II")  # of a message's two parts
 
 NOBODY = 65534
+LARGE_BLOCK = 2**20  # bytes; what a decoder needs for a small picture it keeps for the next one
 _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38  # of prctl
 
 
@@ -50,7 +52,9 @@ def send(link: socket.socket, head: dict[str, Any], length: int = 0) -> None:
     link.sendall(_LENGTHS.pack(len(text), length) + text)
 
 
-def receive(link: socket.socket, longest: int, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
+def receive(
+    link: socket.socket, longest: int, deadline: float | None = None
+) -> tuple[dict[str, Any], bytearray]:
     """The next message.
 
     Args:
@@ -65,7 +69,7 @@ def receive(link: socket.socket, longest: int, deadline: float | None = None) ->
     if max(lengths) > longest:
         raise OSError("a longer message than is allowed")
     head, content = (_receive(link, length, deadline) for length in lengths)
-    return json.loads(bytes(head)), bytes(content)
+    return json.loads(head), content
 
 
 def _receive(link: socket.socket, length: int, deadline: float | None) -> bytearray:
@@ -86,8 +90,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the server, which may want pictures until its end
     _prctl(_SET_NO_NEW_PRIVILEGES, 1)
-    give_back_memory()
+    give_back_memory(LARGE_BLOCK)
     _import_all()
+    gc.freeze()  # a collection in a decoder would make it copy all memory that it shares with this process
     control = socket.socket(fileno=0)
     decoders: set[int] = set()
     while True:
@@ -136,13 +141,20 @@ def _decode_next(link: socket.socket) -> None:
     asked, file = receive(link, 2**32 - 1)
     signal.setitimer(signal.ITIMER_PROF, asked["seconds"])  # SIGPROF ends the process
     _limit_memory(asked["memory"])
-    pixels = b""
-    try:
-        may_take = _pixels(file) * BYTES_PER_PIXEL
+    bitmap: bytes | bytearray = b""
+    may_take = 0
+
+    def look_at(pixels: int) -> None:
+        nonlocal may_take
+        may_take = pixels * BYTES_PER_PIXEL
         if asked["memory"] < may_take <= asked["max_pixels"] * BYTES_PER_PIXEL and not asked["whole_memory"]:
             raise MemoryError  # the next level has more
-        picture = read_picture(BytesIO(file), "", asked["max_pixels"], tuple(asked["within"]))
-        pixels = picture.tobytes()
+
+    try:
+        if file[8:12] == b"WEBP":  # Pillow opens none for which there is no memory
+            look_at(_webp_pixels(file))
+        picture = read_picture(BytesIO(file), "", asked["max_pixels"], tuple(asked["within"]), look_at)
+        bitmap = Bitmap.of(picture).file
         answer: dict[str, Any] = {"size": picture.size}
     except MemoryError:
         answer = {"kind": "memory"}
@@ -151,21 +163,15 @@ def _decode_next(link: socket.socket) -> None:
         if error.kind == "not_a_picture" and may_take > asked["memory"]:
             answer = {"kind": "memory"}  # not all of Pillow's decoders say it when they get none
     signal.setitimer(signal.ITIMER_PROF, 0)
-    send(link, answer, len(pixels))
-    link.sendall(pixels)
+    send(link, answer, len(bitmap))
+    link.sendall(bitmap)
 
 
-def _pixels(file: bytes) -> int:
-    """How many pixels a file says it has; 0 if it does not say."""
-    if file[8:12] == b"WEBP":  # Pillow opens none for which there is no memory
-        return _webp_pixels(file)
-    with suppress(Exception), Image.open(BytesIO(file), formats=FORMATS) as image:
-        return image.width * image.height
-    return 0
+def _webp_pixels(file: bytearray) -> int:
+    """How many pixels a WebP says it has.
 
-
-def _webp_pixels(file: bytes) -> int:
-    """The same of a WebP: its sides are numbers of 14 bits, or of 24 less one in a file of several parts."""
+    Its sides are numbers of 14 bits, or of 24 less one in a file of several parts.
+    """
     if file[12:16] == b"VP8X":
         numbers = int.from_bytes(file[24:30], "little")
         return ((numbers & 0xFFFFFF) + 1) * ((numbers >> 24) + 1)
@@ -207,7 +213,7 @@ def _limit_memory(more: int | None) -> None:
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = most
     if more is not None:
-        limit = more + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = more + int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
         if most != resource.RLIM_INFINITY:
             limit = min(limit, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))
@@ -216,12 +222,16 @@ def _limit_memory(more: int | None) -> None:
 def give_back_memory(threshold: int = 2**18) -> None:
     """Have every block of at least `threshold` bytes go back to the system as soon as it is freed.
 
+    What is freed at the end of a heap stays, up to four times as much: the next small picture needs it again.
+
     Left to itself, glibc raises this threshold with each large block that it sees freed, and then keeps the
     memory of large pictures: hundreds of megabytes, for each thread that had one. Other C libraries have no
     such call and no such habit.
     """
     with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 4 * threshold)  # M_TRIM_THRESHOLD
 
 
 def _prctl(option: int, value: int) -> None:

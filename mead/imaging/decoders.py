@@ -22,10 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
-from PIL import Image
-
 from mead.imaging.decoder import ANSWER, ORDER, receive, send
-from mead.imaging.pictures import PictureError
+from mead.imaging.pictures import BMP_HEADER, Bitmap, PictureError
 from mead.imaging.turns import BusyError, Turns
 from mead.installation import ROOT
 from mead.settings import Settings
@@ -65,7 +63,7 @@ class Decoders:
         )
 
     @contextmanager
-    def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Image.Image]:
+    def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Bitmap]:
         """Decode a picture as `imaging.pictures.read_picture` does, shrunk to the largest stored size.
 
         Until the block ends the picture is one of the few that may be in memory.
@@ -133,7 +131,7 @@ class _Level:
         }
         self._idle: list[_Decoder] = []
 
-    def decode(self, file: BinaryIO, field: str) -> Image.Image:
+    def decode(self, file: BinaryIO, field: str) -> Bitmap:
         """Decode a picture within what this level may take.
 
         If the decoder is killed, another gets the picture, once.
@@ -193,7 +191,7 @@ class _Decoder:
         with theirs:
             self._process = template.order(0, niceness, theirs)
 
-    def decode(self, file: BinaryIO, field: str, asked: dict[str, Any]) -> Image.Image:
+    def decode(self, file: BinaryIO, field: str, asked: dict[str, Any]) -> Bitmap:
         """Decode a picture.
 
         Raises:
@@ -211,12 +209,12 @@ class _Decoder:
         while block := file.read(BLOCK):
             self._link.sendall(block)
         width, height = asked["within"]
-        answer, pixels = receive(self._link, 3 * width * height + 65_536, deadline)
+        answer, bitmap = receive(self._link, BMP_HEADER.size + 4 * width * height + 65_536, deadline)
         if answer.get("kind") == "memory":
             raise _ExceededError("memory")
         if "kind" in answer:
             raise PictureError(field, answer["kind"], answer["reason"])
-        return Image.frombytes("RGB", tuple(answer["size"]), pixels)
+        return Bitmap(tuple(answer["size"]), bitmap)
 
     def end(self) -> int:
         """End the process, if it has not ended; how it ended: its status, or minus a signal."""

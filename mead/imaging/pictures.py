@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -40,6 +41,9 @@ MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
+
+BMP_HEADER = struct.Struct("<2sI4xI IiiHH4xIii8x")
+DOTS_PER_METRE = 3780  # 96 an inch, as Pillow writes them
 
 BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
@@ -85,6 +89,7 @@ def read_picture(
     field: str,
     max_pixels: int = MAX_PIXELS,
     within: tuple[int, int] | None = None,
+    before_decoding: Callable[[int], None] | None = None,
 ) -> Image.Image:
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
@@ -98,6 +103,7 @@ def read_picture(
         max_pixels: the most pixels (width times height) it may have.
         within: width and height that it is shrunk to fit, aspect kept; never enlarged. Its own size when
             None.
+        before_decoding: called with its number of pixels, once the file is opened; may raise MemoryError.
 
     Returns:
         A PIL picture, mode RGB, without metadata.
@@ -111,10 +117,12 @@ def read_picture(
         if not source.exists():
             raise FileNotFoundError(f"{field}: there is no file {source}")
         with source.open("rb") as file:
-            return read_picture(file, field, max_pixels, within)
+            return read_picture(file, field, max_pixels, within, before_decoding)
     content = source.read()
     try:
         with _Upload(content) as upload, Image.open(upload, formats=FORMATS) as image:
+            if before_decoding is not None:
+                before_decoding(image.width * image.height)
             _check_size(image, field, max_pixels)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(content)
@@ -141,11 +149,47 @@ def png_bytes(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def bmp_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes."""
-    file = BytesIO()
-    picture.save(file, "BMP")
-    return file.getvalue()
+class Bitmap:
+    """An RGB picture as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes.
+
+    Args:
+        size: width and height.
+        file: the whole file.
+
+    Raises:
+        ValueError: the file is not just what `of` makes of a picture of this size.
+    """
+
+    def __init__(self, size: tuple[int, int], file: bytes | bytearray) -> None:
+        header = self._header(size)
+        if len(file) != len(header) + self._row(size) * size[1] or not file.startswith(header):
+            raise ValueError("no such bitmap")
+        self.size = size
+        self.file = file
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> Bitmap:
+        """A picture of mode RGB as a bitmap."""
+        rows = picture.tobytes("raw", "BGR", cls._row(picture.size), -1)
+        return cls(picture.size, cls._header(picture.size) + rows)
+
+    def picture(self) -> Image.Image:
+        """The picture."""
+        rows = self.file[BMP_HEADER.size :]
+        return Image.frombytes("RGB", self.size, rows, "raw", "BGR", self._row(self.size), -1)
+
+    @staticmethod
+    def _row(size: tuple[int, int]) -> int:
+        """Bytes of a row: three a pixel, and up to a multiple of four."""
+        return (3 * size[0] + 3) // 4 * 4
+
+    @classmethod
+    def _header(cls, size: tuple[int, int]) -> bytes:
+        length = cls._row(size) * size[1]
+        whole, offset, info = BMP_HEADER.size + length, BMP_HEADER.size, 40
+        return BMP_HEADER.pack(
+            b"BM", whole, offset, info, *size, 1, 24, length, DOTS_PER_METRE, DOTS_PER_METRE
+        )
 
 
 def webp_bytes(picture: Image.Image) -> bytes:

@@ -106,6 +106,14 @@ class Tokeniser:
         return [one for one in ids if one != _GONE]
 
 
+def surely_fits(text: str, length: int) -> bool:
+    """Whether a text has at most `length` ids for sure, told from its length alone: an id is a byte or more.
+
+    Cleaning makes no ASCII text longer, but for entities: `&nGt;` is six bytes.
+    """
+    return len(text) <= length and text.isascii() and "&" not in text
+
+
 _loading = threading.Lock()
 
 

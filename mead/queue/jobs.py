@@ -21,10 +21,10 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import redis
 from pydantic import BaseModel, ValidationError
@@ -102,14 +102,16 @@ class NotAloneError(Exception):
     """The next job in the queue must run alone: its worker died with it."""
 
 
-@dataclass(frozen=True)
-class KeptLimits:
+class KeptLimits(NamedTuple):
     """The most that is kept of jobs from their acceptance until their records expire; 0 is no limit."""
 
     kept_jobs: int = 0
     kept_bytes: int = 0
     client_kept_jobs: int = 0
     client_kept_bytes: int = 0
+
+
+NO_LIMITS = KeptLimits()
 
 
 class Load(BaseModel):
@@ -194,7 +196,7 @@ class Jobs:
         longest: int | None = None,
         most: int | None = None,
         bytes_stored: int = 0,
-        kept: KeptLimits = KeptLimits(),
+        kept: KeptLimits = NO_LIMITS,
     ) -> str:
         """Put the id at the queue's right end (RPUSH) with a ticket (INCR) and write the record (HSET).
 
@@ -218,22 +220,9 @@ class Jobs:
             IdempotencyError: the idempotency key was used with another fingerprint.
         """
         client = client or owner
-        kept = kept or KeptLimits()
-        record = {
-            "id": job_id,
-            "type": kind,
-            "queue": queue,
-            "created_at": (now := _now()),
-            "attempts": 0,
-            "steps": 0,
-            "owner": owner,
-            "client": client,
-            "fingerprint": fingerprint,
-        }
-        named = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint, now, bytes_stored]
-        limits = [longest or 0, most or 0, *astuple(kept)]
-        fields = _flat({**parameters, **record})
-        outcome, accepted = cast("tuple[str, str]", self._enqueue(*named, *limits, *fields))
+        named = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint, _now(), bytes_stored]
+        limits = [longest or 0, most or 0, *kept]
+        outcome, accepted = cast("tuple[str, str]", self._enqueue(*named, *limits, *_flat(parameters)))
         if outcome == "full":
             raise QueueFullError(queue, longest or 0)
         if outcome == "many":

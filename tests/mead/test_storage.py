@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mead.imaging.pictures import Bitmap
 from mead.queue.job import End, Job
 from mead.storage import UPLOAD_GROWTH, Storage, write_picture
 
@@ -52,7 +53,7 @@ def result(storage: Storage, job_id: str = ID) -> Path:
 
 def upload(storage: Storage, job_id: str = ID, field: str = "img") -> Path:
     path = storage.upload_path(job_id, field)
-    storage.write_upload(PICTURE, path, 10_000)
+    storage.write_upload(Bitmap.of(PICTURE), path, 10_000)
     return path
 
 
@@ -134,7 +135,7 @@ def test_an_upload_keeps_its_pixels_and_takes_little_more_than_was_sent(
     storage: Storage, pixels: np.ndarray, sent: int, form: str
 ) -> None:
     path = storage.upload_path(ID, "img")
-    storage.write_upload(Image.fromarray(pixels), path, sent)
+    storage.write_upload(Bitmap.of(Image.fromarray(pixels)), path, sent)
     with Image.open(path) as read:
         assert read.format == form and (np.asarray(read.convert("RGB")) == pixels).all()
     assert storage.upload_bytes([path, storage.upload_path(ID, "img_enc")]) == path.stat().st_size

@@ -73,21 +73,25 @@ local function even_without_memory(id) redis.call('PERSIST', JOB .. id) end
 -- (inf while the job has not ended), and beside it the sum of their bytes.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
 
-local function keep(client, id, bytes, goes)
-    for _, place in ipairs(kept_places(client)) do
-        redis.call('ZADD', place, goes, id .. ':' .. bytes)
-        redis.call('INCRBY', place .. BYTES, bytes)
-        local unfinished = redis.call('ZCOUNT', place, '+inf', '+inf') > 0
-        for _, key in ipairs({place, place .. BYTES}) do
-            if unfinished then redis.call('PERSIST', key) else redis.call('EXPIREAT', key, goes) end
-        end
-    end
-end
-
 local function forget(place, entry)
     if redis.call('ZREM', place, entry) == 0 then return end
     redis.call('DECRBY', place .. BYTES, string.match(entry, '%d+$'))
     if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES) end
+end
+
+-- Counts a job that has ended with the bytes that are kept of it. A place goes with the last of its jobs; while one has
+-- not ended, it has no time to live.
+local function keep_ended(client, id, before, bytes, goes)
+    for _, place in ipairs(kept_places(client)) do
+        local counted = redis.call('ZREM', place, id .. ':' .. before) == 1
+        local more = (tonumber(bytes) or 0) - (counted and tonumber(before) or 0)
+        redis.call('ZADD', place, goes, id .. ':' .. bytes)
+        if more ~= 0 then redis.call('INCRBY', place .. BYTES, string.format('%.0f', more)) end
+        if redis.call('ZCOUNT', place, '+inf', '+inf') == 0 then
+            redis.call('EXPIREAT', place, goes)
+            redis.call('EXPIREAT', place .. BYTES, goes)
+        end
+    end
 end
 
 -- Ends a job; `fields` hold its status, finished_at and, unless all its files stay, the bytes that do.
@@ -100,8 +104,8 @@ local function finish(id, fields, ttl)
     redis.call('EXPIRE', JOB .. id, ttl)
     if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. (job[4] or '') .. ':' .. job[6], ttl) end
     redis.call('SREM', UNFINISHED .. client, id)
-    for _, place in ipairs(kept_places(client)) do forget(place, id .. ':' .. bytes) end
-    keep(client, id, fields.bytes, math.floor((seconds(fields.finished_at) or 0) + ttl))
+    local goes = math.floor((seconds(fields.finished_at) or 0) + ttl)
+    keep_ended(client, id, bytes, fields.bytes, goes)
     count(job[2], fields.status)
     if job[1] == 'processing' then observe(job[2], 'run', job[3], fields.finished_at) end
 end

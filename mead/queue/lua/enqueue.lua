@@ -3,13 +3,33 @@
 -- was another request's), "full" (the queue), "many" (of the client's jobs have not ended), or which of the limits
 -- of what is kept is reached.
 -- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now, bytes, longest, most, and the most kept jobs
--- and bytes of all clients and of one; then fields and values.
+-- and bytes of all clients and of one; then names and values of parameters.
 local id, queue, kind, owner, client, key, fingerprint, now, bytes = unpack(ARGV, 1, 9)
 local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
 local limits = {
     {'kept_jobs', tonumber(ARGV[12]), 'kept_bytes', tonumber(ARGV[13])},
     {'client_kept_jobs', tonumber(ARGV[14]), 'client_kept_bytes', tonumber(ARGV[15])},
 }
+local places = kept_places(client)
+local sums = {}  -- of bytes kept in each place, with this job's
+
+-- Which of the limits of what is kept this job would pass.
+local function limit_reached()
+    for n, sum in ipairs(redis.call('MGET', places[1] .. BYTES, places[2] .. BYTES)) do
+        sums[n] = (tonumber(sum) or 0) + bytes
+        local jobs, most_jobs, total, most_bytes = unpack(limits[n])
+        if most_jobs > 0 and redis.call('ZCARD', places[n]) >= most_jobs then return jobs end
+        if most_bytes > 0 and sums[n] > most_bytes then return total end
+    end
+end
+
+local function forget_expired()
+    for _, place in ipairs(places) do
+        local expired = redis.call('ZRANGEBYSCORE', place, '-inf', seconds(now), 'LIMIT', 0, 100)
+        for _, entry in ipairs(expired) do forget(place, entry) end
+    end
+end
+
 if redis.call('EXISTS', JOB .. id) == 1 then return {'accepted', id} end
 if key ~= '' then
     local earlier = redis.call('GET', IDEMPOTENCY .. owner .. ':' .. key)
@@ -22,17 +42,13 @@ local length = redis.call('LLEN', queue)
 if length == 0 then  -- also when somebody has emptied it by hand
     redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
     redis.call('DEL', queue .. CANCELLED)
-elseif longest > 0 and length - redis.call('ZCARD', queue .. CANCELLED) >= longest then
+elseif longest > 0 and length >= longest and length - redis.call('ZCARD', queue .. CANCELLED) >= longest then
     return {'full', ''}
 end
-for n, place in ipairs(kept_places(client)) do
-    local jobs, most_jobs, total, most_bytes = unpack(limits[n])
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', seconds(now), 'LIMIT', 0, 100)) do
-        forget(place, entry)  -- its record has expired
-    end
-    if most_jobs > 0 and redis.call('ZCARD', place) >= most_jobs then return {jobs, ''} end
-    local sum = tonumber(redis.call('GET', place .. BYTES) or 0)
-    if most_bytes > 0 and sum + tonumber(bytes) > most_bytes then return {total, ''} end
+if limit_reached() then
+    forget_expired()
+    local reached = limit_reached()
+    if reached then return {reached, ''} end
 end
 if most > 0 then
     local unfinished = UNFINISHED .. client
@@ -46,13 +62,25 @@ if most > 0 then
 end
 
 if key ~= '' then redis.call('SET', IDEMPOTENCY .. owner .. ':' .. key, id) end
-keep(client, id, bytes, 'inf')
+for n, place in ipairs(places) do
+    redis.call('ZADD', place, 'inf', id .. ':' .. bytes)
+    redis.call('PERSIST', place)
+    redis.call('SET', place .. BYTES, string.format('%.0f', sums[n]))  -- has no time to live then, either
+end
 local ticket = redis.call('INCR', queue .. TICKETS)
 redis.call('RPUSH', queue, id)
-local first = {'status', 'queued', 'ticket', ticket, 'seq', 1, 'bytes', bytes, 'idempotency_key', key}
-if key == '' then first = {unpack(first, 1, 8)} end
-for n = 16, #ARGV do first[#first + 1] = ARGV[n] end
-redis.call('HSET', JOB .. id, unpack(first))  -- from here on there is a job
+local record = {unpack(ARGV, 16)}
+for _, part in ipairs({
+    'id', id, 'type', kind, 'queue', queue, 'created_at', now, 'owner', owner, 'client', client,
+    'fingerprint', fingerprint, 'bytes', bytes, 'status', 'queued', 'ticket', ticket, 'seq', 1, 'attempts', 0,
+    'steps', 0,
+}) do record[#record + 1] = part end
+if key ~= '' then
+    record[#record + 1] = 'idempotency_key'
+    record[#record + 1] = key
+end
+redis.call('HSET', JOB .. id, unpack(record))  -- from here on there is a job
 announce(id, {status = 'queued', ticket = ticket, seq = 1})
 count(kind, 'accepted')
+if ticket % 16 == 0 then forget_expired() end
 return {'accepted', id}

@@ -22,7 +22,15 @@ from PIL import Image, ImageCms
 from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_chunk, png_claiming, tiff
 from benchmarks.fuzz_uploads import encoded as file_of
 from mead.imaging.colours import screen_profile
-from mead.imaging.pictures import MAX_SIDE, PictureError, fit_within, png_bytes, read_picture, to_picture
+from mead.imaging.pictures import (
+    MAX_SIDE,
+    Bitmap,
+    PictureError,
+    fit_within,
+    png_bytes,
+    read_picture,
+    to_picture,
+)
 
 
 def encoded(picture: Image.Image, form: str, **options: object) -> io.BytesIO:
@@ -523,3 +531,23 @@ def test_what_is_not_finite_is_no_picture(value: str) -> None:
     image[0, 1, 2, 3] = float(value)
     with pytest.raises(FloatingPointError, match="not finite"):
         to_picture(image)
+
+
+# What uploads become
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 61, 64])
+def test_a_bitmap_is_the_bmp_that_pillow_writes(width: int) -> None:
+    pixels = np.random.default_rng(width).integers(0, 256, (5, width, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    bitmap = Bitmap.of(picture)
+    assert bitmap.file == encoded(picture, "BMP").getvalue()
+    assert bitmap.picture().tobytes() == picture.tobytes()
+    assert Bitmap((width, 5), bytearray(bitmap.file)).size == (width, 5)
+    for size, file in (
+        ((width, 4), bitmap.file),
+        ((width, 5), bitmap.file + b"."),
+        ((width, 5), b"P" + bitmap.file[1:]),
+    ):
+        with pytest.raises(ValueError, match="no such bitmap"):
+            Bitmap(size, file)

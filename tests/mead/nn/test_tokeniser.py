@@ -8,7 +8,7 @@ import string
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-from mead.nn.tokeniser import END, START, load_tokeniser
+from mead.nn.tokeniser import END, START, load_tokeniser, surely_fits
 
 ALPHABET = [
     *string.printable,
@@ -77,3 +77,11 @@ def test_where_a_text_is_cut(length: int) -> None:
         assert len(tokeniser.encode(f"{read} {unread.split()[0]}")) > length
     else:
         assert ids <= length
+
+
+def test_a_text_that_surely_fits_does() -> None:
+    rng = random.Random(1)
+    texts = ["".join(rng.choices(ALPHABET, k=rng.randrange(40))) for _ in range(3000)]
+    ids = {text: len(load_tokeniser().encode(text)) for text in texts}
+    assert not any(surely_fits(text, number - 1) for text, number in ids.items())
+    assert surely_fits("a red house", 75) and not surely_fits("&nGt;", 5)

@@ -24,6 +24,7 @@ from mead.queue.jobs import (
 )
 from tests.conftest import channel, end_of, report
 
+NOT_OURS = {"cmdstat_info", "cmdstat_config|resetstat"}
 QUEUE = "latentrevisions_queue"
 LIMIT = 60  # seconds; far more than anything here takes
 
@@ -627,6 +628,28 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
         except KeptLimitError:  # counted by whole seconds
             assert datetime.now(timezone.utc).timestamp() < deadline
     assert kept(client, ":ann") == (1, 7)
+
+
+def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
+    """From its acceptance, with all limits, to its end: the scripts' own commands."""
+
+    def commands() -> int:
+        return sum(one["calls"] for name, one in client.info("commandstats").items() if name not in NOT_OURS)
+
+    limits = KeptLimits(10_000, 10_000_000, 10_000, 10_000_000)
+    for number in range(40):
+        jobs.enqueue(
+            f"first-{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits
+        )
+    client.config_resetstat()
+    for number in range(100):
+        jobs.enqueue(f"{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits)
+    assert commands() <= 18 * 100
+    client.config_resetstat()
+    for _ in range(100):
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None and jobs.succeed(job, "me", f"{job.id}.png", 7)
+    assert commands() <= 36 * 100
 
 
 @pytest.mark.parametrize(
