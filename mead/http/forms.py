@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.datastructures import FileStorage
 
 from mead.http import access
-from mead.imaging.decoders import Decoders
+from mead.imaging.decoders import DecodeLimits, Decoders
 from mead.imaging.pictures import PictureError
 from mead.imaging.turns import BusyError
 from mead.limits import check_limits
@@ -81,7 +81,16 @@ class Forms:
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self.storage = storage
         self.settings = settings
-        self._decoders = Decoders(settings)
+        self._decoders = Decoders(
+            DecodeLimits(
+                settings.decode_seconds,
+                settings.decode_memory_bytes,
+                settings.max_picture_pixels,
+                (settings.image_width, settings.image_height),
+                settings.http_processes,
+                settings.http_threads,
+            )
+        )
         self._checking = threading.BoundedSemaphore(CHECKING)
 
     def read(

@@ -20,13 +20,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from mead.imaging.decoder import ANSWER, ORDER, receive, send
 from mead.imaging.pictures import BMP_HEADER, Bitmap, PictureError
 from mead.imaging.turns import BusyError, Turns
 from mead.installation import ROOT
-from mead.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,27 @@ class _ExceededError(Exception):
         self.what = what
 
 
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What decoding may take, and what comes out of it.
+
+    Attributes:
+        seconds: of processor time, for one picture.
+        memory_bytes: for one picture.
+        max_pixels: width times height of a picture that is decoded at all.
+        within: largest width and height of what comes out; the aspect is kept.
+        processes: how many processes like this one share the machine.
+        waiting: how many pictures may wait for a decoder; a quarter as many for those of the slow levels.
+    """
+
+    seconds: float = 10
+    memory_bytes: int = 2**30
+    max_pixels: int = 50_000_000
+    within: tuple[int, int] = (1024, 1024)
+    processes: int = 1
+    waiting: int = 512
+
+
 class Decoders:
     """Decodes pictures in other processes, which are started when they are first needed.
 
@@ -51,15 +72,15 @@ class Decoders:
     least two.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, limits: DecodeLimits) -> None:
         template = _Template()
-        share = (os.cpu_count() or 1) // settings.http_processes
-        self._settings = settings
+        share = (os.cpu_count() or 1) // limits.processes
+        self._limits = limits
         self._in_memory = threading.BoundedSemaphore(IN_MEMORY)
         self._levels = (
-            _Level(template, settings, decoders=max(2, share), niceness=0, time=0.006, memory=1 / 16),
-            _Level(template, settings, decoders=max(1, share), niceness=5, time=0.06, memory=1 / 4),
-            _Level(template, settings, decoders=1, niceness=15, time=1, memory=1),
+            _Level(template, limits, decoders=max(2, share), niceness=0, time=0.006, memory=1 / 16),
+            _Level(template, limits, decoders=max(1, share), niceness=5, time=0.06, memory=1 / 4),
+            _Level(template, limits, decoders=1, niceness=15, time=1, memory=1),
         )
 
     @contextmanager
@@ -92,8 +113,8 @@ class Decoders:
                 self._in_memory.release()
             return
         limits = {
-            "time": f"{self._settings.decode_seconds:g} seconds of processor time",
-            "memory": f"{self._settings.decode_memory_bytes / 2**20:,.0f} MiB of memory",
+            "time": f"{self._limits.seconds:g} seconds of processor time",
+            "memory": f"{self._limits.memory_bytes / 2**20:,.0f} MiB of memory",
         }
         log.info("a picture takes too much to decode", extra={"what": exceeded, "client": client})
         raise PictureError(field, "too_large", f"takes more than {limits[exceeded]} to decode")
@@ -105,13 +126,13 @@ class _Level:
     Args:
         decoders: how many, each a process.
         niceness: theirs.
-        time, memory: shares of what the settings allow.
+        time, memory: shares of what the limits allow.
     """
 
     def __init__(
         self,
         template: _Template,
-        settings: Settings,
+        limits: DecodeLimits,
         *,
         decoders: int,
         niceness: int,
@@ -119,15 +140,15 @@ class _Level:
         memory: float,
     ) -> None:
         # A quarter of the server's threads may wait for long pictures, all of them for short ones.
-        self.turns = Turns(decoders, settings.http_threads if niceness == 0 else settings.http_threads // 4)
+        self.turns = Turns(decoders, limits.waiting if niceness == 0 else limits.waiting // 4)
         self._template = template
         self._niceness = niceness
         self._asked = {
-            "seconds": time * settings.decode_seconds,
-            "memory": round(memory * settings.decode_memory_bytes),
+            "seconds": time * limits.seconds,
+            "memory": round(memory * limits.memory_bytes),
             "whole_memory": memory == 1,
-            "max_pixels": settings.max_picture_pixels,
-            "within": (settings.image_width, settings.image_height),
+            "max_pixels": limits.max_pixels,
+            "within": limits.within,
         }
         self._idle: list[_Decoder] = []
 

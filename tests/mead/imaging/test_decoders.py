@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.fuzz_uploads import HOSTILE, encoded, jpeg_in_a_tiff, jpeg_of_arithmetic_scans
-from caching_config import Settings
-from mead.imaging.decoders import Decoders
+from mead.imaging.decoders import DecodeLimits, Decoders
 from mead.imaging.pictures import PictureError, read_picture
 from mead.imaging.turns import BusyError, Turns
 from tests.mead.imaging.test_pictures import GREYS, KINDS
@@ -26,18 +25,18 @@ from tests.mead.imaging.test_pictures import GREYS, KINDS
 ROOT = Path(__file__).parents[3]
 WITHIN = (1024, 1024)
 LONG = jpeg_of_arithmetic_scans(3_500, 98)  # takes some seconds
-ALL = Decoders(Settings())  # for tests that leave it as it was; starts nothing until it is asked
+ALL = Decoders(DecodeLimits())  # for tests that leave it as it was; starts nothing until it is asked
 
 
 @pytest.fixture
 def decoders() -> Decoders:
-    return Decoders(Settings())
+    return Decoders(DecodeLimits())
 
 
 @pytest.fixture
 def patient() -> Decoders:
     """Decoders that give a picture long enough to be looked at meanwhile."""
-    return Decoders(Settings(decode_seconds=1000))
+    return Decoders(DecodeLimits(seconds=1000))
 
 
 def decode(decoders: Decoders, content: bytes, client: str = "me") -> Image.Image:
@@ -134,7 +133,7 @@ def test_the_largest_pictures_pass(form: str) -> None:
 @pytest.mark.parametrize("packed", ["alone", "in a TIFF"])
 def test_too_much_time(packed: str, face: Path) -> None:
     bomb = jpeg_of_arithmetic_scans(7_000, 98)
-    decoders = Decoders(Settings(decode_seconds=0.5))
+    decoders = Decoders(DecodeLimits(seconds=0.5))
     with pytest.raises(PictureError, match=r"img: takes more than 0\.5 seconds of processor") as caught:
         decode(decoders, bomb if packed == "alone" else jpeg_in_a_tiff(bomb, 7_000))
     assert caught.value.kind == "too_large"
@@ -143,7 +142,7 @@ def test_too_much_time(packed: str, face: Path) -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "progressive JPEG"])
 def test_too_much_memory(form: str, face: Path) -> None:
-    decoders = Decoders(Settings(decode_memory_bytes=64 * 2**20))
+    decoders = Decoders(DecodeLimits(memory_bytes=64 * 2**20))
     options = {"progressive JPEG": {"progressive": True}, "WEBP": {"method": 0}}.get(form, {})
     large = encoded(Image.new("RGB", (7_000, 7_000), "teal"), form.split()[-1], **options)
     with pytest.raises(PictureError, match=r"img: takes more than 64 MiB of memory") as caught:
@@ -240,10 +239,9 @@ def test_the_template_is_killed(decoders: Decoders, face: Path) -> None:
 SERVER = """
 import io, threading, time
 from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
-from caching_config import Settings
-from mead.imaging.decoders import Decoders
+from mead.imaging.decoders import DecodeLimits, Decoders
 
-decoders, bomb = Decoders(Settings(decode_seconds=10_000)), jpeg_of_arithmetic_scans(7_000, 98)
+decoders, bomb = Decoders(DecodeLimits(seconds=10_000)), jpeg_of_arithmetic_scans(7_000, 98)
 
 def decode():
     with decoders.decoded(io.BytesIO(bomb), "img", "me"):

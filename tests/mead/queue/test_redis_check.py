@@ -91,7 +91,7 @@ def test_every_missing_command_is_named(server: RedisServer) -> None:
 
 def test_the_commands_tried_are_those_of_the_scripts() -> None:
     used: set[str] = set()
-    for script in (ROOT / "mead" / "lua").glob("*.lua"):
+    for script in (ROOT / "mead" / "queue" / "lua").glob("*.lua"):
         used |= set(re.findall(r"redis\.p?call\('(\w+)'", script.read_text()))
     assert used and used <= commands_tried()
 
