@@ -26,8 +26,8 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision
-from mead.weights.loading import OncePerProcess
-from mead.weights.sets import WeightSet, load_perceptor
+from mead.weights.loading import OncePerProcess, load_perceptor
+from mead.weights.sets import WeightSet
 
 LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
 

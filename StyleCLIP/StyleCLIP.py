@@ -25,8 +25,8 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision
-from mead.weights.loading import OncePerProcess
-from mead.weights.sets import WeightsError, WeightSet, load_perceptor
+from mead.weights.loading import OncePerProcess, load_perceptor
+from mead.weights.sets import WeightsError, WeightSet
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity

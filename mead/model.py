@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mead.limits import check_texts
+from mead.imaging.pictures import write_picture
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
 from mead.revision import Pipeline, Progress, run
-from mead.storage import write_picture
+from mead.weights.texts import check_texts
 
 
 class Model:

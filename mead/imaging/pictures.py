@@ -30,6 +30,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
+from mead.files import write_whole
 from mead.imaging.colours import to_srgb
 from mead.imaging.formats import FORMATS, why_not_read
 
@@ -156,6 +157,16 @@ def webp_bytes(picture: Image.Image) -> bytes:
     file = BytesIO()
     picture.save(file, "WEBP", lossless=True, quality=0, method=0)
     return file.getvalue()
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write `picture` as a PNG, making its folder if need be; permissions are as the umask has them.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, png_bytes(picture))
 
 
 class _Upload(BytesIO):

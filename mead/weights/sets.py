@@ -23,9 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from caching_config import Settings
-from mead.weights.loading import OncePerProcess
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -33,8 +30,6 @@ else:
 
 if TYPE_CHECKING:
     import torch
-
-    from mead.nn.perceptor import Perceptor
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
 """The repository's own folder: the manifest and the demo weights."""
@@ -58,8 +53,20 @@ class UnknownSetError(WeightsError, ValueError):
 
 
 def weights_dir() -> Path:
-    """Where fetched weights and one's own are: the setting WEIGHTS_DIR, else the repository's folder."""
-    return (Settings().weights_dir or FOLDER).expanduser().resolve()
+    """The folder of fetched weights and of your own sets: WEIGHTS_DIR, or the repository's if unset or empty.
+
+    It is read from the environment alone: the Python classes must not fail over a setting of the servers.
+
+    Raises:
+        WeightsError: naming WEIGHTS_DIR, for a path that cannot be resolved.
+    """
+    given = os.environ.get("WEIGHTS_DIR")
+    if not given:
+        return FOLDER
+    try:
+        return Path(given).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # ~ of an unknown user, a loop of symbolic links
+        raise WeightsError(f"WEIGHTS_DIR: {given!r} is not a usable path: {error}") from error
 
 
 def now() -> datetime:
@@ -349,14 +356,6 @@ def is_shipped(name: str) -> bool:
 def set_names() -> list[str]:
     """The names of all sets: those of the project first, then one's own."""
     return _names(_read(FOLDER / "manifest.toml"), weights_dir())
-
-
-@OncePerProcess
-def load_perceptor(weights: str, device: str) -> Perceptor:
-    """The CLIP of a set, on a device, shared by both models."""
-    from mead.nn.perceptor import Perceptor
-
-    return Perceptor.from_state_dict(WeightSet.find(weights).read("clip")).to(device)
 
 
 def _find(name: str, catalogue: Path, folder: Path, heirs: tuple[str, ...]) -> WeightSet:

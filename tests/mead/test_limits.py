@@ -15,11 +15,12 @@ from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
-from mead.limits import Extent, check_limits, check_texts, context_length, extent
+from mead.limits import Extent, check_limits, extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
 from mead.queue.jobs import Jobs
-from mead.weights.sets import load_perceptor
+from mead.weights.loading import load_perceptor
+from mead.weights.texts import check_texts, context_length
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
 from StyleCLIP.StyleCLIP import load_pipeline as load_faces
