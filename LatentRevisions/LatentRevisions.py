@@ -6,63 +6,41 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from LatentRevisions.hyperparameters import Hyperparameters
+from LatentRevisions.losses import Similarity
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.settings import Settings as Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture, to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
+from mead.nn.losses import Apply, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision
+from mead.revision import Progress, Revision, optimise
 from mead.weights.loading import OncePerProcess, load_perceptor
 from mead.weights.sets import WeightSet
 
-LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
-
-
-class Towards(nn.Module):
-    """-weight times the cosine of each embedding to the target: [N] from [N, d] and [d], unit length."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, embeddings: Tensor, target: Tensor) -> Tensor:
-        return -self.weight * embeddings @ target
-
-
-class AwayFromText(nn.Module):
-    """weight times the cosine of each embedding to a text no picture should look like: [N] from [N, d]."""
-
-    TEXT = "incoherent, confusing, cropped, watermarks"
-    text: Tensor
-
-    def __init__(self, perceptor: Perceptor, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-        self.register_buffer("text", perceptor.embed_text([self.TEXT])[0])
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        return self.weight * embeddings @ self.text
+LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
+AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
 
 
 @dataclass(eq=False, kw_only=True)
 class LatentRevision(Revision):
     """One picture being found: its latents are z [1, embed_dim, height / factor, width / factor]."""
 
-    target: Tensor  # the unit-length embedding [d] to move towards
+    target: Tensor  # q, the embedding [d] of unit length to move towards
+    objective: Sum
     cutouts: Cutouts
 
 
@@ -73,7 +51,7 @@ class LatentRevisionsPipeline:
         vqgan: the generator whose latents are optimised.
         perceptor: the CLIP that looks.
         learned_start: draws first latents for a target, where the weights set has such a network.
-        settings: the weights set's.
+        hyperparameters: the weights set's.
         device: where all of them are.
     """
 
@@ -82,19 +60,18 @@ class LatentRevisionsPipeline:
         vqgan: VQGAN,
         perceptor: Perceptor,
         learned_start: LearnedStart | None,
-        settings: Settings,
+        hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
-        self.settings = settings
+        self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
         with torch.no_grad():
-            self.towards = Towards(settings.towards)
-            self.away = AwayFromText(perceptor, settings.away)
+            self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
     @torch.no_grad()
     def start(self, params: LatentRevisionsParams) -> LatentRevision:
@@ -104,22 +81,19 @@ class LatentRevisionsPipeline:
             ParamsError: for a start the weights do not have, or targets that cancel each other out.
             PictureError, FileNotFoundError: for a picture that cannot be read.
         """
-        settings = self.settings
+        hyper = self.hyperparameters
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
-        rate = settings.learning_rate
-        if params.img_path is not None:
-            rate = settings.starter_rate
-        elif (params.start or settings.start) == "learned":
-            rate = settings.learned_start_rate
-        z = self._first_latents(params, target, generator).float().requires_grad_()
+        first, learning_rate = self._first_latents(params, target, generator)
+        z = first.float().requires_grad_()
         return LatentRevision(
             latents=z,
-            optimiser=torch.optim.AdamW([z], lr=rate, weight_decay=settings.weight_decay),
+            optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
             generator=generator,
-            steps=params.iterations or settings.iterations,
+            steps=params.iterations or hyper.iterations,
             target=target,
-            cutouts=_cutouts(settings, params.cutouts),
+            objective=self._objective(target),
+            cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
@@ -137,19 +111,18 @@ class LatentRevisionsPipeline:
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
         losses = []
         for i, revision in enumerate(revisions):
-            # CLIP looks at each job's cutouts apart: its matrix products round differently in a batch of
-            # another size, and what begins as a rounding error ends as another picture.
+            # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
+            # the optimisation amplifies a rounding error into a different picture.
             with self.precision.autocast():
-                seen = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
-            losses.append((self.towards(seen, revision.target) + self.away(seen)).mean())
-        for revision in revisions:
-            revision.optimiser.zero_grad()
-        self.scaler.scale(torch.stack(losses).sum()).backward()
-        for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
-            self.scaler.step(revision.optimiser)
-            revision.step += 1
-            revision.loss = loss
-        self.scaler.update()
+                embeddings = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
+            losses.append(revision.objective({"embeddings": embeddings}).mean())
+        optimise(revisions, losses, self.scaler)
+
+    def _objective(self, target: Tensor) -> Sum:
+        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i."""
+        towards = Similarity(target, -self.hyperparameters.towards)
+        away = Similarity(self.away_from, self.hyperparameters.away)
+        return Sum([Apply(towards, "embeddings"), Apply(away, "embeddings")])
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
@@ -157,7 +130,7 @@ class LatentRevisionsPipeline:
 
     def _decoded(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
-        pictures = self.precision.independently(self.vqgan.decode, z.clamp(-LIMIT, LIMIT))
+        pictures = self.precision.batch_invariant(self.vqgan.decode, z.clamp(-LATENT_LIMIT, LATENT_LIMIT))
         # in one layout in memory whatever the batch, since another one is summed in another order
         return pictures.float().contiguous()
 
@@ -170,18 +143,21 @@ class LatentRevisionsPipeline:
 
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        width, height = params.size or self.settings.sides
+    ) -> tuple[Tensor, float]:
+        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate from there."""
+        hyper = self.hyperparameters
+        width, height = params.size or hyper.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device))
-        if (params.start or self.settings.start) == "noise":
-            return self._encode(_blurred_noise(width, height, generator))
+            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate
+        if (params.start or hyper.start) == "noise":
+            return self._encode(_blurred_noise(width, height, generator)), hyper.learning_rate
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        return self._learned_latents(self.learned_start, target, grid, generator)
+        latents = self._learned_latents(self.learned_start, target, grid, generator)
+        return latents, hyper.learned_start_rate
 
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
@@ -193,7 +169,7 @@ class LatentRevisionsPipeline:
 
         with self.precision.autocast():
             # one by one: in a batch each would be rounded in another way
-            drafts = network.drafts(target[None], self.settings.starts, generator).split(1)
+            drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
             return max((network(draft, grid) for draft in drafts), key=nearness)
 
     def _encode(self, picture: Tensor) -> Tensor:
@@ -225,19 +201,6 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
-def _cutouts(settings: Settings, number: int | None) -> Cutouts:
-    return Cutouts(
-        number or settings.cutouts,
-        settings.cutout_mean,
-        settings.cutout_deviation,
-        settings.cutout_smallest,
-        settings.cutout_largest,
-        settings.cutout_degrees,
-        settings.cutout_shift,
-        settings.cutout_noise,
-    )
-
-
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
     """Dark uniform noise, blurred over seven pixels: the published start, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
@@ -258,8 +221,8 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     learned_start = None
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
-    settings = chosen.settings("LatentRevisions", Settings)
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, settings, torch.device(device))
+    hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
+    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, hyperparameters, torch.device(device))
 
 
 class LatentRevisions(Model):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from safetensors import safe_open
 
 from caching_config import Settings
-from LatentRevisions.settings import Settings as LatentRevisionsSettings
+from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from mead.params import JobParams, ParamsError
 from mead.weights.sets import WeightSet
 from mead.weights.texts import check_texts
+from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.settings import Settings as StyleCLIPSettings
 
 CUTOUT_PIXELS = 2048
 """Pixels of VQGAN's picture that cost what a cutout does.
@@ -72,10 +72,10 @@ def _own_extent(kind: type[JobParams], weights: str) -> Extent:
     """The extent of a job that leaves all of it to the weights set."""
     chosen = WeightSet.find(weights)
     if issubclass(kind, StyleCLIPParams):
-        style = chosen.settings("StyleCLIP", StyleCLIPSettings)
+        style = chosen.settings("StyleCLIP", StyleCLIPHyperparameters)
         side = _face_side(chosen)
         return Extent(side, side, style.cutouts + 1, style.iterations)  # CLIP sees the whole picture too
-    revisions = chosen.settings("LatentRevisions", LatentRevisionsSettings)
+    revisions = chosen.settings("LatentRevisions", LatentRevisionsHyperparameters)
     return Extent(*revisions.sides, revisions.cutouts, revisions.iterations)
 
 

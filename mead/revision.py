@@ -22,7 +22,7 @@ class Revision:
 
     latents: torch.Tensor  # the leaf being optimised, [1, ...]
     optimiser: torch.optim.Optimizer
-    generator: torch.Generator  # on the CPU, so that a seed means the same on every device
+    generator: torch.Generator  # on the pipeline's device
     steps: int
     step: int = 0
     loss: float = float("nan")
@@ -50,6 +50,21 @@ class Pipeline(Protocol[R]):
     def step(self, revisions: Sequence[R]) -> None: ...
 
     def image(self, revision: R) -> Image.Image: ...
+
+
+def optimise(
+    revisions: Sequence[Revision], losses: Sequence[torch.Tensor], scaler: torch.amp.GradScaler
+) -> None:
+    """Take an optimiser step for each revision on its own loss, a scalar, with one backward pass for all."""
+    for revision in revisions:
+        revision.optimiser.zero_grad()
+    stacked = torch.stack(list(losses))
+    scaler.scale(stacked.sum()).backward()
+    for revision, loss in zip(revisions, stacked.tolist(), strict=True):
+        scaler.step(revision.optimiser)
+        revision.step += 1
+        revision.loss = loss
+    scaler.update()
 
 
 def start(pipeline: Pipeline[R], params: Any) -> R:

@@ -143,7 +143,7 @@ class Section(_Entry):
     files: dict[str, FileEntry] = {}
     """By network."""
     models: dict[str, dict[str, Any]] = {}
-    """Settings by model: fields of `Settings` in that model's settings.py."""
+    """By model: fields of `Hyperparameters` in that model's hyperparameters.py."""
 
 
 class Pin(_Entry):
@@ -327,25 +327,29 @@ class WeightSet:
         return self.files[network].read()
 
     def settings(self, model: str, kind: type[S]) -> S:
-        """The set's settings of a model, as the dataclass `kind`, whose defaults are the published ones.
+        """A model's hyperparameters, as the dataclass `kind`, whose defaults are the published values.
+
+        A field with the metadata `formerly` is accepted under that name too.
 
         Raises:
-            WeightsError: for a setting the model does not have, or of another type than its default.
+            WeightsError: for one the model does not have, or of another type than its default.
         """
-        given = dict(self.models.get(model, {}))
-        defaults = {entry.name: entry.default for entry in fields(kind)}  # type: ignore[arg-type]
-        if unknown := given.keys() - defaults.keys():
+        given = self.models.get(model, {})
+        known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+        renamed = [entry for entry in known.values() if "formerly" in entry.metadata]
+        known |= {entry.metadata["formerly"]: entry for entry in renamed}
+        if unknown := given.keys() - known.keys():
             raise WeightsError(
                 f"weights: the set {self.name!r} has unknown settings {sorted(unknown)} of {model}"
             )
         for setting, value in given.items():
-            wanted = type(defaults[setting])
+            wanted = type(known[setting].default)
             if type(value) is not wanted and (wanted, type(value)) != (float, int):
                 raise WeightsError(
                     f"weights: the set {self.name!r} says {setting} = {value!r} of {model}; it must be "
-                    f"of type {wanted.__name__}, as in {defaults[setting]!r}"
+                    f"of type {wanted.__name__}, as in {known[setting].default!r}"
                 )
-        return kind(**given)
+        return kind(**{known[setting].name: value for setting, value in given.items()})
 
 
 def is_shipped(name: str) -> bool:
