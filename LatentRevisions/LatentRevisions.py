@@ -28,7 +28,8 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision, optimise
-from mead.weights.loading import OncePerProcess, load_perceptor
+from mead.weights.loading import OncePerProcess
+from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
 
 LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
@@ -226,25 +227,7 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
 
 
 class LatentRevisions(Model):
-    """A picture from words; `run()` makes it and returns its path.
-
-    Args:
-        prompt: what the picture should show.
-        output_path: folder the PNG is written to; made if it is not there.
-        img_path: starter picture, cropped to the size asked for.
-        w0: weight of the prompt.
-        text_to_add: a second text, and w1 its weight; negative moves away from it.
-        img_enc_path: picture to move towards, and w2 its weight.
-        ne_img_enc_path: picture to move away from, and w3 its weight; positive moves away.
-        seed, iterations, cutouts, size, start: see `LatentRevisionsParams`.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when left out.
-        callback: called with a `Progress` after each step.
-
-    Raises:
-        ValueError: naming the argument that is wrong, before any weights are loaded.
-        FileNotFoundError: naming the picture that is not there.
-    """
+    """A picture from words: `LatentRevisions("a house", seed=7).run()` makes it and returns its path."""
 
     def __init__(
         self,
@@ -267,7 +250,38 @@ class LatentRevisions(Model):
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
+        progress: bool = False,
     ) -> None:
+        """Check the arguments; nothing is loaded yet.
+
+        Args:
+            prompt: what the picture should show; 1 to 2000 characters.
+            output_path: folder for the PNG, created if needed; default "./latentrevisions_out".
+            img_path: starter picture, cropped to the size asked for; default None.
+            w0: weight of the prompt; -1000 to 1000, default 5.0.
+            text_to_add: a second text; 1 to 2000 characters, default None.
+            w1: weight of text_to_add, negative moves away from it; -1000 to 1000, default 0.0.
+            img_enc_path: picture to move towards; default None.
+            w2: weight of img_enc_path; -1000 to 1000, default 0.0.
+            ne_img_enc_path: picture to move away from; default None.
+            w3: weight of ne_img_enc_path, positive moves away from it; -1000 to 1000, default 0.0.
+            seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
+                default None: random.
+            iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
+            size: (width, height) in pixels; each a multiple of 16, 16 to 1024, default None: the weights
+                set's.
+            start: where to start without a starter picture; "noise" or "learned", default None: the weights
+                set's.
+            weights: name of a weights set; default "demo".
+            device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
+            callback: called with a `mead.revision.Progress` after each step; default None.
+            progress: whether to show a progress bar on stderr or in the notebook; default False.
+
+        Raises:
+            ValueError: naming the argument that is wrong.
+            FileNotFoundError: naming the picture that does not exist.
+        """
         given: dict[str, Any] = {
             "prompt": prompt,
             "img_path": img_path,
@@ -284,4 +298,6 @@ class LatentRevisions(Model):
             "size": size,
             "start": start,
         }
-        super().__init__(LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback)
+        super().__init__(
+            LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress
+        )

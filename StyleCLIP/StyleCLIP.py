@@ -26,7 +26,8 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision, optimise
-from mead.weights.loading import OncePerProcess, load_perceptor
+from mead.weights.loading import OncePerProcess
+from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightsError, WeightSet
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
@@ -246,22 +247,7 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
 
 
 class StyleCLIP(Model):
-    """A face edited by words; `run()` edits it and returns the picture's path.
-
-    Args:
-        prompt: what the face should become.
-        uid: the PNG's name without its ending; a new one each time when left out.
-        output_path: folder the PNG is written to; made if it is not there.
-        img_path: the photo of a face; the average face when left out.
-        seed, iterations, method, start: see `StyleCLIPParams`.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when left out.
-        callback: called with a `Progress` after each step.
-
-    Raises:
-        ValueError: naming the argument that is wrong, before any weights are loaded.
-        FileNotFoundError: naming the picture that is not there.
-    """
+    """A face edited by words: `StyleCLIP("a smile", img_path="me.jpeg").run()` returns the picture's path."""
 
     def __init__(
         self,
@@ -277,7 +263,30 @@ class StyleCLIP(Model):
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
+        progress: bool = False,
     ) -> None:
+        """Check the arguments; nothing is loaded yet.
+
+        Args:
+            prompt: what the face should become; 1 to 2000 characters.
+            uid: the PNG's name without its suffix; default None: a new one for each run.
+            output_path: folder for the PNG, created if needed; default "./styleclip_out".
+            img_path: photo of a face; default None: the average face.
+            seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
+                default None: random.
+            iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            method: how the edit is found; "optimisation", default "optimisation".
+            start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
+                "learned", default None: the weights set's.
+            weights: name of a weights set; default "demo".
+            device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
+            callback: called with a `mead.revision.Progress` after each step; default None.
+            progress: whether to show a progress bar on stderr or in the notebook; default False.
+
+        Raises:
+            ValueError: naming the argument that is wrong.
+            FileNotFoundError: naming the picture that does not exist.
+        """
         if uid is not None and (Path(uid).name != uid or uid in {"", ".."} or "\0" in uid):
             raise ValueError(f"uid: must be a plain file name, not {uid!r}")
         given: dict[str, Any] = {
@@ -288,4 +297,6 @@ class StyleCLIP(Model):
             "method": method,
             "start": start,
         }
-        super().__init__(StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, uid)
+        super().__init__(
+            StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid
+        )

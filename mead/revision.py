@@ -136,7 +136,17 @@ def run(
     Raises:
         FloatingPointError: when a loss, the latents or the picture are not finite.
     """
-    revision = start(pipeline, params)
+    return finish(pipeline, start(pipeline, params), callback)
+
+
+def finish(
+    pipeline: Pipeline[R], revision: R, callback: Callable[[Progress], None] | None = None
+) -> Image.Image:
+    """The steps that are left of a job, and its picture; `callback` is called after each step.
+
+    Raises:
+        FloatingPointError: when a loss, the latents or the picture are not finite.
+    """
     while not revision.finished:
         pipeline.step([revision])
         check_loss(revision)

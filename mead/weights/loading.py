@@ -8,11 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
-import torch
-
-from mead.nn.perceptor import Perceptor
-from mead.weights.sets import WeightSet
-
 T = TypeVar("T")
 
 
@@ -50,6 +45,8 @@ def _check_not_forked(loaded_by: int | None, device: str) -> None:
     """
     if loaded_by in (None, os.getpid()):
         return
+    import torch
+
     if torch.device(device).type == "cpu" and torch.get_num_threads() == 1:
         return
     raise RuntimeError(
@@ -58,13 +55,3 @@ def _check_not_forked(loaded_by: int | None, device: str) -> None:
         '"spawn" (multiprocessing.get_context("spawn")), or load and run the models only in the forked ones; '
         "on the CPU, torch.set_num_threads(1) in the forked process will do as well"
     )
-
-
-@OncePerProcess
-def load_perceptor(weights: str, device: str) -> Perceptor:
-    """The CLIP of a weights set on a device; both models share it.
-
-    Raises:
-        WeightsError: naming the file that is missing or not whole.
-    """
-    return Perceptor.from_state_dict(WeightSet.find(weights).read("clip")).to(device)

@@ -19,7 +19,7 @@ from mead.limits import Extent, check_limits, extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
 from mead.queue.jobs import Jobs
-from mead.weights.loading import load_perceptor
+from mead.weights.perceptor import load_perceptor
 from mead.weights.texts import check_texts, context_length
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
-from mead.weights.sets import WeightsError, WeightSet
+from mead.weights.sets import FOLDER, WeightsError, WeightSet, weights_dir
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 
 
@@ -148,3 +148,16 @@ def test_the_demo_set_is_whole() -> None:
     assert sum(file.size or 0 for file in demo.files.values()) <= 32_000_000
     demo.settings("LatentRevisions", LatentRevisionsHyperparameters)
     demo.settings("StyleCLIP", StyleCLIPHyperparameters)
+
+
+def test_the_folder_of_weights_is_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WEIGHTS_DIR", raising=False)
+    assert weights_dir() == FOLDER
+    for given, meant in (("", FOLDER), (str(tmp_path), tmp_path), ("~/w", Path.home() / "w")):
+        monkeypatch.setenv("WEIGHTS_DIR", given)
+        assert weights_dir() == meant.resolve()
+    monkeypatch.setenv("WEIGHTS_DIR", "~no-such-user/weights")
+    with pytest.raises(WeightsError, match=r"^WEIGHTS_DIR: '~no-such-user/weights' is not a usable path: "):
+        weights_dir()
