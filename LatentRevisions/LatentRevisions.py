@@ -38,7 +38,7 @@ AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture sh
 
 @dataclass(eq=False, kw_only=True)
 class LatentRevision(Revision):
-    """One picture being found: its latents are z [1, embed_dim, height / factor, width / factor]."""
+    """A picture being optimised: its latents are z [1, embed_dim, height / factor, width / factor]."""
 
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
@@ -46,14 +46,14 @@ class LatentRevision(Revision):
 
 
 class LatentRevisionsPipeline:
-    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+    """The loaded networks and the objective; a `mead.revision.Pipeline`.
 
     Args:
         vqgan: the generator whose latents are optimised.
-        perceptor: the CLIP that looks.
-        learned_start: draws first latents for a target, where the weights set has such a network.
+        perceptor: CLIP.
+        learned_start: draws first latents for a target; None if the weights set has no such network.
         hyperparameters: the weights set's.
-        device: where all of them are.
+        device: the networks' device.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class LatentRevisionsPipeline:
 
     @torch.no_grad()
     def start(self, params: LatentRevisionsParams) -> LatentRevision:
-        """Read the pictures, find the target and the first latents.
+        """Read the pictures and compute the target and the first latents.
 
         Raises:
-            ParamsError: for a start the weights do not have, or targets that cancel each other out.
+            ParamsError: for a start the weights set does not have, or texts and pictures that cancel out.
             PictureError, FileNotFoundError: for a picture that cannot be read.
         """
         hyper = self.hyperparameters
@@ -98,14 +98,14 @@ class LatentRevisionsPipeline:
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
-        """Advance each revision by one, those of one size in one pass."""
+        """Advance each revision by one step, those of the same size in one pass."""
         shapes = {revision.latents.shape for revision in revisions}
         for shape in shapes:
             self._step([revision for revision in revisions if revision.latents.shape == shape])
 
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
-        """The picture as it is now."""
+        """The picture so far."""
         return to_picture((self._decoded(revision.latents) + 1) / 2)
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
@@ -132,7 +132,7 @@ class LatentRevisionsPipeline:
     def _decoded(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
         pictures = self.precision.batch_invariant(self.vqgan.decode, z.clamp(-LATENT_LIMIT, LATENT_LIMIT))
-        # in one layout in memory whatever the batch, since another one is summed in another order
+        # always the same memory layout: the order of later sums depends on it
         return pictures.float().contiguous()
 
     def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
@@ -163,15 +163,15 @@ class LatentRevisionsPipeline:
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
     ) -> Tensor:
-        """The one of several learned starts that CLIP finds nearest to the target: [1, embed_dim, *grid]."""
+        """The learned start that CLIP finds nearest to the target, of several: [1, embed_dim, *grid]."""
 
-        def nearness(z: Tensor) -> float:
+        def similarity(z: Tensor) -> float:
             return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
 
         with self.precision.autocast():
-            # one by one: in a batch each would be rounded in another way
+            # one by one: rounding depends on the batch size
             drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
-            return max((network(draft, grid) for draft in drafts), key=nearness)
+            return max((network(draft, grid) for draft in drafts), key=similarity)
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
@@ -181,7 +181,7 @@ class LatentRevisionsPipeline:
     def _target(self, params: LatentRevisionsParams) -> Tensor:
         """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
 
-        A positive w3 moves away from the negative picture.
+        A positive w3 moves away from ne_img_enc.
         """
         target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
         if params.text_to_add is not None:
@@ -203,18 +203,18 @@ class LatentRevisionsPipeline:
 
 
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
-    """Dark uniform noise, blurred over seven pixels: the published start, [1, 3, height, width] in [0, 1]."""
+    """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
-    # the published Gaussian, of deviation 14 cut off at 7 pixels, is a box to within 3%
+    # the published Gaussian of deviation 14, cut off at 7 pixels, is a box filter to within 3%
     return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
 
 
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
-    """The pipeline of a weights set on a device; loaded once a process and shared.
+    """The pipeline of a weights set on a device, loaded once per process and shared.
 
     Raises:
-        WeightsError: naming the file that is missing or not whole.
+        WeightsError: naming the file that is missing or damaged.
     """
     chosen = WeightSet.find(weights)
     vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)

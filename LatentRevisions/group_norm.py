@@ -13,16 +13,15 @@ from mead.nn.modulation import plain_multiply_add
 
 
 class _FastBackward(torch.autograd.Function):
-    """Group normalisation with a backward pass that is quick on the CPU.
+    """Group normalisation with a backward pass that is fast on the CPU.
 
-    PyTorch's own takes two thirds of an optimisation step, in bfloat16 with the channels last; this one a
-    sixth.
+    In channels-last bfloat16, PyTorch's own takes two thirds of an optimisation step, this one a sixth.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         channels, height, width = x.shape[1:]
-        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch
+        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
         samples = [
             torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
             for sample in x.split(1)
@@ -55,7 +54,7 @@ class _FastBackward(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation in the published 32 groups unless VQGAN's `norm_groups` says otherwise."""
+    """Group normalisation in 32 groups as published, unless VQGAN's `norm_groups` says otherwise."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(math.gcd(32, channels), channels, eps=1e-6)

@@ -24,7 +24,7 @@ class VectorQuantiser(nn.Module):
 
 
 class GumbelQuantiser(nn.Module):
-    """The likeliest code, by logits that a 1x1 convolution reads off z."""
+    """The code of the largest logit, computed by a 1x1 convolution of z."""
 
     def __init__(self, n_embed: int, embed_dim: int) -> None:
         super().__init__()

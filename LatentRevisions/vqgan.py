@@ -19,7 +19,7 @@ from mead.nn.state_dict import StateDict, build, count, shape
 
 
 class ResidualBlock(nn.Module):
-    """Twice normalise, swish, convolve; added to what came in."""
+    """Twice normalise, swish, convolve, with a residual connection."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, of one head, between all places of a feature map; added to what came in."""
+    """Single-head self-attention between all positions of a feature map, with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -273,7 +273,7 @@ class VQGAN(nn.Module):
 
     @property
     def factor(self) -> int:
-        """How many pixels, along a side, one place of z stands for."""
+        """Downsampling factor: pixels per position of z, along a side."""
         return 2 ** (len(self.encoder.down) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -288,8 +288,8 @@ class VQGAN(nn.Module):
         return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last)))
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [N, embed_dim, h, w] -> (each place's code [N, embed_dim, h, w], its index [N, h, w]).
+        """z [N, embed_dim, h, w] -> (codes [N, embed_dim, h, w], their indices [N, h, w]).
 
-        Gradients reach the codes and not z; training passes them through with z + (z_q - z).detach().
+        Gradients reach the codes, not z; training uses the straight-through z + (z_q - z).detach().
         """
         return self.quantize(z)

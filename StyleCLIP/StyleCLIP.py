@@ -43,7 +43,7 @@ ALIGNED = 256  # side, in pixels, of the aligned photo
 
 @dataclass(eq=False, kw_only=True)
 class StyleRevision(Revision):
-    """One face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
+    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
 
     codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
     features: Tensor  # identity of the face as it was, [1, d]
@@ -52,17 +52,17 @@ class StyleRevision(Revision):
 
 
 class StyleCLIPPipeline:
-    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+    """The loaded networks and the objective; a `mead.revision.Pipeline`.
 
     Args:
-        generator: makes faces of codes w+.
-        encoder: finds a face's codes, as offsets from `average`.
+        generator: synthesises faces from codes w+.
+        encoder: inverts faces to codes, as offsets from `average`.
         average: codes of the average face [n_latent, style_dim].
-        identity: tells who a face is.
-        perceptor: the CLIP that looks.
-        mapper: changes first codes as the prompt says, where the weights set has such a network.
+        identity: embeds faces so that those of one person are close.
+        perceptor: CLIP.
+        mapper: edits the first codes as the prompt says; None if the weights set has no such network.
         hyperparameters: the weights set's.
-        device: where all of them are.
+        device: the networks' device.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class StyleCLIPPipeline:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
-            ParamsError: for a start the weights do not have.
+            ParamsError: for a start the weights set does not have.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
         hyper = self.hyperparameters
@@ -119,7 +119,7 @@ class StyleCLIPPipeline:
         """The photo's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].
 
         Raises:
-            PictureError: where no face is found and the weights need one.
+            PictureError: if no face is found and the weights set needs one.
         """
         picture = read_picture(path, "img")
         try:
@@ -141,7 +141,7 @@ class StyleCLIPPipeline:
         return offsets.float() + self.average
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
-        """Advance each revision by one, all in one pass."""
+        """Advance each revision by one step, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
         images = self._synthesise(codes)
         losses = []
@@ -163,7 +163,7 @@ class StyleCLIPPipeline:
 
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
-        """The face as it is now."""
+        """The face so far."""
         return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
 
     def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor) -> Sum:
@@ -183,7 +183,7 @@ class StyleCLIPPipeline:
         )
 
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
-        """Codes w+ [1, n_latent, style_dim] as a prompt's embedding [1, d] changes them."""
+        """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
         if self.mapper is None:
             raise ParamsError(
                 "start", 'these weights have no learned start; use "inversion"', out_of_range=True
@@ -192,16 +192,16 @@ class StyleCLIPPipeline:
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
-        # in one layout in memory whatever the batch, since another one is summed in another order
+        # always the same memory layout: the order of later sums depends on it
         return self.precision.batch_invariant(self.generator.synthesise, codes).contiguous()
 
     def _features(self, images: Tensor) -> Tensor:
-        """Who the faces [N, 3, H, W] are: [N, d], unit length."""
+        """Identity features of faces [N, 3, H, W]: [N, d], unit length."""
         with self.precision.autocast():
             return self.identity.of_face(images).float()
 
     def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
-        """What CLIP sees of a face [1, 3, H, W] in this step: the whole of it, and random crops."""
+        """What CLIP sees of a face [1, 3, H, W] in this step: all of it, and random crops."""
         side = self.perceptor.input_size
         picture = (image.clamp(-1, 1) + 1) / 2
         views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
@@ -213,17 +213,17 @@ class StyleCLIPPipeline:
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor when `done` of all steps are: up first, down along a cosine at the end."""
+    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
     falling = min(1.0, (1 - done) / down)
     return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
 
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
-    """The pipeline of a weights set on a device; loaded once a process and shared.
+    """The pipeline of a weights set on a device, loaded once per process and shared.
 
     Raises:
-        WeightsError: naming the file that is missing or not whole, or networks that do not fit together.
+        WeightsError: naming the file that is missing or damaged, or networks that do not fit together.
     """
     chosen = WeightSet.find(weights)
     generator = Generator.from_state_dict(chosen.read("stylegan2")).requires_grad_(False).to(device)

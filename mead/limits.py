@@ -1,4 +1,4 @@
-"""How much one job may ask for."""
+"""How much one job may ask of the service."""
 
 from __future__ import annotations
 

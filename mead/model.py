@@ -1,4 +1,4 @@
-"""What the two Python classes have in common: check the arguments, run one job, write its picture."""
+"""The base of the models' Python classes: check the arguments, run one job, write its picture."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Model:
 
     Args:
         kind: the model's parameters.
-        given: what was given for them; None stands for left out.
-        load: gives the loaded pipeline of a weights set on a device.
-        output_path: folder the PNG is written to; made if it is not there.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when None.
+        given: their values; None means left out.
+        load: loads the pipeline of a weights set on a device.
+        output_path: folder for the PNG, created if needed.
+        weights: name of a weights set.
+        device: PyTorch device; None: the GPU if there is one.
         callback: called with a `Progress` after each step.
         progress: whether `run` shows a progress bar.
-        name: the PNG's name without its ending; a new one each time when None.
+        name: the PNG's name without its suffix; None: a new one for each run.
 
     Raises:
         ValueError: naming the argument that is wrong.
-        FileNotFoundError: naming the picture that is not there.
+        FileNotFoundError: naming the picture that does not exist.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Model:
     def run(self) -> str:
         """Make the picture and return the path of its PNG.
 
-        Several threads may run models at the same time; they share the networks.
+        Several threads may call it at the same time; they share the networks.
 
         Raises:
-            OSError: when `output_path` cannot be written, before any weights are loaded.
-            WeightsError: when the weights are not there.
+            OSError: if `output_path` cannot be written, before any weights are loaded.
+            WeightsError: if the weights are missing.
             PictureError: (a ValueError) naming a picture that cannot be used.
-            FloatingPointError: when a loss or the picture is not finite, with the step.
-            RuntimeError: in a process forked after the networks were loaded, see `mead.weights.loading`.
+            FloatingPointError: if a loss or the picture is not finite, naming the step.
+            RuntimeError: in a process forked after networks were loaded, see `mead.weights.loading`.
         """
         path = self.output_path / f"{self.name or uuid.uuid4()}.png"
         try_output(path, "output_path")
@@ -114,10 +114,10 @@ class Model:
 
 
 def _check_readable(path: Path, argument: str) -> None:
-    """Make sure that a picture can be opened.
+    """Check that a picture can be opened.
 
     Raises:
-        FileNotFoundError: if there is no such file (a folder, a pipe or a device is none).
+        FileNotFoundError: if there is no such file (a folder, pipe or device is not one).
         OSError: if it may not be read.
     """
     try:

@@ -1,4 +1,4 @@
-"""How long a text the CLIP of a weights set reads, told from its file's header: no weights and no PyTorch."""
+"""How long a text the CLIP of a weights set reads: what its file's header says, without PyTorch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHOWN = 60  # characters of a text that an error message quotes
 
 
 def check_texts(params: JobParams, weights: str) -> None:
-    """Check that CLIP of a weights set reads a job's texts to their end. Loads no weights and no PyTorch.
+    """Check that the CLIP of a weights set reads a job's texts to the end. Loads no weights and no PyTorch.
 
     Raises:
-        ParamsError: naming the text and the words that would not be read.
-        UnknownSetError: when the manifest has no such set.
+        ParamsError: naming the text and the words that would be cut off.
+        UnknownSetError: if there is no such set.
     """
     room = context_length(weights) - 2
     for field, text in params.texts().items():
@@ -37,10 +37,10 @@ def check_texts(params: JobParams, weights: str) -> None:
 
 @functools.cache
 def context_length(weights: str) -> int:
-    """How many ids the CLIP of a set reads: its file's header says; CLIP's usual number if it is not there.
+    """How many tokens the CLIP of a set reads, from its file's header; CONTEXT_LENGTH if the file is missing.
 
     Raises:
-        UnknownSetError: when the manifest has no such set.
+        UnknownSetError: if there is no such set.
     """
     file = WeightSet.find(weights).files.get("clip")
     if file is None or not file.path.is_file():
