@@ -229,7 +229,7 @@ class LearnedStart(nn.Module):
         return torch.cat([*chosen, 2 * uniform - 1], 1)
 
     def _parts(self, draft: Tensor) -> tuple[Tensor, Tensor]:
-        """Split drafts [N, numbers] into the parts of the pictures [N, ...] and of things [N, things, ...]."""
+        """Split drafts [N, numbers] into those of pictures [N, ...] and of their things [N, things, ...]."""
         n, things = len(draft), self.things_at_most
         sizes = (self.sizes[0], things * self.sizes[1], self.measures[0], things * self.measures[1])
         choices, of_things, measures, measures_of_things = draft.split(sizes, 1)
