@@ -66,9 +66,7 @@ def to_srgb(image: Image.Image, file: bytes) -> ToSrgb | None:
         return None if profile is None or len(profile) > LONGEST_PROFILE else _to_srgb(profile, mode)
     except MemoryError:
         raise
-    except (
-        Exception
-    ):  # lcms and Pillow raise nearly anything; a picture with a broken profile is usable
+    except Exception:  # lcms and Pillow raise nearly anything; a picture with a broken profile is usable
         return None
 
 
