@@ -1,12 +1,12 @@
-"""The sandboxed processes that decode untrusted pictures; `mead.imaging.decoders` starts and uses them.
+"""The processes in which strangers' pictures are decoded; `mead.imaging.decoders` starts and asks them.
 
-`python -m mead.imaging.decoder` is a template process: it has imported all that decoding needs, never sees a
-picture, and forks a decoder within milliseconds when the server asks for one. A decoder has no secrets, no
-files and few privileges. The kernel kills it if a picture takes more processor time than allowed, and refuses
-it more memory than allowed; the server is not affected. All of them end with the server, however it ends.
+`python -m mead.imaging.decoder` is a template: it has imported what decoding takes, sees no picture, and
+forks a decoder whenever the server asks for one, in milliseconds. A decoder has no secrets, no files and few
+rights, and the kernel ends it when a picture takes more processor time than it was given; a picture that
+wants more memory gets none. Neither reaches the server. All of them end with it, whatever ends it.
 
-The server sends orders to the template over the socket that is its standard input, and has a socket with each
-decoder. A message is a JSON object and bytes: a file in one direction, pixels in the other.
+The server sends the template orders over the socket that is its standard input, and shares a socket of its
+own with each decoder. A message between them is a JSON object and bytes: a file one way, pixels the other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mead.imaging.formats import FORMATS
 from mead.imaging.pictures import BYTES_PER_PIXEL, PictureError, read_picture
 
 ORDER = struct.Struct("!ii")
-"""0 and a niceness: fork a decoder for the socket sent along. A process id and 0: end that decoder."""
+"""0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""
 ANSWER = struct.Struct("!i")
 """The process id of the new decoder, or how the ended one ended: its exit status, or minus a signal."""
 _LENGTHS = struct.Struct("!II")  # of a message's two parts
@@ -156,8 +156,8 @@ def _decode_next(link: socket.socket) -> None:
 
 
 def _pixels(file: bytes) -> int:
-    """The number of pixels a file declares; 0 if it declares none."""
-    if file[8:12] == b"WEBP":  # Pillow allocates all of it when it opens the file
+    """How many pixels a file says it has; 0 if it does not say."""
+    if file[8:12] == b"WEBP":  # Pillow opens none for which there is no memory
         return _webp_pixels(file)
     with suppress(Exception), Image.open(BytesIO(file), formats=FORMATS) as image:
         return image.width * image.height
@@ -165,7 +165,7 @@ def _pixels(file: bytes) -> int:
 
 
 def _webp_pixels(file: bytes) -> int:
-    """The same for a WebP, whose sides take 14 bits, or 24 in the extended format."""
+    """The same of a WebP: its sides are numbers of 14 bits, or of 24 less one in a file of several parts."""
     if file[12:16] == b"VP8X":
         numbers = int.from_bytes(file[24:30], "little")
         return ((numbers & 0xFFFFFF) + 1) * ((numbers >> 24) + 1)
@@ -176,7 +176,7 @@ def _webp_pixels(file: bytes) -> int:
 
 
 def _import_all() -> None:
-    """Make Pillow import now what it would import for the first picture, when it may not open files."""
+    """Have Pillow import now what it would import for the first picture, when it may open no files."""
     Image.init()
     for form in FORMATS:
         file = BytesIO()
@@ -185,7 +185,7 @@ def _import_all() -> None:
 
 
 def _give_up_rights() -> None:
-    """Drop privileges: no new processes, file writes or core dumps, few open files; user nobody, if root."""
+    """No processes, no growing files, no dumps of memory, hardly any open files; and nobody, if root."""
     for limit, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
@@ -201,7 +201,7 @@ def _give_up_rights() -> None:
 
 
 def _limit_memory(more: int | None) -> None:
-    """Let this process take `more` bytes of memory in addition to what it has; None: no limit."""
+    """Let this process take `more` bytes of memory beside what it has; None: as much as there is."""
     if sys.platform != "linux":
         return
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -214,10 +214,11 @@ def _limit_memory(more: int | None) -> None:
 
 
 def give_back_memory(threshold: int = 2**18) -> None:
-    """Return every block of at least `threshold` bytes to the system as soon as it is freed.
+    """Have every block of at least `threshold` bytes go back to the system as soon as it is freed.
 
-    By default, glibc raises this threshold with each large block that is freed, and then keeps the memory of
-    large pictures, hundreds of megabytes per thread. Other C libraries neither do that nor have the call.
+    Left to itself, glibc raises this threshold with each large block that it sees freed, and then keeps the
+    memory of large pictures: hundreds of megabytes, for each thread that had one. Other C libraries have no
+    such call and no such habit.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(-3, threshold)  # M_MMAP_THRESHOLD
