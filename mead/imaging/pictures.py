@@ -41,7 +41,7 @@ MAX_SIDE = 16_384  # the longest side of a WebP, longer than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
 
-BYTES_PER_PIXEL = 16  # memory for decoding, at most, besides the file itself
+BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
 DNG_VERSION = 50706  # a TIFF's tag
 
@@ -96,8 +96,8 @@ def read_picture(
         source: a path, or a binary file open for reading.
         field: what to call the picture in errors.
         max_pixels: the most pixels (width times height) it may have.
-        within: width and height to shrink it to, keeping the aspect ratio; it is never enlarged. None keeps
-            its size.
+        within: width and height that it is shrunk to fit, aspect kept; never enlarged. Its own size when
+            None.
 
     Returns:
         A PIL picture, mode RGB, without metadata.
@@ -142,7 +142,7 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def bmp_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a BMP file: uncompressed, and written in a hundredth of the time of a PNG."""
+    """`picture` as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes."""
     file = BytesIO()
     picture.save(file, "BMP")
     return file.getvalue()
