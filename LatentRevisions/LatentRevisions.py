@@ -6,75 +6,54 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from LatentRevisions.hyperparameters import Hyperparameters
+from LatentRevisions.losses import Similarity
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.settings import Settings as Settings
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture, to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
+from mead.nn.losses import Apply, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision
+from mead.revision import Progress, Revision, optimise
 from mead.weights.loading import OncePerProcess
-from mead.weights.sets import WeightSet, load_perceptor
+from mead.weights.perceptor import load_perceptor
+from mead.weights.sets import WeightSet
 
-LIMIT = 6.0  # latents are clipped to [-LIMIT, LIMIT], as published
-
-
-class Towards(nn.Module):
-    """-weight times the cosine of each embedding to the target: [N] from [N, d] and [d], unit length."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, embeddings: Tensor, target: Tensor) -> Tensor:
-        return -self.weight * embeddings @ target
-
-
-class AwayFromText(nn.Module):
-    """weight times the cosine of each embedding to a text no picture should look like: [N] from [N, d]."""
-
-    TEXT = "incoherent, confusing, cropped, watermarks"
-    text: Tensor
-
-    def __init__(self, perceptor: Perceptor, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-        self.register_buffer("text", perceptor.embed_text([self.TEXT])[0])
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        return self.weight * embeddings @ self.text
+LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
+AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
 
 
 @dataclass(eq=False, kw_only=True)
 class LatentRevision(Revision):
-    """One picture being found: its latents are z [1, embed_dim, height / factor, width / factor]."""
+    """A picture being optimised: its latents are z [1, embed_dim, height / factor, width / factor]."""
 
-    target: Tensor  # the unit-length embedding [d] to move towards
+    target: Tensor  # q, the embedding [d] of unit length to move towards
+    objective: Sum
     cutouts: Cutouts
 
 
 class LatentRevisionsPipeline:
-    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+    """The loaded networks and the objective; a `mead.revision.Pipeline`.
 
     Args:
         vqgan: the generator whose latents are optimised.
-        perceptor: the CLIP that looks.
-        learned_start: draws first latents for a target, where the weights set has such a network.
-        settings: the weights set's.
-        device: where all of them are.
+        perceptor: CLIP.
+        learned_start: draws first latents for a target; None if the weights set has no such network.
+        hyperparameters: the weights set's.
+        device: the networks' device.
     """
 
     def __init__(
@@ -82,74 +61,69 @@ class LatentRevisionsPipeline:
         vqgan: VQGAN,
         perceptor: Perceptor,
         learned_start: LearnedStart | None,
-        settings: Settings,
+        hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
-        self.settings = settings
+        self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
         with torch.no_grad():
-            self.towards = Towards(settings.towards)
-            self.away = AwayFromText(perceptor, settings.away)
+            self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
     @torch.no_grad()
     def start(self, params: LatentRevisionsParams) -> LatentRevision:
-        """Read the pictures, find the target and the first latents.
+        """Read the pictures and compute the target and the first latents.
 
         Raises:
-            ParamsError: for a start the weights do not have, or targets that cancel each other out.
+            ParamsError: for a start the weights set does not have, or texts and pictures that cancel out.
             PictureError, FileNotFoundError: for a picture that cannot be read.
         """
-        settings = self.settings
+        hyper = self.hyperparameters
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
-        rate = settings.learning_rate
-        if params.img_path is not None:
-            rate = settings.starter_rate
-        elif (params.start or settings.start) == "learned":
-            rate = settings.learned_start_rate
-        z = self._first_latents(params, target, generator).float().requires_grad_()
+        first, learning_rate = self._first_latents(params, target, generator)
+        z = first.float().requires_grad_()
         return LatentRevision(
             latents=z,
-            optimiser=torch.optim.AdamW([z], lr=rate, weight_decay=settings.weight_decay),
+            optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
             generator=generator,
-            steps=params.iterations or settings.iterations,
+            steps=params.iterations or hyper.iterations,
             target=target,
-            cutouts=_cutouts(settings, params.cutouts),
+            objective=self._objective(target),
+            cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
-        """Advance each revision by one, those of one size in one pass."""
+        """Advance each revision by one step, those of the same size in one pass."""
         shapes = {revision.latents.shape for revision in revisions}
         for shape in shapes:
             self._step([revision for revision in revisions if revision.latents.shape == shape])
 
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
-        """The picture as it is now."""
+        """The picture so far."""
         return to_picture((self._decoded(revision.latents) + 1) / 2)
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
         losses = []
         for i, revision in enumerate(revisions):
-            # CLIP looks at each job's cutouts apart: its matrix products round differently in a batch of
-            # another size, and what begins as a rounding error ends as another picture.
+            # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
+            # the optimisation amplifies a rounding error into a different picture.
             with self.precision.autocast():
-                seen = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
-            losses.append((self.towards(seen, revision.target) + self.away(seen)).mean())
-        for revision in revisions:
-            revision.optimiser.zero_grad()
-        self.scaler.scale(torch.stack(losses).sum()).backward()
-        for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
-            self.scaler.step(revision.optimiser)
-            revision.step += 1
-            revision.loss = loss
-        self.scaler.update()
+                embeddings = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
+            losses.append(revision.objective({"embeddings": embeddings}).mean())
+        optimise(revisions, losses, self.scaler)
+
+    def _objective(self, target: Tensor) -> Sum:
+        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i."""
+        towards = Similarity(target, -self.hyperparameters.towards)
+        away = Similarity(self.away_from, self.hyperparameters.away)
+        return Sum([Apply(towards, "embeddings"), Apply(away, "embeddings")])
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
@@ -157,8 +131,8 @@ class LatentRevisionsPipeline:
 
     def _decoded(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
-        pictures = self.precision.independently(self.vqgan.decode, z.clamp(-LIMIT, LIMIT))
-        # in one layout in memory whatever the batch, since another one is summed in another order
+        pictures = self.precision.batch_invariant(self.vqgan.decode, z.clamp(-LATENT_LIMIT, LATENT_LIMIT))
+        # always the same memory layout: the order of later sums depends on it
         return pictures.float().contiguous()
 
     def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
@@ -170,31 +144,35 @@ class LatentRevisionsPipeline:
 
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        width, height = params.size or self.settings.sides
+    ) -> tuple[Tensor, float]:
+        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate from there."""
+        hyper = self.hyperparameters
+        width, height = params.size or hyper.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device))
-        if (params.start or self.settings.start) == "noise":
-            return self._encode(_blurred_noise(width, height, generator))
+            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate
+        own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
+        if (params.start or own_start) == "noise":
+            return self._encode(_blurred_noise(width, height, generator)), hyper.learning_rate
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        return self._learned_latents(self.learned_start, target, grid, generator)
+        latents = self._learned_latents(self.learned_start, target, grid, generator)
+        return latents, hyper.learned_start_rate
 
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
     ) -> Tensor:
-        """The one of several learned starts that CLIP finds nearest to the target: [1, embed_dim, *grid]."""
+        """The learned start that CLIP finds nearest to the target, of several: [1, embed_dim, *grid]."""
 
-        def nearness(z: Tensor) -> float:
+        def similarity(z: Tensor) -> float:
             return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
 
         with self.precision.autocast():
-            # one by one: in a batch each would be rounded in another way
-            drafts = network.drafts(target[None], self.settings.starts, generator).split(1)
-            return max((network(draft, grid) for draft in drafts), key=nearness)
+            # one by one: rounding depends on the batch size
+            drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
+            return max((network(draft, grid) for draft in drafts), key=similarity)
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
@@ -204,7 +182,7 @@ class LatentRevisionsPipeline:
     def _target(self, params: LatentRevisionsParams) -> Tensor:
         """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
 
-        A positive w3 moves away from the negative picture.
+        A positive w3 moves away from ne_img_enc.
         """
         target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
         if params.text_to_add is not None:
@@ -225,32 +203,19 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
-def _cutouts(settings: Settings, number: int | None) -> Cutouts:
-    return Cutouts(
-        number or settings.cutouts,
-        settings.cutout_mean,
-        settings.cutout_deviation,
-        settings.cutout_smallest,
-        settings.cutout_largest,
-        settings.cutout_degrees,
-        settings.cutout_shift,
-        settings.cutout_noise,
-    )
-
-
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
-    """Dark uniform noise, blurred over seven pixels: the published start, [1, 3, height, width] in [0, 1]."""
+    """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
-    # the published Gaussian, of deviation 14 cut off at 7 pixels, is a box to within 3%
+    # the published Gaussian of deviation 14, cut off at 7 pixels, is a box filter to within 3%
     return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
 
 
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
-    """The pipeline of a weights set on a device; loaded once a process and shared.
+    """The pipeline of a weights set on a device, loaded once per process and shared.
 
     Raises:
-        WeightsError: naming the file that is missing or not whole.
+        WeightsError: naming the file that is missing or damaged.
     """
     chosen = WeightSet.find(weights)
     vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)
@@ -258,8 +223,8 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     learned_start = None
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
-    settings = chosen.settings("LatentRevisions", Settings)
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, settings, torch.device(device))
+    hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
+    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, hyperparameters, torch.device(device))
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:
@@ -272,25 +237,7 @@ def trial(pipeline: LatentRevisionsPipeline) -> float:
 
 
 class LatentRevisions(Model):
-    """A picture from words; `run()` makes it and returns its path.
-
-    Args:
-        prompt: what the picture should show.
-        output_path: folder the PNG is written to; made if it is not there.
-        img_path: starter picture, cropped to the size asked for.
-        w0: weight of the prompt.
-        text_to_add: a second text, and w1 its weight; negative moves away from it.
-        img_enc_path: picture to move towards, and w2 its weight.
-        ne_img_enc_path: picture to move away from, and w3 its weight; positive moves away.
-        seed, iterations, cutouts, size, start: see `LatentRevisionsParams`.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when left out.
-        callback: called with a `Progress` after each step.
-
-    Raises:
-        ValueError: naming the argument that is wrong, before any weights are loaded.
-        FileNotFoundError: naming the picture that is not there.
-    """
+    """A picture from words: `LatentRevisions("a house", seed=7).run()` makes it and returns its path."""
 
     def __init__(
         self,
@@ -313,7 +260,38 @@ class LatentRevisions(Model):
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
+        progress: bool = False,
     ) -> None:
+        """Check the arguments; nothing is loaded yet.
+
+        Args:
+            prompt: what the picture should show; 1 to 2000 characters.
+            output_path: folder for the PNG, created if needed; default "./latentrevisions_out".
+            img_path: starter picture, cropped to the size asked for; default None.
+            w0: weight of the prompt; -1000 to 1000, default 5.0.
+            text_to_add: a second text; 1 to 2000 characters, default None.
+            w1: weight of text_to_add, negative moves away from it; -1000 to 1000, default 0.0.
+            img_enc_path: picture to move towards; default None.
+            w2: weight of img_enc_path; -1000 to 1000, default 0.0.
+            ne_img_enc_path: picture to move away from; default None.
+            w3: weight of ne_img_enc_path, positive moves away from it; -1000 to 1000, default 0.0.
+            seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
+                default None: random.
+            iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
+            size: (width, height) in pixels; each a multiple of 16, 16 to 1024, default None: the weights
+                set's.
+            start: where to start without a starter picture; "noise" or "learned", default None: the weights
+                set's.
+            weights: name of a weights set; default "demo".
+            device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
+            callback: called with a `mead.revision.Progress` after each step; default None.
+            progress: whether to show a progress bar on stderr or in the notebook; default False.
+
+        Raises:
+            ValueError: naming the argument that is wrong.
+            FileNotFoundError: naming the picture that does not exist.
+        """
         given: dict[str, Any] = {
             "prompt": prompt,
             "img_path": img_path,
@@ -330,4 +308,6 @@ class LatentRevisions(Model):
             "size": size,
             "start": start,
         }
-        super().__init__(LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback)
+        super().__init__(
+            LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress
+        )

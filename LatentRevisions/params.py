@@ -11,7 +11,7 @@ from mead.params import MAX_CUTOUTS, JobParams, Prompt, Size, Weight
 
 
 class LatentRevisionsParams(JobParams):
-    """A prompt, and what else pulls the picture, each with its weight (see `LatentRevisions.target`)."""
+    """A prompt, and the other texts and pictures that pull the picture, each with its weight."""
 
     w0: Weight = Field(5.0, description="Weight of the prompt.")
     text_to_add: Prompt | None = Field(None, description="A second text.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.settings import Settings as Hyperparameters
 from mead.model_spec import CLIP, Extent, FormField, ModelSpec, NetworkSpec, PageForm
 from mead.weights.sets import WeightSet
 

@@ -1,10 +1,10 @@
 """A learned start: a network that draws VQGAN latents for any CLIP embedding, where the optimisation begins.
 
-As feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it goes from an embedding to latents in one
-pass, by way of a *draft*, which settles all there is to decide about a picture: an outcome of each of a list
-of choices, and some measures, uniformly distributed. One layer reads off the embedding how likely each
-outcome is, and a draft is drawn by these odds, so that it holds what the embedding says and settles by chance
-what it leaves open. The rest of the network draws what the draft says.
+Like feed-forward VQGAN-CLIP (mehdidc/feed_forward_vqgan_clip) it maps an embedding to latents in one pass,
+but by way of a *draft*: discrete attributes (*choices*, each with its outcomes) and continuous ones
+(*measures*, uniformly distributed). A small classifier predicts the odds of each choice from the embedding,
+and the draft is sampled from them: it has what the embedding says, and what that leaves open is random. The
+rest of the network, a transformer over the grid of latents, renders the draft.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 
 from mead.nn.state_dict import StateDict, build, count, shape
 
-HEAD = 32  # channels of an attention head
-PATCH = 2  # latents along the side of one place of the transformer
-LAYERS = 3  # of the vector
+HEAD = 32  # channels per attention head
+PATCH = 2  # side of a patch, in latents; the transformer's positions are patches
+LAYERS = 3  # of the condition
 SKETCH = 32  # channels of the sketch
-ODDS_WIDTH = 256  # of the layer that reads the embedding
-THING_WIDTH = 192  # of the layers that draw a thing
-WAVES = (0.25, 0.5, 1.0, 2.0)  # how often they repeat over a picture's half side, to tell places apart
-SHARPNESS = 4.0  # power of the odds that drafts are drawn by: what is nearly certain becomes certain
+ODDS_WIDTH = 256  # of the classifier's hidden layer
+THING_WIDTH = 192  # of the layers that render a thing
+FREQUENCIES = (0.25, 0.5, 1.0, 2.0)  # of the positional encoding, in cycles per half side of the picture
+SHARPNESS = 4.0  # inverse temperature of sampling drafts: what is nearly certain becomes certain
 
 
 class Condition(nn.Module):
-    """A residual layer for the vector that says what to draw, [N, width] to the same."""
+    """A residual layer of the condition, [N, width] -> [N, width]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -41,33 +41,33 @@ class Condition(nn.Module):
 
 
 class Things(nn.Module):
-    """Draws things where they are: every place is told how far it is from each of them, and what it is.
+    """Renders the things (objects) of a picture, from each position's offset from them and what they are.
 
     Args:
-        numbers: how many numbers of a draft tell of one thing.
-        condition: length of the vector that says what else to draw.
-        width: channels of the places.
+        numbers: length of a thing's part of the draft.
+        condition: length of the condition.
+        width: channels of the positions.
     """
 
     def __init__(self, numbers: int, condition: int, width: int) -> None:
         super().__init__()
         self.what = nn.Linear(numbers, condition)
         self.modulation = nn.Linear(condition, 4 * THING_WIDTH)
-        self.layer_in = nn.Linear(2 + 4 * len(WAVES), THING_WIDTH)
+        self.layer_in = nn.Linear(2 + 4 * len(FREQUENCIES), THING_WIDTH)
         self.layer = nn.Linear(THING_WIDTH, THING_WIDTH)
         self.layer_out = nn.Linear(THING_WIDTH, width)
 
     def forward(self, things: Tensor, offsets: Tensor, condition: Tensor) -> Tensor:
-        """What each thing adds to each place, [N, K, places, width].
+        """What each thing adds to each position, [N, K, positions, width].
 
         Args:
-            things: what they are, [N, K, numbers].
-            offsets: from each thing to each place, in half sides of the picture, [N, K, places, 2].
-            condition: what else there is to draw, [N, condition].
+            things: their parts of the draft, [N, K, numbers].
+            offsets: of each position from each thing, in half sides of the picture, [N, K, positions, 2].
+            condition: [N, condition].
         """
         what = F.silu(self.what(things) + condition[:, None])
         parts = self.modulation(what)[:, :, None].chunk(4, -1)
-        waves = [math.pi * wave * offsets for wave in WAVES]
+        waves = [math.pi * frequency * offsets for frequency in FREQUENCIES]
         h = torch.cat([offsets, *map(torch.sin, waves), *map(torch.cos, waves)], -1)
         h = F.gelu(self.layer_in(h) * (1 + parts[0]) + parts[1])
         h = F.gelu(self.layer(h) * (1 + parts[2]) + parts[3])
@@ -75,7 +75,7 @@ class Things(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention over the grid and a layer for each place, both modulated."""
+    """A transformer block: self-attention and an MLP, both with adaptive layer norm by the condition."""
 
     def __init__(self, width: int, condition: int) -> None:
         super().__init__()
@@ -86,40 +86,38 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(3 * width, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x [N, places, width], condition [N, condition] -> [N, places, width]."""
+        """x [N, positions, width], condition [N, condition] -> [N, positions, width]."""
         parts = self.modulation(condition)[:, None].chunk(6, -1)
-        n, places, width = x.shape
+        n, positions, width = x.shape
         h = F.layer_norm(x, (width,)) * (1 + parts[0]) + parts[1]
-        q, k, v = self.qkv(h).view(n, places, 3, width // HEAD, HEAD).permute(2, 0, 3, 1, 4)
-        # written out: for so few places PyTorch's fused attention is five times slower backwards on the CPU
+        q, k, v = self.qkv(h).view(n, positions, 3, width // HEAD, HEAD).permute(2, 0, 3, 1, 4)
+        # written out: with so few positions, PyTorch's fused attention has a backward pass five times slower
         attention = (q @ k.mT * HEAD**-0.5).softmax(-1).to(v.dtype)
-        h = (attention @ v).transpose(1, 2).reshape(n, places, width)
+        h = (attention @ v).transpose(1, 2).reshape(n, positions, width)
         x = x + parts[2] * self.out(h)
         h = F.layer_norm(x, (width,)) * (1 + parts[3]) + parts[4]
         return x + parts[5] * self.mlp_out(F.gelu(self.mlp_in(h)))
 
 
 class LearnedStart(nn.Module):
-    """Draws the latents of a picture that shows what an embedding says, by way of a draft.
+    """Renders latents of a picture that matches an embedding, by way of a draft.
 
-    A draft is a row of numbers: for each choice a one at its outcome among zeros, then the measures, each in
-    [-1, 1]. Those of the whole picture stand before those of its things, which all have the same choices and
-    measures. The first choice is the layout: how many things there are and about where, and which numbers
-    count for anything.
+    A draft is a vector: the outcome of each choice, one-hot, then the measures, each in [-1, 1]. Those of the
+    whole picture come before those of its things, which all have the same choices and measures. The first
+    choice is the layout: how many things there are, roughly where, and which numbers of the draft are used.
 
     Args:
         channels: channels of the latents.
         embed_dim: length of the embeddings.
         width: channels inside, a multiple of 32.
-        condition: length of the vector that the draft of the whole picture becomes.
-        blocks: how many.
-        grid: height and width of the latents it is trained on; other sizes stretch its sense of place.
-        outcomes: how many outcomes each choice has for the whole picture, and for a thing.
-        measures: how many measures there are of the whole picture, and of a thing. A thing's first two move
-            it across and down.
-        centres: of each layout and thing x, y and how far it may be off each, in half sides from the middle,
+        condition: length of the condition, made of the whole picture's part of the draft.
+        blocks: number of transformer blocks.
+        grid: height and width of the latents it is trained on; positions are interpolated to other sizes.
+        outcomes: number of outcomes of each choice, of the whole picture and of a thing.
+        measures: number of measures of the whole picture and of a thing; a thing's first two place it.
+        centres: of each layout and thing: x, y and their ranges, in half sides from the centre,
             [layouts, things, 4].
-        counts: one where a number of the draft counts in a layout, else zero, [layouts, numbers].
+        counts: 1 where a layout uses a number of the draft, else 0, [layouts, numbers].
     """
 
     outcomes: Tensor
@@ -188,7 +186,7 @@ class LearnedStart(nn.Module):
         )
 
     def forward(self, draft: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Latents [N, channels, *grid] of drafts [N, numbers], as `drafts` makes them."""
+        """Latents [N, channels, *grid] of drafts [N, numbers], as `drafts` samples them."""
         height, width = -(-grid[0] // PATCH), -(-grid[1] // PATCH)
         layout = draft[:, : len(self.counts)]
         whole, things = self._parts(draft * (layout @ self.counts))
@@ -206,21 +204,21 @@ class LearnedStart(nn.Module):
         across, down = things[:, :, self.sizes[1]], things[:, :, self.sizes[1] + 1]
         centres = torch.stack([x + off_x * across, y + off_y * down], -1)
         offsets = self._grid(height, width) - centres[:, :, None]
-        there = things[:, :, : self.sizes[1]].amax(2)[:, :, None, None]  # one, or zero where a thing is none
-        h = h + (there * self.things(things, offsets, condition)).sum(1)
+        present = things[:, :, : self.sizes[1]].amax(2)[:, :, None, None]  # 1, or 0 for an unused thing
+        h = h + (present * self.things(things, offsets, condition)).sum(1)
         for block in self.blocks:
             h = block(h, condition)
         latents = self.latents_out(F.layer_norm(h, h.shape[-1:])).mT.unflatten(2, (height, width))
         return F.pixel_shuffle(latents, PATCH)[:, :, : grid[0], : grid[1]]
 
     def odds(self, embedding: Tensor) -> list[Tensor]:
-        """How likely each choice's outcomes are, given embeddings [N, embed_dim]: logits [N, ...]."""
+        """The logits of each choice's outcomes, [N, outcomes] each, given embeddings [N, embed_dim]."""
         h = F.gelu(self.odds_in(embedding * math.sqrt(embedding.shape[1])))
         each = [*self.outcomes.tolist(), *self.things_at_most * self.thing_outcomes.tolist()]
         return list(self.odds_out(h).float().split(each, 1))
 
     def drafts(self, embedding: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Drafts for an embedding [1, embed_dim], by chance: [count, numbers]."""
+        """Sample drafts for an embedding [1, embed_dim]: [count, numbers]."""
         chosen = []
         for logits in self.odds(embedding):
             odds = (SHARPNESS * logits[0]).softmax(0)
@@ -231,7 +229,7 @@ class LearnedStart(nn.Module):
         return torch.cat([*chosen, 2 * uniform - 1], 1)
 
     def _parts(self, draft: Tensor) -> tuple[Tensor, Tensor]:
-        """What drafts [N, numbers] say of the whole pictures [N, ...] and of things [N, things, ...]."""
+        """Split drafts [N, numbers] into those of pictures [N, ...] and of their things [N, things, ...]."""
         n, things = len(draft), self.things_at_most
         sizes = (self.sizes[0], things * self.sizes[1], self.measures[0], things * self.measures[1])
         choices, of_things, measures, measures_of_things = draft.split(sizes, 1)
@@ -239,7 +237,7 @@ class LearnedStart(nn.Module):
         return torch.cat([choices, measures], 1), torch.cat(several, 2)
 
     def _grid(self, height: int, width: int) -> Tensor:
-        """Where the places of a grid are, in half sides from the middle: [height * width, 2], x before y."""
+        """Coordinates (x, y) of the positions, in half sides from the centre: [height * width, 2]."""
         down, across = (
             (2 * torch.arange(side, device=self.centres.device) + 1) / side - 1 for side in (height, width)
         )

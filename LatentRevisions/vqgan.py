@@ -8,79 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from mead.nn.modulation import plain_multiply_add
+from LatentRevisions.group_norm import GroupNorm
+from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
 from mead.nn.state_dict import StateDict, build, count, shape
 
 
-class _GroupNorm(torch.autograd.Function):
-    """Group normalisation with a backward pass that is quick on the CPU.
-
-    PyTorch's own takes two thirds of an optimisation step, in bfloat16 with the channels last; this one a
-    sixth.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        channels, height, width = x.shape[1:]
-        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch
-        parts = [
-            torch.native_group_norm(one, weight, bias, 1, channels, height * width, groups, eps)
-            for one in x.split(1)
-        ]
-        y, mean, rstd = map(torch.cat, zip(*parts, strict=True))
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        n, channels, height, width = x.shape
-        groups = mean.shape[1]
-        size = channels // groups  # of a group, in channels
-        mean, rstd = (stat.float().repeat_interleave(size, 1) for stat in (mean, rstd))  # [N, C]
-
-        def over_group(per_channel: Tensor) -> Tensor:
-            means = per_channel.view(n, groups, size).sum(2) / (size * height * width)
-            return means.repeat_interleave(size, 1)
-
-        # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
-        # grad_x = rstd * (g - <g> - h * <g * h>)
-        grad_bias = grad.sum((2, 3), dtype=torch.float32)
-        grad_weight = ((grad * x).sum((2, 3), dtype=torch.float32) - grad_bias * mean) * rstd
-        slope = -over_group(weight * grad_weight) * rstd.square()
-        offset = -over_group(weight * grad_bias) * rstd - slope * mean
-        grad_x = plain_multiply_add(x, slope, offset) + plain_multiply_add(grad, weight * rstd)
-        return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None
-
-
-class Norm(nn.GroupNorm):
-    """Group normalisation in the published 32 groups unless VQGAN's `norm_groups` says otherwise."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(math.gcd(32, channels), channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)
-        return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)
-
-
 class ResidualBlock(nn.Module):
-    """Twice normalise, swish, convolve; added to what came in."""
+    """Twice normalise, swish, convolve, with a residual connection."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.norm1 = Norm(in_channels)
+        self.norm1 = GroupNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = Norm(channels)
+        self.norm2 = GroupNorm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         if in_channels != channels:
             self.nin_shortcut = nn.Conv2d(in_channels, channels, 1)
@@ -92,11 +37,11 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, of one head, between all places of a feature map; added to what came in."""
+    """Single-head self-attention between all positions of a feature map, with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = Norm(channels)
+        self.norm = GroupNorm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -196,7 +141,7 @@ class Encoder(nn.Module):
             before = widths[i - 1] if i > 0 else ch
             self.down.append(Level(before, width, blocks, i in attn_levels, downsample=i < len(widths) - 1))
         self.mid = Middle(widths[-1])
-        self.norm_out = Norm(widths[-1])
+        self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,7 +169,7 @@ class Decoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
             self.up.append(Level(before, width, blocks + 1, i in attn_levels, upsample=i > 0))
-        self.norm_out = Norm(widths[0])
+        self.norm_out = GroupNorm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -232,36 +177,6 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
-
-
-class VectorQuantiser(nn.Module):
-    """The nearest code, by Euclidean distance."""
-
-    def __init__(self, n_embed: int, embed_dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(n_embed, embed_dim)
-        nn.init.uniform_(self.embedding.weight, -1 / n_embed, 1 / n_embed)
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.embedding.weight
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            # |z - e|^2 without |z|^2, which is the same for all codes
-            dots = z.float().permute(0, 2, 3, 1) @ codes.mT
-            indices = (codes.square().sum(1) - 2 * dots).argmin(-1)
-        return self.embedding(indices).permute(0, 3, 1, 2), indices
-
-
-class GumbelQuantiser(nn.Module):
-    """The likeliest code, by logits that a 1x1 convolution reads off z."""
-
-    def __init__(self, n_embed: int, embed_dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(embed_dim, n_embed, 1)
-        self.embed = nn.Embedding(n_embed, embed_dim)
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        indices = self.proj(z).argmax(1)
-        return self.embed(indices).permute(0, 3, 1, 2), indices
 
 
 class VQGAN(nn.Module):
@@ -307,7 +222,7 @@ class VQGAN(nn.Module):
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
         for module in self.modules():
-            if isinstance(module, Norm):
+            if isinstance(module, GroupNorm):
                 module.num_groups = math.gcd(norm_groups, module.num_channels)
 
     @classmethod
@@ -318,8 +233,8 @@ class VQGAN(nn.Module):
             StateDictError: naming keys that are missing or do not fit.
         """
         norm_groups = int(state_dict.get("norm_groups", torch.tensor(32)))
-        rooms = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
-        state_dict = {key: tensor for key, tensor in state_dict.items() if key.startswith(rooms)}
+        prefixes = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+        state_dict = {key: tensor for key, tensor in state_dict.items() if key.startswith(prefixes)}
         ch, in_channels = shape(state_dict, "encoder.conv_in.weight")[:2]
         levels = range(max(1, count(state_dict, "encoder.down.")))
         widths = [shape(state_dict, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in levels]
@@ -358,7 +273,7 @@ class VQGAN(nn.Module):
 
     @property
     def factor(self) -> int:
-        """How many pixels, along a side, one place of z stands for."""
+        """Downsampling factor: pixels per position of z, along a side."""
         return 2 ** (len(self.encoder.down) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -373,8 +288,8 @@ class VQGAN(nn.Module):
         return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last)))
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z [N, embed_dim, h, w] -> (each place's code [N, embed_dim, h, w], its index [N, h, w]).
+        """z [N, embed_dim, h, w] -> (codes [N, embed_dim, h, w], their indices [N, h, w]).
 
-        Gradients reach the codes and not z; training passes them through with z + (z_q - z).detach().
+        Gradients reach the codes, not z; training uses the straight-through z + (z_q - z).detach().
         """
         return self.quantize(z)

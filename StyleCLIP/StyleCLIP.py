@@ -15,80 +15,54 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError, read_picture, to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
+from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision
+from mead.revision import Progress, Revision, optimise
 from mead.weights.loading import OncePerProcess
-from mead.weights.sets import WeightsError, WeightSet, load_perceptor
+from mead.weights.perceptor import load_perceptor
+from mead.weights.sets import WeightsError, WeightSet
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
+from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.identity import Identity
+from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.settings import Settings as Settings
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
 
 
-class Agreement(nn.Module):
-    """1 - the cosine between each embedding and a target's: [N] from [N, d] and [d], unit length."""
-
-    def forward(self, embeddings: Tensor, target: Tensor) -> Tensor:
-        return 1 - embeddings @ target
-
-
-class Closeness(nn.Module):
-    """weight times the squared distance of w+ from where it began: a number for [1, n, d] and [1, n, d]."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, codes: Tensor, first: Tensor) -> Tensor:
-        return self.weight * (codes - first).square().sum()
-
-
-class SameIdentity(nn.Module):
-    """weight times 1 - the cosine of two faces' features: [N] from [N, d] and [N, d], unit length."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, features: Tensor, first: Tensor) -> Tensor:
-        return self.weight * (1 - (features * first).sum(-1))
-
-
 @dataclass(eq=False, kw_only=True)
 class StyleRevision(Revision):
-    """One face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
+    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
 
-    prompt: Tensor  # the prompt's embedding [d]
-    codes: Tensor  # w+ where it began [1, n_latent, style_dim]
-    learning_rate: float  # the largest, see `ramp`
-    features: Tensor  # identity of the face as it was [1, d]
+    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
+    features: Tensor  # identity of the face as it was, [1, d]
+    learning_rate: float  # at the top of the ramp, see `ramp`
+    objective: Sum
 
 
 class StyleCLIPPipeline:
-    """The loaded networks and the objective; the verbs are those of `mead.revision.Pipeline`.
+    """The loaded networks and the objective; a `mead.revision.Pipeline`.
 
     Args:
-        generator: makes faces of codes w+.
-        encoder: finds a face's codes, as offsets from `average`.
+        generator: synthesises faces from codes w+.
+        encoder: inverts faces to codes, as offsets from `average`.
         average: codes of the average face [n_latent, style_dim].
-        identity: tells who a face is.
-        perceptor: the CLIP that looks.
-        mapper: changes first codes as the prompt says, where the weights set has such a network.
-        settings: the weights set's.
-        device: where all of them are.
+        identity: embeds faces so that those of one person are close.
+        perceptor: CLIP.
+        mapper: edits the first codes as the prompt says; None if the weights set has no such network.
+        hyperparameters: the weights set's.
+        device: the networks' device.
     """
 
     def __init__(
@@ -99,7 +73,7 @@ class StyleCLIPPipeline:
         identity: Identity,
         perceptor: Perceptor,
         mapper: LatentMapper | None,
-        settings: Settings,
+        hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.generator = generator
@@ -108,56 +82,53 @@ class StyleCLIPPipeline:
         self.identity = identity
         self.perceptor = perceptor
         self.mapper = mapper
-        self.settings = settings
+        self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
-        self.cutouts = Cutouts(
-            settings.cutouts, mean=0.95, deviation=0.1, smallest=0.8, largest=1.1, degrees=8.0, shift=0.03
-        )
-        self.agreement = Agreement()
-        self.closeness = Closeness(settings.l2)
-        self.same_identity = SameIdentity(settings.identity)
+        self.cutouts = Cutouts(hyperparameters)
 
     @torch.no_grad()
     def start(self, params: StyleCLIPParams) -> StyleRevision:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
-            ParamsError: for a start the weights do not have.
+            ParamsError: for a start the weights set does not have.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
-        settings = self.settings
+        hyper = self.hyperparameters
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         prompt = self.perceptor.embed_text([params.prompt])
-        codes, rate = face, settings.learning_rate
-        if (params.start or settings.start) == "learned":
-            codes, rate = self._mapped(face, prompt), settings.learned_start_rate
+        codes, rate = face, hyper.learning_rate
+        own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
+        if (params.start or own_start) == "learned":
+            codes, rate = self._mapped(face, prompt), hyper.learned_start_rate
+        features = self._features(self._synthesise(face))
         latents = codes.clone().requires_grad_()
         return StyleRevision(
             latents=latents,
             optimiser=torch.optim.Adam([latents], lr=rate),
             generator=torch.Generator(self.device).manual_seed(params.seed),
-            steps=params.iterations or settings.iterations,
-            prompt=prompt[0],
+            steps=params.iterations or hyper.iterations,
             codes=codes,
+            features=features,
             learning_rate=rate,
-            features=self._features(self._synthesise(face)),
+            objective=self._objective(prompt[0], codes, features),
         )
 
     def aligned(self, path: Path) -> Image.Image:
         """The photo's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].
 
         Raises:
-            PictureError: where no face is found and the weights need one.
+            PictureError: if no face is found and the weights set needs one.
         """
         picture = read_picture(path, "img")
         try:
             face = find_face(picture)
-            if off_frame(picture, face) > self.settings.framed_within:
+            if off_frame(picture, face) > self.hyperparameters.framed_within:
                 return align(picture, face, ALIGNED)
         except NoFaceError as error:
-            if self.settings.face_needed:
+            if self.hyperparameters.face_needed:
                 raise PictureError("img", "no_face", str(error)) from error
         return ImageOps.fit(picture, (ALIGNED, ALIGNED), Image.Resampling.LANCZOS)
 
@@ -171,39 +142,49 @@ class StyleCLIPPipeline:
         return offsets.float() + self.average
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
-        """Advance each revision by one, all in one pass."""
+        """Advance each revision by one step, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
         images = self._synthesise(codes)
         losses = []
         for i, revision in enumerate(revisions):
             image = images[i : i + 1]
-            # Each job's face is looked at apart: matrix products round differently in a batch of another
-            # size, and what begins as a rounding error ends as another picture.
+            # CLIP sees each job's face apart: how its matrix products round depends on the batch size, and
+            # the optimisation amplifies a rounding error into a different picture.
             with self.precision.autocast():
-                seen = self.perceptor.embed_image(self._views(revision, image))
-            losses.append(
-                self.agreement(seen, revision.prompt).mean()
-                + self.closeness(revision.latents, revision.codes)
-                + self.same_identity(self._features(image), revision.features)[0]
-            )
-        for revision in revisions:
-            revision.optimiser.zero_grad()
+                embeddings = self.perceptor.embed_image(self._views(revision, image))
+            inputs = {
+                "embeddings": embeddings,
+                "codes": revision.latents,
+                "features": self._features(image),
+            }
+            losses.append(revision.objective(inputs))
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
-        self.scaler.scale(torch.stack(losses).sum()).backward()
-        for revision, loss in zip(revisions, torch.stack(losses).tolist(), strict=True):
-            self.scaler.step(revision.optimiser)
-            revision.step += 1
-            revision.loss = loss
-        self.scaler.update()
+        optimise(revisions, losses, self.scaler)
 
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
-        """The face as it is now."""
+        """The face so far."""
         return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
 
+    def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor) -> Sum:
+        """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
+
+        Args:
+            prompt: its embedding [d].
+            codes: w+₀ [1, n_latent, style_dim].
+            features: f₀ [1, d], the identity of the face as it was.
+        """
+        return Sum(
+            [
+                Apply(CosineDistance(prompt), "embeddings"),
+                Scale(Apply(SquaredDistance(codes), "codes"), self.hyperparameters.l2),
+                Scale(Apply(IdentityLoss(features), "features"), self.hyperparameters.identity),
+            ]
+        )
+
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
-        """Codes w+ [1, n_latent, style_dim] as a prompt's embedding [1, d] changes them."""
+        """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
         if self.mapper is None:
             raise ParamsError(
                 "start", 'these weights have no learned start; use "inversion"', out_of_range=True
@@ -212,20 +193,20 @@ class StyleCLIPPipeline:
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
-        # in one layout in memory whatever the batch, since another one is summed in another order
-        return self.precision.independently(self.generator.synthesise, codes).contiguous()
+        # always the same memory layout: the order of later sums depends on it
+        return self.precision.batch_invariant(self.generator.synthesise, codes).contiguous()
 
     def _features(self, images: Tensor) -> Tensor:
-        """Who the faces [N, 3, H, W] are: [N, d], unit length."""
+        """Identity features of faces [N, 3, H, W]: [N, d], unit length."""
         with self.precision.autocast():
             return self.identity.of_face(images).float()
 
     def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
-        """What CLIP sees of a face [1, 3, H, W] in this step: the whole of it, and random crops."""
+        """What CLIP sees of a face [1, 3, H, W] in this step: all of it, and random crops."""
         side = self.perceptor.input_size
         picture = (image.clamp(-1, 1) + 1) / 2
         views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
-        if not self.cutouts.number:
+        if not self.hyperparameters.cutouts:
             return views
         maps = self.cutouts.draw(side, side, revision.generator)
         crops = self.cutouts.add_noise(self.cutouts.cut(picture, maps[None], side), revision.generator)
@@ -233,17 +214,17 @@ class StyleCLIPPipeline:
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor when `done` of all steps are: up first, down along a cosine at the end."""
+    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
     falling = min(1.0, (1 - done) / down)
     return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
 
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
-    """The pipeline of a weights set on a device; loaded once a process and shared.
+    """The pipeline of a weights set on a device, loaded once per process and shared.
 
     Raises:
-        WeightsError: naming the file that is missing or not whole, or networks that do not fit together.
+        WeightsError: naming the file that is missing or damaged, or networks that do not fit together.
     """
     chosen = WeightSet.find(weights)
     generator = Generator.from_state_dict(chosen.read("stylegan2")).requires_grad_(False).to(device)
@@ -260,9 +241,9 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     mapper = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    settings = chosen.settings("StyleCLIP", Settings)
+    hyperparameters = chosen.settings("StyleCLIP", Hyperparameters)
     return StyleCLIPPipeline(
-        generator, encoder, average, identity, perceptor, mapper, settings, torch.device(device)
+        generator, encoder, average, identity, perceptor, mapper, hyperparameters, torch.device(device)
     )
 
 
@@ -275,22 +256,7 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
 
 
 class StyleCLIP(Model):
-    """A face edited by words; `run()` edits it and returns the picture's path.
-
-    Args:
-        prompt: what the face should become.
-        uid: the PNG's name without its ending; a new one each time when left out.
-        output_path: folder the PNG is written to; made if it is not there.
-        img_path: the photo of a face; the average face when left out.
-        seed, iterations, method, start: see `StyleCLIPParams`.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when left out.
-        callback: called with a `Progress` after each step.
-
-    Raises:
-        ValueError: naming the argument that is wrong, before any weights are loaded.
-        FileNotFoundError: naming the picture that is not there.
-    """
+    """A face edited by words: `StyleCLIP("a smile", img_path="me.jpeg").run()` returns the picture's path."""
 
     def __init__(
         self,
@@ -306,7 +272,30 @@ class StyleCLIP(Model):
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
+        progress: bool = False,
     ) -> None:
+        """Check the arguments; nothing is loaded yet.
+
+        Args:
+            prompt: what the face should become; 1 to 2000 characters.
+            uid: the PNG's name without its suffix; default None: a new one for each run.
+            output_path: folder for the PNG, created if needed; default "./styleclip_out".
+            img_path: photo of a face; default None: the average face.
+            seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
+                default None: random.
+            iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            method: how the edit is found; "optimisation", default "optimisation".
+            start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
+                "learned", default None: the weights set's.
+            weights: name of a weights set; default "demo".
+            device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
+            callback: called with a `mead.revision.Progress` after each step; default None.
+            progress: whether to show a progress bar on stderr or in the notebook; default False.
+
+        Raises:
+            ValueError: naming the argument that is wrong.
+            FileNotFoundError: naming the picture that does not exist.
+        """
         if uid is not None and (Path(uid).name != uid or uid in {"", ".."} or "\0" in uid):
             raise ValueError(f"uid: must be a plain file name, not {uid!r}")
         given: dict[str, Any] = {
@@ -317,4 +306,6 @@ class StyleCLIP(Model):
             "method": method,
             "start": start,
         }
-        super().__init__(StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, uid)
+        super().__init__(
+            StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid
+        )

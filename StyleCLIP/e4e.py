@@ -1,8 +1,8 @@
-"""e4e: the encoder that inverts a face into StyleGAN2's codes w+.
+"""e4e: the encoder that inverts a face to StyleGAN2's codes w+.
 
 Tov et al., "Designing an Encoder for StyleGAN Image Manipulation", SIGGRAPH 2021 (arXiv 2102.02766), in the
-state-dict layout of omertov/encoder4editing. A pyramid over the IR-SE trunk feeds one small network for
-each code.
+state-dict layout of omertov/encoder4editing. A feature pyramid over the IR-SE trunk feeds one small
+network for each code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StyleBlock(nn.Module):
 
 
 class Encoder4Editing(nn.Module):
-    """FFHQ-aligned face [N, 3, S, S] in [-1, 1] -> codes [N, n_styles, style_dim] less the average code.
+    """FFHQ-aligned face [N, 3, S, S] in [-1, 1] -> codes [N, n_styles, style_dim] minus the average code.
 
     Args:
         input_size: S, a power of two from 32 up.
@@ -73,9 +73,7 @@ class Encoder4Editing(nn.Module):
         self.coarse = coarse
         self.middle = middle
         self.input_layer, self.body = trunk(widths, blocks)
-        halvings = (
-            int(math.log2(input_size)) - STAGES
-        )  # from the coarse features, at the end of the trunk, to one place
+        halvings = int(math.log2(input_size)) - STAGES  # from the coarse features, the trunk's output, to 1x1
         levels = [0] * coarse + [1] * middle + [2] * (n_styles - coarse - middle)
         self.styles = nn.ModuleList(StyleBlock(widths[3], style_dim, halvings + level) for level in levels)
         self.latlayer1 = nn.Conv2d(widths[2], widths[3], 1)
@@ -115,7 +113,7 @@ class Encoder4Editing(nn.Module):
         fine = _upsample_to(middle, fine.shape[2:]) + self.latlayer2(fine)
         features = [coarse] * self.coarse + [middle] * self.middle
         features += [fine] * (len(self.styles) - len(features))
-        # The first code stands for the whole face; the others are what each layer adds to it.
+        # The first code is that of the whole face, the others are offsets from it.
         first, *deltas = (style(x) for style, x in zip(self.styles, features, strict=True))
         return torch.stack([first, *(first + delta for delta in deltas)], 1)
 

@@ -2,7 +2,7 @@
 
 Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019 (arXiv
 1801.07698), in the state-dict layout of TreB1eN/InsightFace_Pytorch, which StyleCLIP and e4e use. e4e
-stands on the same trunk.
+has the same trunk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A latent mapper: changes a face's StyleGAN2 codes as words say, in one pass, and the optimisation goes on.
+"""A latent mapper: edits a face's StyleGAN2 codes as a text says, in one pass; the optimisation starts there.
 
-As the mappers of Patashnik et al., "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", ICCV 2021
-(arXiv 2103.17249), section 5, but one for all texts, whose embeddings it is given, as by Wei et al.,
+Like the mappers of Patashnik et al., "StyleCLIP: Text-Driven Manipulation of StyleGAN Imagery", ICCV 2021
+(arXiv 2103.17249), section 5, but a single one for all texts, which takes their embeddings, as in Wei et al.,
 "HairCLIP: Design Your Hair by Text and Reference Image", CVPR 2022 (arXiv 2112.05142).
 """
 
@@ -17,12 +17,12 @@ from mead.nn.state_dict import StateDict, StateDictError, build, shape
 
 
 class LatentMapper(nn.Module):
-    """Codes w+ [N, n_latent, style_dim] and embeddings [N, embed_dim], unit length -> changed codes.
+    """Codes w+ [N, n_latent, style_dim] and embeddings [N, embed_dim], unit length -> edited codes.
 
     Args:
         style_dim: length of a code.
         embed_dim: length of the embeddings.
-        width: of the layer between.
+        width: of the hidden layer.
     """
 
     def __init__(self, style_dim: int, embed_dim: int, width: int) -> None:
@@ -51,6 +51,6 @@ class LatentMapper(nn.Module):
         return codes + self.offset(codes.mean(1), embedding)[:, None]
 
     def offset(self, code: Tensor, embedding: Tensor) -> Tensor:
-        """What to add to each code of a face, [N, style_dim], from their mean [N, style_dim]."""
+        """The offset of all codes of a face, [N, style_dim], from their mean [N, style_dim]."""
         h = torch.cat([code, embedding * math.sqrt(self.embed_dim)], 1)
         return self.mapper_out(F.gelu(self.mapper_in(h)))

@@ -6,8 +6,8 @@ from safetensors import safe_open
 
 from mead.model_spec import CLIP, Extent, FormField, ModelSpec, NetworkSpec, PageForm
 from mead.weights.sets import WeightSet
+from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.settings import Settings as Hyperparameters
 
 FACE_SIDE = 1024  # of the published StyleGAN2's pictures
 

@@ -38,11 +38,11 @@ class PixelNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
-def _each_row(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, in] times weight [out, in] -> [N, out], each row summed on its own.
+def _batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, in] times weight [out, in] -> [N, out], where no row's rounding depends on the batch size.
 
-    A matrix product rounds a row differently in batches of different size. These rows steer the whole
-    picture, and a job's picture must not depend on its batch.
+    A matrix product's would. These rows are styles of the whole picture, and a job's picture must not depend
+    on its batch.
     """
     return (x[:, None] * weight).sum(-1)
 
@@ -58,7 +58,7 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.lr_mul / math.sqrt(self.weight.shape[1])
-        return _each_row(x, self.weight * scale) + self.bias * self.lr_mul
+        return _batch_invariant_linear(x, self.weight * scale) + self.bias * self.lr_mul
 
 
 class MappingLayer(EqualLinear):
@@ -101,7 +101,9 @@ class StyledConv(nn.Module):
         weight = self.conv.scaled_weight()
         with torch.autocast(x.device.type, enabled=False):  # the squares need float32
             style = self.conv.modulation(w)
-            demodulation = torch.rsqrt(_each_row(style.square(), weight.square().sum((2, 3))) + 1e-8)
+            demodulation = torch.rsqrt(
+                _batch_invariant_linear(style.square(), weight.square().sum((2, 3))) + 1e-8
+            )
             # leaky_relu(x) * sqrt(2) is leaky_relu(x * sqrt(2)): the factor joins the small tensors.
             demodulation = SQRT2 * demodulation
             bias = SQRT2 * self.activate["bias"][None]
@@ -202,7 +204,7 @@ class Generator(nn.Module):
 
     @property
     def n_latent(self) -> int:
-        """How many w one picture takes: two a level, which the finest levels' last layers share."""
+        """Number of codes w of a picture."""
         return len(self.convs) + 2
 
     def map(self, z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomAffine
 from torchvision.transforms.functional import hflip
 
-from LatentRevisions.LatentRevisions import LIMIT, LatentRevision, LatentRevisionsPipeline
+from LatentRevisions.LatentRevisions import LATENT_LIMIT, LatentRevision, LatentRevisionsPipeline
 from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.cli.serve import PHOTOS
@@ -30,10 +30,11 @@ from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
 
 def reference_step(pipeline: LatentRevisionsPipeline, revision: LatentRevision) -> None:
     """One step of one job, as the published loop takes it."""
-    picture = (pipeline.vqgan.decode(revision.latents.clamp(-LIMIT, LIMIT)).clamp(-1, 1) + 1) / 2
+    z = revision.latents.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+    picture = (pipeline.vqgan.decode(z).clamp(-1, 1) + 1) / 2
     crops = reference_cutouts(picture, revision, pipeline.perceptor.input_size)
-    seen = pipeline.perceptor.embed_image(crops)
-    loss = (pipeline.towards(seen, revision.target) + pipeline.away(seen)).mean()
+    embeddings = pipeline.perceptor.embed_image(crops)
+    loss = revision.objective({"embeddings": embeddings}).mean()
     revision.optimiser.zero_grad()
     loss.backward()
     revision.optimiser.step()
@@ -41,21 +42,21 @@ def reference_step(pipeline: LatentRevisionsPipeline, revision: LatentRevision) 
 
 
 def reference_cutouts(picture: Tensor, revision: LatentRevision, size: int) -> Tensor:
-    """Cutouts of a picture [1, 3, H, W], each cropped and resized alone: [number, 3, size, size]."""
-    cutouts = revision.cutouts
+    """Cutouts of a picture [1, 3, H, W], each cropped and resized alone: [cutouts, 3, size, size]."""
+    hyper = revision.cutouts.hyperparameters
     side = picture.shape[-1]
     padded = F.pad(picture, [side // 2] * 4)
     padded = hflip(padded) if torch.rand(()) < 0.5 else padded
-    padded = RandomAffine(cutouts.degrees, (cutouts.shift, cutouts.shift))(padded)
+    padded = RandomAffine(hyper.cutout_degrees, (hyper.cutout_shift, hyper.cutout_shift))(padded)
     crops = []
-    for _ in range(cutouts.number):
-        drawn = torch.normal(cutouts.mean, cutouts.deviation, ()).clamp(cutouts.smallest, cutouts.largest)
-        crop = int(drawn * side)
+    for _ in range(hyper.cutouts):
+        drawn = torch.normal(hyper.cutout_mean, hyper.cutout_deviation, ())
+        crop = int(drawn.clamp(hyper.cutout_smallest, hyper.cutout_largest) * side)
         top, left = torch.randint(0, 2 * side - crop, (2,)).tolist()
         part = padded[:, :, top : top + crop, left : left + crop]
         crops.append(F.interpolate(part, (size, size), mode="bilinear", align_corners=True))
     stacked = torch.cat(crops)
-    return stacked + cutouts.noise * torch.rand(len(stacked), 1, 1, 1) * torch.randn_like(stacked)
+    return stacked + hyper.cutout_noise * torch.rand(len(stacked), 1, 1, 1) * torch.randn_like(stacked)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -99,7 +100,9 @@ def main() -> None:
     for _ in range(options.rounds):  # in turn, so that a machine that slows down slows all alike
         for name, work in works.items():
             times[name].append(seconds(work) / options.steps)
-    print(f"LatentRevisions, 128x128, {one.cutouts.number} cutouts, {pipeline.precision.dtype}")
+    print(
+        f"LatentRevisions, 128x128, {one.cutouts.hyperparameters.cutouts} cutouts, {pipeline.precision.dtype}"
+    )
     base = statistics.median(times["reference, one job"])
     for name, taken in times.items():
         jobs = 4 if "four" in name else 1
@@ -110,8 +113,8 @@ def main() -> None:
     picture = PHOTOS / "face.jpeg"
     lr = seconds(lambda: run(pipeline, LatentRevisionsParams(prompt=prompt, seed=1)))
     sc = seconds(lambda: run(faces, StyleCLIPParams(prompt="A girl with purple eyes", img_path=picture)))
-    print(f"  LatentRevisions {lr:5.1f} s ({pipeline.settings.iterations} steps)")
-    print(f"  StyleCLIP       {sc:5.1f} s ({faces.settings.iterations} steps)")
+    print(f"  LatentRevisions {lr:5.1f} s ({pipeline.hyperparameters.iterations} steps)")
+    print(f"  StyleCLIP       {sc:5.1f} s ({faces.hyperparameters.iterations} steps)")
 
 
 if __name__ == "__main__":

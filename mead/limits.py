@@ -1,25 +1,21 @@
-"""How much one job may ask for: of the service, by its settings, and of CLIP, by what it reads."""
+"""How much one job may ask of the service."""
 
 from __future__ import annotations
 
 import functools
 
-from safetensors import safe_open
-
 from mead.model_spec import Extent
-from mead.nn.tokeniser import load_tokeniser, surely_fits
 from mead.params import JobParams, ParamsError
 from mead.registry import spec_of
 from mead.settings import Settings
 from mead.weights.sets import WeightSet
+from mead.weights.texts import check_texts
 
-CONTEXT_LENGTH = 77  # of every published CLIP: the ids it reads, two of which begin and end the text
 CUTOUT_PIXELS = 2048
 """Pixels of VQGAN's picture that cost what a cutout does.
 
 Forward and backward, the published VQGAN takes 7.8 MFLOP a pixel, and the published CLIP 17.7 GFLOP a cutout.
 """
-SHOWN = 60  # characters of a text that an error repeats
 
 
 def check_limits(params: JobParams, settings: Settings) -> None:
@@ -70,50 +66,5 @@ def _check_extent(job: Extent, most: int) -> None:
     )
 
 
-def check_texts(params: JobParams, weights: str) -> None:
-    """Check that CLIP of a weights set reads a job's texts to their end. Loads no weights and no PyTorch.
-
-    Raises:
-        ParamsError: naming the text and the words that would not be read.
-        UnknownSetError: when the manifest has no such set.
-    """
-    room = context_length(weights) - 2
-    for field, text in params.texts().items():
-        if surely_fits(text, room):
-            continue
-        read, unread, ids = load_tokeniser().cut(text, room)
-        if not unread:
-            continue
-        where = f'after "{_end_of(read)}"' if read else "within its first word"
-        raise _too_much(
-            field,
-            f"CLIP reads {room} tokens of a text and this has {ids}: it would stop {where} and not read "
-            f'"{_start_of(unread)}"; make it shorter',
-        )
-
-
-@functools.cache
-def context_length(weights: str) -> int:
-    """How many ids the CLIP of a set reads: its file's header says; CLIP's usual number if it is not there.
-
-    Raises:
-        UnknownSetError: when the manifest has no such set.
-    """
-    file = WeightSet.find(weights).files.get("clip")
-    if file is None or not file.path.is_file():
-        return CONTEXT_LENGTH
-    with safe_open(file.path, framework="np") as tensors:
-        length: int = tensors.get_slice("positional_embedding").get_shape()[0]
-    return length
-
-
 def _too_much(field: str, message: str) -> ParamsError:
     return ParamsError(field, message, out_of_range=True)
-
-
-def _start_of(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0] or text[:SHOWN]} ..."
-
-
-def _end_of(text: str) -> str:
-    return text if len(text) <= SHOWN else f"... {text[-SHOWN:].partition(' ')[2] or text[-SHOWN:]}"

@@ -1,18 +1,19 @@
-"""What the two Python classes have in common: check the arguments, run one job, write its picture."""
+"""The base of the models' Python classes: check the arguments, run one job, write its picture."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mead.limits import check_texts
+from mead.imaging.pictures import write_picture
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
-from mead.revision import Pipeline, Progress, run
-from mead.storage import write_picture
+from mead.revision import Pipeline, Progress, finish, start
+from mead.weights.texts import check_texts
 
 
 class Model:
@@ -20,17 +21,18 @@ class Model:
 
     Args:
         kind: the model's parameters.
-        given: what was given for them; None stands for left out.
-        load: gives the loaded pipeline of a weights set on a device.
-        output_path: folder the PNG is written to; made if it is not there.
-        weights: name of a weights set of the manifest.
-        device: a torch device; the GPU if there is one when None.
+        given: their values; None means left out.
+        load: loads the pipeline of a weights set on a device.
+        output_path: folder for the PNG, created if needed.
+        weights: name of a weights set.
+        device: PyTorch device; None: the GPU if there is one.
         callback: called with a `Progress` after each step.
-        name: the PNG's name without its ending; a new one each time when None.
+        progress: whether `run` shows a progress bar.
+        name: the PNG's name without its suffix; None: a new one for each run.
 
     Raises:
         ValueError: naming the argument that is wrong.
-        FileNotFoundError: naming the picture that is not there.
+        FileNotFoundError: naming the picture that does not exist.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Model:
         weights: str,
         device: str | None,
         callback: Callable[[Progress], None] | None,
+        progress: bool = False,
         name: str | None = None,
     ) -> None:
         self.params = check(kind, {key: value for key, value in given.items() if value is not None})
@@ -56,33 +59,65 @@ class Model:
         check_device(self.device)
         check_texts(self.params, weights)  # reads the manifest, no weights
         self.callback = callback
+        self.progress = progress
         self.name = name
         self._load = load
+
+    def __repr__(self) -> str:
+        """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
+        given = [repr(self.params.prompt)]
+        for name, field in type(self.params).model_fields.items():
+            value = getattr(self.params, name)
+            if name != "prompt" and value != field.default:
+                given.append(f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value!r}")
+        given += [f"weights={self.weights!r}", f"device={self.device!r}"]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def run(self) -> str:
         """Make the picture and return the path of its PNG.
 
-        Several threads may run models at the same time; they share the networks.
+        Several threads may call it at the same time; they share the networks.
 
         Raises:
-            OSError: when `output_path` cannot be written, before any weights are loaded.
-            WeightsError: when the weights are not there.
+            OSError: if `output_path` cannot be written, before any weights are loaded.
+            WeightsError: if the weights are missing.
             PictureError: (a ValueError) naming a picture that cannot be used.
-            FloatingPointError: when a loss or the picture is not finite, with the step.
-            RuntimeError: in a process forked after the networks were loaded, see `mead.weights.loading`.
+            FloatingPointError: if a loss or the picture is not finite, naming the step.
+            RuntimeError: in a process forked after networks were loaded, see `mead.weights.loading`.
         """
         path = self.output_path / f"{self.name or uuid.uuid4()}.png"
         try_output(path, "output_path")
         pipeline = self._load(self.weights, self.device)
-        write_picture(run(pipeline, self.params, self.callback), path)
+        revision = start(pipeline, self.params)
+        with self._bar(revision.steps) as callback:
+            picture = finish(pipeline, revision, callback)
+        write_picture(picture, path)
         return str(path)
+
+    @contextmanager
+    def _bar(self, steps: int) -> Iterator[Callable[[Progress], None] | None]:
+        """A progress bar, if it was asked for; yields the callback that moves it and calls the user's."""
+        if not self.progress:
+            yield self.callback
+            return
+        from tqdm.auto import tqdm  # which looks for a notebook when it is imported
+
+        with tqdm(total=steps, desc=type(self).__name__, unit="step") as bar:
+
+            def step(progress: Progress) -> None:
+                bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+                bar.update()
+                if self.callback is not None:
+                    self.callback(progress)
+
+            yield step
 
 
 def _check_readable(path: Path, argument: str) -> None:
-    """Make sure that a picture can be opened.
+    """Check that a picture can be opened.
 
     Raises:
-        FileNotFoundError: if there is no such file (a folder, a pipe or a device is none).
+        FileNotFoundError: if there is no such file (a folder, pipe or device is not one).
         OSError: if it may not be read.
     """
     try:

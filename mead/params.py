@@ -45,14 +45,21 @@ def size_pattern(largest: int) -> str:
     return f"^({sides})x({sides})$"
 
 
+def split_size(size: str) -> tuple[str, str]:
+    """Width and height as they stand in a size such as "256x192".
+
+    Raises:
+        ValueError: for another number of parts.
+    """
+    sides = size.lower().replace("×", "x").split("x")
+    if len(sides) != 2:
+        raise ValueError('give width and height as in "256x192"')
+    return sides[0], sides[1]
+
+
 def _parse_size(value: Any) -> Any:
-    """Accept "256x192" (as forms and Redis carry it) beside a (width, height) pair."""
-    if isinstance(value, str):
-        sides = value.lower().replace("×", "x").split("x")
-        if len(sides) != 2:
-            raise ValueError('give width and height as in "256x192"')
-        return tuple(sides)
-    return value
+    """Accept "256x192" (as forms and Redis carry it) as well as a (width, height) pair."""
+    return split_size(value) if isinstance(value, str) else value
 
 
 Size = Annotated[

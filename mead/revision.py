@@ -1,7 +1,7 @@
 """One job being optimised, and the loop that runs one to its end.
 
-A *pipeline* owns a model's loaded networks and has three verbs; a *revision* is the state of one job. Whoever
-drives them (the Python classes, the engine of the inference server) needs to know nothing else of a model.
+A *pipeline* owns a model's loaded networks and has three methods, `start`, `step` and `image`; a *revision*
+is the state of one job. The Python classes and the inference server's engine use nothing else of a model.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from PIL import Image
 
 @dataclass(eq=False)
 class Revision:
-    """One job's state. Nothing in it is shared with another job: a batch never changes what a job becomes."""
+    """The state of one job. Jobs share nothing, so batching never changes a job's picture."""
 
-    latents: torch.Tensor  # the leaf being optimised, [1, ...]
+    latents: torch.Tensor  # the leaf tensor being optimised, [1, ...]
     optimiser: torch.optim.Optimizer
-    generator: torch.Generator  # on the CPU, so that a seed means the same on every device
+    generator: torch.Generator  # on the pipeline's device
     steps: int
     step: int = 0
     loss: float = float("nan")
@@ -39,10 +39,10 @@ R = TypeVar("R", bound=Revision)
 class Pipeline(Protocol[R]):
     """A model's loaded networks.
 
-    `start` raises ValueError or PictureError for what is wrong with the parameters. `step`
-    advances each of the given revisions by one, with one forward and one backward pass for all that have the
-    same size; a loss that is not finite is for the caller to look at (`check_loss`). `image` raises
-    FloatingPointError for a picture that is not finite.
+    `start` raises ValueError or PictureError for parameters that cannot be used. `step` advances each of the
+    given revisions by one step, with one forward and backward pass for all of the same size; the caller has
+    to check that the losses are finite (`check_loss`). `image` raises FloatingPointError for a picture that
+    is not finite.
     """
 
     def start(self, params: Any) -> R: ...
@@ -52,8 +52,23 @@ class Pipeline(Protocol[R]):
     def image(self, revision: R) -> Image.Image: ...
 
 
+def optimise(
+    revisions: Sequence[Revision], losses: Sequence[torch.Tensor], scaler: torch.amp.GradScaler
+) -> None:
+    """Take an optimiser step for each revision on its own loss, a scalar, with one backward pass for all."""
+    for revision in revisions:
+        revision.optimiser.zero_grad()
+    stacked = torch.stack(list(losses))
+    scaler.scale(stacked.sum()).backward()
+    for revision, loss in zip(revisions, stacked.tolist(), strict=True):
+        scaler.step(revision.optimiser)
+        revision.step += 1
+        revision.loss = loss
+    scaler.update()
+
+
 def start(pipeline: Pipeline[R], params: Any) -> R:
-    """`pipeline.start`, and a look at what came of it.
+    """`pipeline.start`, with a check of its result.
 
     Raises:
         FloatingPointError: if the first latents are not finite.
@@ -64,27 +79,27 @@ def start(pipeline: Pipeline[R], params: Any) -> R:
 
 
 def check_loss(revision: Revision) -> None:
-    """Make sure that the step just done had a finite loss.
+    """Check that the loss of the last step is finite.
 
     Raises:
-        FloatingPointError: if not, with the step and the loss.
+        FloatingPointError: if not, naming the step and the loss.
     """
     if not math.isfinite(revision.loss):
         raise FloatingPointError(f"step {revision.step} of {revision.steps}: the loss is {revision.loss}")
 
 
 def picture_of(pipeline: Pipeline[R], revision: R) -> Image.Image:
-    """`pipeline.image`, of latents that are finite: networks and clipping may hide that they are not.
+    """`pipeline.image`, if the latents are finite; networks and clipping may hide that they are not.
 
     Raises:
-        FloatingPointError: if they, or the picture made of them, are not finite.
+        FloatingPointError: if the latents or the picture are not finite.
     """
     _check_latents(revision)
     return pipeline.image(revision)
 
 
 def _check_latents(revision: Revision) -> None:
-    if not revision.latents.isfinite().all():  # waits for the device, which a step must not do for this
+    if not revision.latents.isfinite().all():  # synchronises with the device; too slow for each step
         raise FloatingPointError(
             f"after step {revision.step} of {revision.steps}: the latents are not finite"
         )
@@ -92,7 +107,7 @@ def _check_latents(revision: Revision) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands after a step."""
+    """The progress of a job after a step."""
 
     step: int
     steps: int
@@ -101,7 +116,7 @@ class Progress:
     _render: Callable[[], Image.Image] = field(repr=False)
 
     def image(self) -> Image.Image:
-        """Render the picture so far (one more pass through the generator)."""
+        """Render the picture so far, which takes a pass through the generator."""
         return self._render()
 
 
@@ -121,7 +136,17 @@ def run(
     Raises:
         FloatingPointError: when a loss, the latents or the picture are not finite.
     """
-    revision = start(pipeline, params)
+    return finish(pipeline, start(pipeline, params), callback)
+
+
+def finish(
+    pipeline: Pipeline[R], revision: R, callback: Callable[[Progress], None] | None = None
+) -> Image.Image:
+    """Take the remaining steps of a job and render its picture; `callback` is called after each step.
+
+    Raises:
+        FloatingPointError: when a loss, the latents or the picture are not finite.
+    """
     while not revision.finished:
         pipeline.step([revision])
         check_loss(revision)

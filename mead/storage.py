@@ -46,16 +46,6 @@ _PREVIEW = r"([0-9a-f]{32})\.preview\.png"
 _UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_PREVIEW})\.[0-9a-f]{{8}}")
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write `picture` as a PNG, making its folder if need be; permissions are as the umask has them.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, png_bytes(picture))
-
-
 class Storage:
     """The folders of uploads, results and previews below `root`, made on first use.
 

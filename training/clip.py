@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.nn.cutouts import Cutouts
 from mead.nn.perceptor import VOCABULARY, Perceptor
 from mead.nn.tokeniser import START
@@ -41,7 +42,18 @@ EPSILON = 1.0
 ATTRIBUTES = 0.4  # weight of reading them, summed over all, beside the contrast
 TEXT_EVERY = 3  # steps: texts are the simpler half to learn, and cost as much as pictures
 KEPT = 1024  # drawings from which each batch is taken
-VIEWS = Cutouts(1, mean=1.15, deviation=0.2, smallest=0.8, largest=1.7, degrees=15, shift=0.05, noise=0.1)
+VIEWS = Cutouts(
+    CutoutHyperparameters(
+        cutouts=1,
+        cutout_mean=1.15,
+        cutout_deviation=0.2,
+        cutout_smallest=0.8,
+        cutout_largest=1.7,
+        cutout_degrees=15,
+        cutout_shift=0.05,
+        cutout_noise=0.1,
+    )
+)
 
 
 class Attributes(nn.Module):

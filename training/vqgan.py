@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from LatentRevisions.vqgan import VQGAN, VectorQuantiser
+from LatentRevisions.quantisers import VectorQuantiser
+from LatentRevisions.vqgan import VQGAN
 from training.pictures import batch, picture_loss
 from training.run import Average, Run, arguments, autocast, export, take_over
 

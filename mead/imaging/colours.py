@@ -1,7 +1,7 @@
-"""Colours as they are meant: a picture's profile says what its numbers mean, and they become those of sRGB.
+"""Colour management: pictures are converted from their colour profile to sRGB.
 
-The profile is the embedded one, else what a PNG says of its primaries and its gamma, as browsers have it. One
-that is broken, of another kind than the picture or absurd is left out, and the numbers are taken for sRGB's.
+The profile is the embedded one, else that of a PNG's primaries and gamma, as in browsers. A profile that is
+broken, absurd or for another colour space is ignored, and the picture is taken to be sRGB.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageCms
 
-LONGEST_PROFILE = 8 * 2**20  # bytes; those of printing inks have some megabytes
-SAME = 2  # levels that a profile may differ from sRGB by and still be taken for it
-D50 = (0.9642, 1.0, 0.8249)  # the white of profiles
-SRGB_GAMMA = 1 / 2.2  # as PNGs say it, who mean sRGB's own curve
+LONGEST_PROFILE = 8 * 2**20  # bytes; those of printers take a few megabytes
+SAME = 2  # levels; a profile that differs from sRGB by no more counts as sRGB
+D50 = (0.9642, 1.0, 0.8249)  # the white point of profiles
+SRGB_GAMMA = 1 / 2.2  # in PNGs, where it means the curve of sRGB
 CHROMATICITIES = {  # by their numbers in ITU-T H.273: white, red, green and blue, x and y of each
     1: (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
     9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
@@ -35,10 +35,10 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 
 @dataclass(frozen=True)
 class ToSrgb:
-    """How the numbers of a picture become sRGB.
+    """A conversion to sRGB.
 
     Attributes:
-        mode: that the picture must have for it, and is to be shrunk in.
+        mode: the mode the picture must have, in which it is also shrunk.
     """
 
     mode: Mode
@@ -52,10 +52,10 @@ class ToSrgb:
 
 
 def to_srgb(image: Image.Image, file: bytes) -> ToSrgb | None:
-    """What an opened picture needs to become sRGB; None if nothing, or if its profile is of no use.
+    """The conversion an opened picture needs; None if none, or if its profile is unusable.
 
     Args:
-        file: what it was opened from.
+        file: the file it was opened from.
     """
     grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
     mode: Mode = "L" if grey else "CMYK" if image.mode == "CMYK" else "RGB"
@@ -66,11 +66,11 @@ def to_srgb(image: Image.Image, file: bytes) -> ToSrgb | None:
         return None if profile is None or len(profile) > LONGEST_PROFILE else _to_srgb(profile, mode)
     except MemoryError:
         raise
-    except Exception:  # lcms and Pillow raise nearly anything; a broken profile makes no picture unusable
+    except Exception:  # lcms and Pillow raise nearly anything; a picture with a broken profile is usable
         return None
 
 
-@functools.lru_cache(maxsize=8)  # all pictures of a telephone have the same
+@functools.lru_cache(maxsize=8)  # all pictures of a phone have the same
 def _to_srgb(profile: bytes, mode: Mode) -> ToSrgb | None:
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if _MODES.get(opened.profile.xcolor_space.strip()) != mode:
@@ -81,7 +81,7 @@ def _to_srgb(profile: bytes, mode: Mode) -> ToSrgb | None:
 
 
 def _is_worth_it(found: ToSrgb) -> bool:
-    """Whether it changes colours, and leaves light and dark where they are."""
+    """Whether it changes colours noticeably, and does not swap light and dark."""
     bands = 4 if found.mode == "CMYK" else len(found.mode)
     levels = (
         range(256) if bands == 1 else (0, 32, 64, 96, 128, 160, 192, 224, 255) if bands == 3 else (0, 255)
@@ -95,11 +95,11 @@ def _is_worth_it(found: ToSrgb) -> bool:
     return found.mode == "CMYK" or bool(np.abs(result - colours).max() > SAME)
 
 
-# What PNGs say in chunks of their own
+# PNG's own colour chunks
 
 
 def _png_profile(image: Image.Image, file: bytes, mode: Mode) -> bytes | None:
-    """A profile of what a PNG says in its chunks cICP, or gAMA and cHRM; None if it says sRGB, or nothing."""
+    """The profile of a PNG's chunks cICP, or gAMA and cHRM; None if it is sRGB or has none of them."""
     code = _cicp(file)
     if code is not None:
         primaries, transfer, *others = code
@@ -112,7 +112,7 @@ def _png_profile(image: Image.Image, file: bytes, mode: Mode) -> bytes | None:
 
 
 def _cicp(png: bytes) -> bytes | None:
-    """The four numbers of the chunk cICP, which stands before the pixels."""
+    """The four numbers of the chunk cICP, which comes before the pixels."""
     at = 8
     while (name := png[at + 4 : at + 8]) not in (b"IDAT", b"IEND", b""):
         length = int.from_bytes(png[at : at + 4], "big")
@@ -123,12 +123,12 @@ def _cicp(png: bytes) -> bytes | None:
 
 
 def screen_profile(mode: Mode, chromaticities: Sequence[float], gamma: float) -> bytes:
-    """An ICC profile (version 2) of a screen.
+    """An ICC profile (version 2) of a display.
 
     Args:
         mode: "RGB" or "L".
         chromaticities: x and y of white, red, green and blue.
-        gamma: the power of light that a level stands for; near 1/2.2 the curve is that of sRGB.
+        gamma: the exponent that encodes light as levels; near 1/2.2 the curve is that of sRGB.
     """
     share = np.linspace(0, 1, 1024)
     light = share ** (1 / gamma)
@@ -154,7 +154,7 @@ def screen_profile(mode: Mode, chromaticities: Sequence[float], gamma: float) ->
 
 
 def _colorants(chromaticities: Sequence[float]) -> np.ndarray:
-    """What red, green and blue are in XYZ, [3, 3] by column, as they look where white is D50."""
+    """Red, green and blue in XYZ, the columns of [3, 3], adapted to the white point D50."""
     x, y = np.array(chromaticities, float).reshape(4, 2).T
     if not y.all():
         raise ValueError("a colour without light")

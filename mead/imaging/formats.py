@@ -1,4 +1,4 @@
-"""What a file is that is not read as a picture, so that whoever sent it knows what to do."""
+"""What kind of file cannot be read as a picture, for an error that says what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import (
 )
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read."""
+"""The formats that are read."""
 
 _BRANDS = {  # of ISO base media files, in bytes 8 to 12
     "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
@@ -62,7 +62,7 @@ SEND = f"send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
 def why_not_read(file: bytes) -> str:
-    """Why a file is not read as a picture, in a few words, from its first bytes."""
+    """Why a file cannot be read as a picture, in a few words, from its first bytes."""
     if not file:
         return "the file is empty"
     known = _name(file)
@@ -86,7 +86,7 @@ def _name(file: bytes) -> str | None:
 
 
 def _why_no(form: str, file: bytes) -> str:
-    """Pillow's own words, of the one format it is."""
+    """Pillow's own message, for the format the file has."""
     try:
         Image.OPEN[form][0](io.BytesIO(file), "")
     except Exception as error:  # on malformed files Pillow raises nearly anything

@@ -1,12 +1,11 @@
-"""Reading pictures that anybody may have sent: what comes out is a plain RGB picture, or a PictureError.
+"""Reading untrusted pictures: the result is a plain RGB picture, or a PictureError.
 
-The size is read and judged before a single pixel is decoded, the format is told from the content and never
-from the name, and nothing of the file but its pixels goes any further (no EXIF position, no comment, and the
-colour profile only as what it makes of the colours).
+The size is checked before any pixel is decoded, the format is detected from the content, never from the name,
+and only the pixels are kept, converted to sRGB: no EXIF position, no comment, no colour profile.
 
-A file can be made to cost far more than its length: by what it unpacks to, by being cut into millions of
-pieces, by passing over the same pixels again and again. Pillow bounds the first (text, profiles and tags
-that swell, tiles and canvases larger than the picture); the limits below bound the others.
+A file can be made to cost far more than its length: by what it decompresses to, by being cut into millions of
+pieces, by many scans of the same pixels. Pillow bounds the first (decompressed text, profiles and tags, tiles
+and canvases larger than the picture); the limits below bound the others.
 """
 
 from __future__ import annotations
@@ -31,14 +30,15 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
+from mead.files import write_whole
 from mead.imaging.colours import to_srgb
 from mead.imaging.formats import FORMATS, why_not_read
 
-if TYPE_CHECKING:  # the process that answers HTTP reads pictures too, and does without PyTorch
+if TYPE_CHECKING:  # the caching server reads pictures too, without PyTorch
     import torch
 
 MAX_PIXELS = 50_000_000
-MAX_SIDE = 16_384  # longest side of a WebP, and more than any camera's
+MAX_SIDE = 16_384  # the longest side of a WebP, longer than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
 
@@ -70,7 +70,7 @@ class PictureError(ValueError):
 
     Attributes:
         field: the argument or form field that held it.
-        kind: "too_large" (its dimensions, or what decoding it takes), "not_a_picture" (no picture, or one
+        kind: "too_large" (its dimensions, or the cost of decoding it), "not_a_picture" (not a picture, or one
             that cannot be decoded) or "no_face".
         reason: what is wrong, without the field.
     """
@@ -93,9 +93,9 @@ def read_picture(
 ) -> Image.Image:
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
-    The picture is turned upright by its EXIF orientation; transparency is laid on white; 16-bit, palette,
-    grey and CMYK become RGB, and colours those of sRGB. Takes at most some BYTES_PER_PIXEL of memory a pixel,
-    beside the file itself.
+    The EXIF orientation is applied; transparency is composited on white; 16-bit, palette, grey and CMYK
+    pictures are converted to RGB, and colours to sRGB. Takes at most about BYTES_PER_PIXEL of memory per
+    pixel, besides the file itself.
 
     Args:
         source: a path, or a binary file open for reading.
@@ -109,9 +109,9 @@ def read_picture(
         A PIL picture, mode RGB, without metadata.
 
     Raises:
-        PictureError: for everything wrong with the content.
-        MemoryError: it takes more memory than there is.
-        FileNotFoundError: when `source` is a path and nothing is there.
+        PictureError: if the content cannot be used.
+        MemoryError: if there is too little memory.
+        FileNotFoundError: if `source` is a path that does not exist.
     """
     if isinstance(source, Path):
         if not source.exists():
@@ -138,7 +138,7 @@ def read_picture(
 
 
 def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """`picture`, shrunk if need be to fit `width` x `height`, aspect kept; never enlarged."""
+    """`picture`, shrunk to fit `width` x `height` if it is larger; the aspect ratio is kept."""
     return picture.resize(_fitted(picture.size, (width, height)), Image.Resampling.LANCZOS)
 
 
@@ -193,20 +193,29 @@ class Bitmap:
 
 
 def webp_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a WebP file without loss, packed as fast as can be.
+    """`picture` as a lossless WebP file, at the fastest compression.
 
-    A third of a photo's pixels, in half the time of a PNG; next to nothing of a picture that repeats itself.
+    A photo takes a third of its raw size and half the time of a PNG; repetitive pictures become tiny.
     """
     file = BytesIO()
     picture.save(file, "WEBP", lossless=True, quality=0, method=0)
     return file.getvalue()
 
 
-class _Upload(BytesIO):
-    """A file in memory that Pillow may read from a limited number of times.
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write `picture` as a PNG, creating its folder if needed; the permissions follow the umask.
 
-    Pillow reads each chunk, segment and block by itself, so that a file of millions of them would keep it
-    busy for long.
+    Raises:
+        OSError: if the disk is full or the folder is not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, png_bytes(picture))
+
+
+class _Upload(BytesIO):
+    """A file in memory that Pillow may read from only a limited number of times.
+
+    Pillow reads each chunk, segment and block separately, so a file with millions of them would keep it busy.
     """
 
     reads = 0
@@ -237,7 +246,7 @@ def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
 
 
 def _check_scans(jpeg: bytes) -> None:
-    """Raise OSError if a JPEG has too many scans: each of a few bytes may cost a pass over all pixels."""
+    """Raise OSError if a JPEG has too many scans: a few bytes may cost a pass over all pixels."""
     scans, position = 0, 2
     for _ in range(MAX_PIECES):
         found = _JPEG_SEGMENT.search(jpeg, position)
@@ -251,8 +260,8 @@ def _check_scans(jpeg: bytes) -> None:
 
 
 def _plain_rgb(image: Image.Image, file: bytes, within: tuple[int, int] | None) -> Image.Image:
-    """An upright RGB copy of an opened picture of any mode, with nothing attached."""
-    if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size in far less time
+    """An upright RGB copy of an opened picture of any mode, without metadata."""
+    if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size much faster
         finest = max(_fitted(image.size, within), _fitted(image.size, within[::-1]))  # it may lie or stand
         image.draft(None, (2 * finest[0], 2 * finest[1]))
     _scale_transparent_colour(image)
@@ -264,7 +273,7 @@ def _plain_rgb(image: Image.Image, file: bytes, within: tuple[int, int] | None) 
     size = image.size if within is None else _fitted(image.size, within)
     factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
     coarse = _coarse(image, factor, colours.mode if colours else "RGB")
-    whole = (0, 0, image.width / factor, image.height / factor)  # without what rounding up has added
+    whole = (0, 0, image.width / factor, image.height / factor)  # without the padding of rounding up
     plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
     if colours:
         plain = colours.apply(plain)
@@ -284,16 +293,16 @@ def _coarse(image: Image.Image, factor: int, mode: str) -> Image.Image:
 
 
 def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same aspect that fits `within`, but not larger than `size`."""
+    """The largest size of the same aspect ratio that fits `within`, but not larger than `size`."""
     scale = min(1, within[0] / size[0], within[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata makes no picture unusable
+    except Exception:  # damaged metadata does not make a picture unusable
         return 1
 
 
@@ -322,7 +331,7 @@ def _opaque_rgb(image: Image.Image, black: float, white: float) -> Image.Image:
 def _black_and_white(image: Image.Image) -> tuple[float, float]:
     """The grey levels that are black and white, in a picture of more than 8 bits or of floats.
 
-    "I;16" says its own range; "I" and "F" do not, so white is the smallest usual level that holds the
+    "I;16" implies its range; "I" and "F" do not, so white is the smallest usual maximum that is not below the
     brightest pixel.
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
@@ -340,12 +349,12 @@ def _black_and_white(image: Image.Image) -> tuple[float, float]:
 
 
 def _levels(image: Image.Image) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # signalling NaNs say so as they are copied
+    with np.errstate(invalid="ignore"):  # signalling NaNs warn when they are copied
         return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:
-    """Give the transparent colour of a PNG of 2, 4 or 16 bits in 8 bits, as Pillow gives the pixels."""
+    """Scale the transparent colour of a PNG of 2, 4 or 16 bits to 8 bits, as Pillow scales the pixels."""
     transparent = image.info.get("transparency")
     if transparent is None or not isinstance(image, PngImageFile) or not image.tile:
         return

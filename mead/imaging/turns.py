@@ -1,4 +1,4 @@
-"""Turns at what only a few may do at a time, fairly shared among clients."""
+"""A semaphore that is fair among clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST_WAIT = 30.0  # seconds
 
 
 class BusyError(Exception):
-    """Too many pictures are being decoded; nothing is wrong with this one.
+    """Too many pictures are being decoded; this one may be fine.
 
     Attributes:
         field: the form field that held it.
@@ -23,12 +23,12 @@ class BusyError(Exception):
 
 
 class Turns:
-    """A semaphore that is fair to clients: whoever waits is let in, one of each client after the other.
+    """A semaphore that is fair among clients: those that wait take turns, round robin.
 
     Args:
-        number: how many are let in at a time.
-        places: how many may wait; half of them for one client.
-        longest_wait: seconds.
+        number: how many may hold it at a time.
+        places: how many may wait; one client may have half of them.
+        longest_wait: in seconds.
     """
 
     def __init__(self, number: int, places: int, longest_wait: float = LONGEST_WAIT) -> None:
@@ -37,14 +37,14 @@ class Turns:
         self._free = number
         self._places = places
         self._lock = threading.Lock()
-        self._queues: dict[str, deque[threading.Event]] = {}  # of clients, the next one first
+        self._queues: dict[str, deque[threading.Event]] = {}  # by client, the next one first
 
     @contextmanager
     def turn(self, client: str, field: str) -> Iterator[None]:
-        """Wait for a turn, which lasts as long as the block.
+        """Wait for the semaphore and hold it during the block.
 
         Raises:
-            BusyError: none came in time, or too many wait already.
+            BusyError: if it was not free in time, or too many wait already.
         """
         self._take(client, field)
         try:

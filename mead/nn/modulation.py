@@ -1,8 +1,7 @@
-"""One factor and one summand per channel: what normalisation and modulation do to feature maps.
+"""A scale and a bias per channel, as normalisation and modulation apply them to feature maps.
 
-Written with its own backward pass because PyTorch's reduction of broadcast gradients is slow on the CPU for
-channels-last bfloat16 features, and sums them in bfloat16; here the sums are float32 whatever the features
-are.
+It has its own backward pass: PyTorch's reduction of broadcast gradients is slow on the CPU for channels-last
+bfloat16 features and sums in bfloat16. Here the sums are always float32.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from torch import Tensor
 
 
 def multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
-    """x [N, C, H, W] times factor [N, C] plus summand [N or 1, C], in the type of x."""
+    """x [N, C, H, W] times factor [N, C] plus summand [N or 1, C], in the dtype of x."""
     return _MultiplyAdd.apply(x, factor, summand)
 
 
 def plain_multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
-    """The same without gradients, for backward passes written out."""
+    """The same without autograd, for hand-written backward passes."""
     factor = factor[:, :, None, None].to(x.dtype)
     return x * factor if summand is None else torch.addcmul(summand[:, :, None, None].to(x.dtype), x, factor)
 

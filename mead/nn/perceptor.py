@@ -1,4 +1,4 @@
-"""The perceptor: CLIP, which places pictures and texts in one space.
+"""The perceptor: CLIP, which embeds pictures and texts in the same space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (arXiv
 2103.00020). The network is open_clip's, in the state-dict layout of openai/CLIP.
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from mead.nn.state_dict import StateDict, StateDictError, build, shape
 from mead.nn.tokeniser import END, START, load_tokeniser
 
-VOCABULARY = END + 1  # ids of CLIP's tokeniser: 49,408
+VOCABULARY = END + 1  # size of CLIP's vocabulary: 49,408
 LONGEST_TEXT = 4096  # tokens; published CLIPs read 77, some 248
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Perceptor(nn.Module):
-    """A CLIP with its tokeniser and its way of looking at pictures.
+    """A CLIP with its tokeniser and its preprocessing of pictures.
 
     Args:
         model: open_clip's CLIP (`open_clip.model.CLIP`), of any size.
@@ -63,7 +63,7 @@ class Perceptor(nn.Module):
             raise StateDictError(f"the state dict has no key {error.args[0]!r}") from error
         except RuntimeError as error:  # PyTorch's message names the keys
             raise StateDictError(str(error)) from error
-        # The one constant that no state dict holds: a place of the text sees none of those behind it.
+        # The causal mask, the one constant no state dict holds: a token attends to none after it.
         length = model.context_length
         if length > LONGEST_TEXT:
             raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
@@ -72,7 +72,7 @@ class Perceptor(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text that CLIP reads, with those that begin and end it."""
+        """Tokens of a text that CLIP reads, the start and end token included."""
         return int(self.model.context_length)
 
     @property
@@ -100,13 +100,13 @@ class Perceptor(nn.Module):
         return F.normalize(self.model.encode_text(self.tokenise(texts)).float(), dim=-1)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] -> images with the mean and the spread that CLIP was trained on."""
+        """Images in [0, 1] -> images normalised as those CLIP was trained on."""
         return (images - self.mean) / self.std
 
     def embed_image(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [0, 1] -> embeddings [N, d] of unit length.
 
-        Images that are not `input_size` square are resized (squeezed, where not square) with antialiasing.
+        Images of another size are resized to it with antialiasing; the aspect ratio is not kept.
         """
         size = (self.input_size, self.input_size)
         if images.shape[-2:] != size:
@@ -115,10 +115,10 @@ class Perceptor(nn.Module):
 
 
 def expand(state_dict: StateDict) -> dict[str, Tensor]:
-    """Give a compact state dict its whole table of token embeddings; any other comes back as it is.
+    """Give a compact state dict its whole table of token embeddings; any other is returned unchanged.
 
-    The compact form makes a small file of a small CLIP that knows few words: `tokens` holds their ids [V],
-    and `token_embedding.weight` has V + 1 rows: theirs, and last one that stands for every other token.
+    The compact form saves space for a CLIP trained on few words: `tokens` holds their ids [V], and
+    `token_embedding.weight` has V + 1 rows, theirs and last one for every other token.
 
     Raises:
         StateDictError: where `tokens` and `token_embedding.weight` do not fit together.
@@ -131,6 +131,6 @@ def expand(state_dict: StateDict) -> dict[str, Tensor]:
     if n_rows != len(tokens) + 1 or tokens.min() < 0 or tokens.max() >= VOCABULARY:
         raise StateDictError(f"{n_rows} rows of 'token_embedding.weight' do not fit {len(tokens)} 'tokens'")
     rows = state_dict["token_embedding.weight"]
-    tokens = tokens.long().to(rows.device)  # rows without values are checked as well
+    tokens = tokens.long().to(rows.device)  # a state dict on the meta device is checked as well
     expanded["token_embedding.weight"] = rows[-1].repeat(VOCABULARY, 1).index_copy(0, tokens, rows[:-1])
     return expanded

@@ -1,4 +1,4 @@
-"""Which device computes, and in which number format."""
+"""The device that computes, and its number format."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Precision:
             self.dtype = torch.bfloat16 if fast else torch.float32
 
     def autocast(self) -> AbstractContextManager[None]:
-        """What passes through the networks run under."""
+        """The context for passes through the networks."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def independently(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """network(x), under `autocast()`; what each sample of x gives does not depend on the others.
+    def batch_invariant(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """network(x) under `autocast()`, where no sample's result depends on the rest of the batch.
 
-        Float32 convolutions on the CPU are summed in another order in a batch of another size, and in an
-        optimisation one rounding becomes another picture: there each sample passes alone.
+        On the CPU, float32 convolutions sum in an order that depends on the batch size, and an optimisation
+        amplifies a rounding error into a different picture. There each sample passes alone.
         """
         with self.autocast():
             if self.device.type == "cpu" and self.dtype == torch.float32:
@@ -58,5 +58,5 @@ class Precision:
             return network(x)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """The loss scaler float16 needs; it does nothing for the other formats."""
+        """The loss scaler that float16 needs; disabled for the other formats."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

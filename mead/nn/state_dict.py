@@ -13,7 +13,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class StateDictError(ValueError):
-    """A state dict that does not hold the network asked for; the message names the keys."""
+    """A state dict that does not fit the network; the message names the keys."""
 
 
 def shape(state_dict: StateDict, key: str) -> tuple[int, ...]:
@@ -29,11 +29,10 @@ def count(state_dict: StateDict, prefix: str) -> int:
 
 
 def build(make: Callable[[], N], state_dict: StateDict) -> N:
-    """Make a network and give it the tensors of `state_dict`, in float32 and in eval mode.
+    """Build a network with the tensors of `state_dict`, in float32 and in eval mode.
 
-    The network is made without memory of its own and takes the given tensors over where they are float32
-    already: a checkpoint mapped from disk stays mapped, and a network trained further changes the caller's
-    tensors.
+    Tensors that are float32 already are not copied: a checkpoint mapped from disk stays mapped, and training
+    the network further changes the caller's tensors.
 
     Raises:
         StateDictError: naming keys that are missing, unknown or of another shape than the network has.

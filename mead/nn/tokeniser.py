@@ -1,7 +1,7 @@
 """CLIP's tokeniser: byte pair encoding, lower case (Sennrich et al., 2016, arXiv 1508.07909).
 
-Its own, because the process that answers must know what CLIP would cut off without PyTorch, which the one in
-open_clip imports; the two give the same ids (tests compare them). The vocabulary is open_clip's file.
+Our own, because the caching server must know what CLIP would cut off, without importing PyTorch as the
+tokeniser of open_clip does. Both give the same ids (tests compare them). The vocabulary is open_clip's file.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ from pathlib import Path
 import ftfy
 import regex
 
-MERGES = (
-    48_894  # of the vocabulary: 49,408 ids are 256 bytes, twice (inside a word, ending it), these, and two
-)
+MERGES = 48_894  # among 49,408 ids; the rest: 256 bytes, twice (inside and ending a word), start and end
 START, END = 512 + MERGES, 512 + MERGES + 1
-"""Ids that begin and end every text."""
+"""Ids of the start and end tokens, around every text."""
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
-# The vocabulary numbers bytes with those first that are visible characters, which stand for themselves.
+# The vocabulary numbers the bytes that are visible characters first; those represent themselves.
 _VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = [*_VISIBLE, *(byte for byte in range(256) if byte not in _VISIBLE)]
-_GONE = -1  # stands where a neighbour has taken a byte in
+_GONE = -1  # in place of a token merged into its left neighbour
 
 
 class Tokeniser:
-    """Makes ids of texts.
+    """Encodes texts as token ids.
 
     Args:
-        merges: the vocabulary's merges, "left right" each, first those that are made first.
+        merges: the vocabulary's merges, each "left right", in order of priority.
     """
 
     def __init__(self, merges: list[str]) -> None:
@@ -49,18 +47,18 @@ class Tokeniser:
             self._merged[ids[left] << 16 | ids[right]] = i
 
     def clean(self, text: str) -> str:
-        """The text as CLIP reads it: broken encodings and HTML entities mended, single blanks, lower case."""
+        """The text as CLIP reads it: encoding and HTML entities repaired, single blanks, lower case."""
         mended = html.unescape(html.unescape(ftfy.fix_text(text)))
         return " ".join(mended.split()).lower()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without those that begin and end it."""
+        """The ids of a text, without the start and end tokens."""
         return [i for piece in _PIECE.findall(self.clean(text)) for i in self._encode_piece(piece)]
 
     def cut(self, text: str, length: int) -> tuple[str, str, int]:
-        """Where `length` ids of a text end: (what is read, what is not, both cleaned; ids of the whole).
+        """Cut a text after `length` ids: (what is read, what is cut off, both cleaned; ids of the whole).
 
-        A word that is read in part counts as not read.
+        A word that is read only in part counts as cut off.
         """
         cleaned = self.clean(text)
         ids = 0
@@ -72,9 +70,9 @@ class Tokeniser:
         return cleaned[:end].rstrip(), cleaned[end:], ids
 
     def _encode_piece(self, piece: str) -> list[int]:
-        """Merge neighbours, always those whose merge comes first in the vocabulary, leftmost first.
+        """Merge neighbours in the order of the vocabulary, from the left where it is the same merge.
 
-        A merge never makes a pair that should have been merged before it, so that a heap holds the order.
+        A merge never creates a pair that comes before it in that order, so a heap keeps the order.
         """
         ids = [self._byte_ids[byte] for byte in piece.encode("utf-8")]
         ids[-1] += 256
@@ -96,14 +94,14 @@ class Tokeniser:
             merged, i, left, right = heapq.heappop(waiting)
             j = after[i]
             if ids[i] != left or j >= len(ids) or ids[j] != right:
-                continue  # one of the two has been merged with its other neighbour
+                continue  # one of the two has been merged already
             ids[i], ids[j] = merged, _GONE
             after[i] = after[j]
             if after[i] < len(ids):
                 before[after[i]] = i
             consider(before[i])
             consider(i)
-        return [one for one in ids if one != _GONE]
+        return [token for token in ids if token != _GONE]
 
 
 def surely_fits(text: str, length: int) -> bool:
@@ -118,8 +116,8 @@ _loading = threading.Lock()
 
 
 def load_tokeniser() -> Tokeniser:
-    """The tokeniser with CLIP's vocabulary, which is read at the first call (some 50 ms and 10 MB)."""
-    with _loading:  # hundreds of first requests at once must not read it hundreds of times
+    """The tokeniser with CLIP's vocabulary, which the first call reads (about 50 ms and 10 MB)."""
+    with _loading:  # many first requests at once must read it only once
         return _load()
 
 

@@ -1,4 +1,4 @@
-"""Loading networks once a process, whichever thread asks first, and never a second time behind a fork."""
+"""Loading networks once per process, safely with threads; a forked process is told what to do."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 
 class OncePerProcess(Generic[T]):
-    """Decorates a function that loads from a weights set onto a device: each pair is loaded once and shared.
+    """Caches a function that loads a weights set onto a device: each pair is loaded once and shared.
 
-    Threads that ask for the same pair at the same time wait for the one that loads it. What fails to load is
-    tried again the next time.
+    Threads that ask for the same pair at the same time wait for the first one to load it. A failed load is
+    tried again at the next call.
 
     Raises:
-        RuntimeError: in a process forked off one that has loaded something, where PyTorch would hang.
+        RuntimeError: in a process forked from one that has loaded something, where PyTorch would hang.
     """
 
-    _process: ClassVar[int | None] = None  # the process that loaded first, by whatever function
+    _process: ClassVar[int | None] = None  # the process that loaded first, with any of the functions
 
     def __init__(self, load: Callable[[str, str], T]) -> None:
         functools.update_wrapper(self, load)
         self._load = load
         self._loaded: dict[tuple[str, str], T] = {}
-        self._locks: dict[int, threading.Lock] = {}  # by process: one taken over from a parent may be held
+        self._locks: dict[int, threading.Lock] = {}  # by process: a lock inherited from a parent may be held
 
     def __call__(self, weights: str = "demo", device: str = "cpu") -> T:
         _check_not_forked(OncePerProcess._process, device)
@@ -40,8 +40,8 @@ class OncePerProcess(Generic[T]):
 
 
 def _check_not_forked(loaded_by: int | None, device: str) -> None:
-    """A fork copies neither PyTorch's threads, for which the next parallel loop would wait for ever, nor
-    what it holds of a GPU. With one thread there is nothing to wait for.
+    """Refuse a fork: it has none of PyTorch's threads, which the next parallel loop would wait for for ever,
+    and no GPU context. With one thread on the CPU there is nothing to wait for.
     """
     if loaded_by in (None, os.getpid()):
         return

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from mead.installation import is_checkout, shipped
-from mead.weights.loading import OncePerProcess
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,8 +32,6 @@ else:
 
 if TYPE_CHECKING:
     import torch
-
-    from mead.nn.perceptor import Perceptor
 
 FOLDER = shipped("weights")
 """What comes with the project: the manifest and the demo weights."""
@@ -61,7 +58,7 @@ def weights_dir() -> Path:
     Specification.
 
     Raises:
-        WeightsError: the user has no home, and WEIGHTS_DIR is unset.
+        WeightsError: naming WEIGHTS_DIR, for a path that cannot be resolved.
     """
     named = os.environ.get("WEIGHTS_DIR")
     chosen = Path(named) if named else None
@@ -72,8 +69,8 @@ def weights_dir() -> Path:
         chosen = (data if data.is_absolute() else Path("~/.local/share")) / "mead" / "weights"
     try:
         return chosen.expanduser().resolve()
-    except RuntimeError:
-        raise WeightsError(f"WEIGHTS_DIR: {chosen} needs a home folder, and there is none; set it") from None
+    except (OSError, RuntimeError) as error:  # ~ without a home or of an unknown user, a loop of links
+        raise WeightsError(f"WEIGHTS_DIR: {str(chosen)!r} is not a usable path: {error}") from error
 
 
 def now() -> datetime:
@@ -152,7 +149,7 @@ class Section(_Entry):
     files: dict[str, FileEntry] = {}
     """By network."""
     models: dict[str, dict[str, Any]] = {}
-    """Settings by model: fields of `Settings` in that model's settings.py."""
+    """By model: fields of `Hyperparameters` in that model's hyperparameters.py."""
 
 
 class Pin(_Entry):
@@ -339,25 +336,29 @@ class WeightSet:
         return self.files[network].read()
 
     def settings(self, model: str, kind: type[S]) -> S:
-        """The set's settings of a model, as the dataclass `kind`, whose defaults are the published ones.
+        """A model's hyperparameters, as the dataclass `kind`, whose defaults are the published values.
+
+        A field with the metadata `formerly` is accepted under that name too.
 
         Raises:
-            WeightsError: for a setting the model does not have, or of another type than its default.
+            WeightsError: for one the model does not have, or of another type than its default.
         """
-        given = dict(self.models.get(model, {}))
-        defaults = {entry.name: entry.default for entry in fields(kind)}  # type: ignore[arg-type]
-        if unknown := given.keys() - defaults.keys():
+        given = self.models.get(model, {})
+        known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+        renamed = [entry for entry in known.values() if "formerly" in entry.metadata]
+        known |= {entry.metadata["formerly"]: entry for entry in renamed}
+        if unknown := given.keys() - known.keys():
             raise WeightsError(
                 f"weights: the set {self.name!r} has unknown settings {sorted(unknown)} of {model}"
             )
         for setting, value in given.items():
-            wanted = type(defaults[setting])
+            wanted = type(known[setting].default)
             if type(value) is not wanted and (wanted, type(value)) != (float, int):
                 raise WeightsError(
                     f"weights: the set {self.name!r} says {setting} = {value!r} of {model}; it must be "
-                    f"of type {wanted.__name__}, as in {defaults[setting]!r}"
+                    f"of type {wanted.__name__}, as in {known[setting].default!r}"
                 )
-        return kind(**given)
+        return kind(**{known[setting].name: value for setting, value in given.items()})
 
 
 def is_shipped(name: str) -> bool:
@@ -368,14 +369,6 @@ def is_shipped(name: str) -> bool:
 def set_names() -> list[str]:
     """The names of all sets: those of the project first, then one's own."""
     return _names(_read(FOLDER / "manifest.toml"), weights_dir())
-
-
-@OncePerProcess
-def load_perceptor(weights: str, device: str) -> Perceptor:
-    """The CLIP of a set, on a device, shared by both models."""
-    from mead.nn.perceptor import Perceptor
-
-    return Perceptor.from_state_dict(WeightSet.find(weights).read("clip")).to(device)
 
 
 def _find(name: str, catalogue: Path, folder: Path, heirs: tuple[str, ...]) -> WeightSet:

@@ -173,7 +173,7 @@ def test_the_loss_is_the_published_one(pipeline: LatentRevisionsPipeline) -> Non
         crops = revision.cutouts.cut(picture, maps[None], pipeline.perceptor.input_size)
         seen = pipeline.perceptor.embed_image(revision.cutouts.add_noise(crops, generator))
     away = pipeline.perceptor.embed_text(["incoherent, confusing, cropped, watermarks"])[0]
-    expected = (-10 * seen @ revision.target + pipeline.settings.away * seen @ away).mean()
+    expected = (-10 * seen @ revision.target + pipeline.hyperparameters.away * seen @ away).mean()
     pipeline.step([revision])
     assert revision.loss == pytest.approx(float(expected), abs=1e-3)
 
@@ -189,16 +189,16 @@ def test_each_start_has_its_own_learning_rate(pipeline: LatentRevisionsPipeline)
     def rate(**given: Any) -> float:
         return pipeline.start(params(**given)).optimiser.param_groups[0]["lr"]
 
-    settings = pipeline.settings
-    assert rate(start="noise") == settings.learning_rate
-    assert rate(start="learned") == settings.learned_start_rate
-    assert rate(img_path=DATA / "coffee.jpg", start="learned") == settings.starter_rate
-    assert len({settings.learning_rate, settings.learned_start_rate, settings.starter_rate}) == 3
+    hyper = pipeline.hyperparameters
+    assert rate(start="noise") == hyper.learning_rate
+    assert rate(start="learned") == hyper.learned_start_rate
+    assert rate(img_path=DATA / "coffee.jpg", start="learned") == hyper.starter_rate
+    assert len({hyper.learning_rate, hyper.learned_start_rate, hyper.starter_rate}) == 3
 
 
 def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevisionsPipeline) -> None:
-    settings = replace(pipeline.settings, start="noise")
-    bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, settings, pipeline.device)
+    hyper = replace(pipeline.hyperparameters, start="noise")
+    bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, hyper, pipeline.device)
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(start="learned"))
     side = 128 // pipeline.vqgan.factor

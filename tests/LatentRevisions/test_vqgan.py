@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from LatentRevisions.vqgan import VQGAN, Norm
+from LatentRevisions.group_norm import GroupNorm
+from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
 from tests import parity
 
@@ -100,7 +101,7 @@ def test_a_key_of_another_shape_is_named() -> None:
 @pytest.mark.parametrize("channels", [32, 48, 96])
 def test_norm_is_group_normalisation_both_ways(channels: int) -> None:
     torch.manual_seed(0)
-    norm = Norm(channels).double()
+    norm = GroupNorm(channels).double()
     torch.nn.init.normal_(norm.weight)
     x = (torch.randn(2, channels, 5, 7, dtype=torch.float64) * 2 + 3).requires_grad_()
     inputs = (x, norm.weight, norm.bias)
@@ -134,5 +135,5 @@ def test_norm_groups_come_from_the_weights_and_are_32_where_they_say_nothing() -
     image = torch.randn(1, 3, 16, 16)
     assert same_picture(few.eval(), VQGAN.from_state_dict({**weights, "norm_groups": torch.tensor(2)}), image)
     published = VQGAN.from_state_dict(weights)
-    assert {module.num_groups for module in published.modules() if isinstance(module, Norm)} == {32}
+    assert {module.num_groups for module in published.modules() if isinstance(module, GroupNorm)} == {32}
     assert not same_picture(few, published, image)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError
 from mead.params import ParamsError
@@ -157,26 +159,26 @@ def test_a_learned_start_is_another_and_the_face_is_still_the_reference(
     asked = "a woman with blue hair"
     learned = pipeline.start(params(asked, img_path=girl))
     inverted = pipeline.start(params(asked, img_path=girl, start="inversion"))
-    assert pipeline.settings.start == "learned"
+    assert pipeline.hyperparameters.start == "learned"
     assert not torch.equal(learned.codes, inverted.codes)
     assert torch.equal(learned.features, inverted.features)
     assert (learned.learning_rate, inverted.learning_rate) == (
-        pipeline.settings.learned_start_rate,
-        pipeline.settings.learning_rate,
+        pipeline.hyperparameters.learned_start_rate,
+        pipeline.hyperparameters.learning_rate,
     )
 
 
 def test_without_a_mapper_asking_for_a_learned_start_is_an_error(
     pipeline: StyleCLIPPipeline, girl: Path
 ) -> None:
-    bare = with_settings(pipeline, start="inversion")
+    bare = with_hyperparameters(pipeline, start="inversion")
     bare.mapper = None
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(img_path=girl, start="learned"))
-    assert bare.start(params(img_path=girl)).learning_rate == pipeline.settings.learning_rate
+    assert bare.start(params(img_path=girl)).learning_rate == pipeline.hyperparameters.learning_rate
 
 
-def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipeline:
+def with_hyperparameters(pipeline: StyleCLIPPipeline, **changes: Any) -> StyleCLIPPipeline:
     return StyleCLIPPipeline(
         pipeline.generator,
         pipeline.encoder,
@@ -184,7 +186,7 @@ def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipe
         pipeline.identity,
         pipeline.perceptor,
         pipeline.mapper,
-        replace(pipeline.settings, **settings),
+        replace(pipeline.hyperparameters, **changes),
         pipeline.device,
     )
 
@@ -192,30 +194,35 @@ def with_settings(pipeline: StyleCLIPPipeline, **settings: Any) -> StyleCLIPPipe
 def test_a_face_that_is_framed_already_is_used_whole(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     whole = Image.open(girl).resize((256, 256), Image.Resampling.LANCZOS)
     assert psnr(pipeline.aligned(girl), whole) > 40
-    assert psnr(with_settings(pipeline, framed_within=0.0).aligned(girl), whole) < 30
+    assert psnr(with_hyperparameters(pipeline, framed_within=0.0).aligned(girl), whole) < 30
     photo = pipeline.aligned(DATA / "face.jpeg")  # which shows more than a face
     assert psnr(photo, Image.open(DATA / "face.jpeg").resize((256, 256))) < 15
 
 
 def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
     assert pipeline.aligned(DATA / "coffee.jpg").size == (256, 256)  # the demo set takes it whole
-    strict = with_settings(pipeline, face_needed=True)
+    strict = with_hyperparameters(pipeline, face_needed=True)
     with pytest.raises(PictureError, match=r"^img: ") as caught:
         strict.start(params(img_path=DATA / "coffee.jpg"))
     assert caught.value.kind == "no_face"
 
 
-def test_the_loss_is_zero_but_for_clip_where_it_begins(pipeline: StyleCLIPPipeline, girl: Path) -> None:
-    revision = pipeline.start(params(img_path=girl, iterations=2))
-    codes = revision.latents.detach()
-    assert float(pipeline.closeness(codes, revision.codes)) == 0
-    assert float(pipeline.same_identity(revision.features, revision.features)) == pytest.approx(0, abs=1e-5)
-    moved = codes + 1.0
-    assert float(pipeline.closeness(moved, revision.codes)) == pytest.approx(
-        pipeline.settings.l2 * codes.numel(), rel=1e-4
-    )
-    same = pipeline.agreement(revision.prompt[None], revision.prompt)
-    assert float(same) == pytest.approx(0, abs=1e-5)
+def test_the_loss_is_the_published_one(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    revision = pipeline.start(params(img_path=girl, start="inversion"))
+    prompt = pipeline.perceptor.embed_text(["A girl with purple eyes"])
+    other = F.normalize(revision.features.flip(1), dim=1)
+    moved = revision.codes + 0.5
+
+    def loss(embeddings: Tensor, codes: Tensor, features: Tensor) -> float:
+        return float(revision.objective({"embeddings": embeddings, "codes": codes, "features": features}))
+
+    assert loss(prompt, revision.codes, revision.features) == pytest.approx(0, abs=1e-5)
+    assert loss(-prompt, revision.codes, revision.features) == pytest.approx(2, abs=1e-5)
+    hyper = pipeline.hyperparameters
+    distance = hyper.l2 * 0.25 * moved.numel()
+    identity = hyper.identity * (1 - float(revision.features[0] @ other[0]))
+    assert loss(prompt, moved, revision.features) == pytest.approx(distance, rel=1e-4)
+    assert loss(prompt, revision.codes, other) == pytest.approx(identity, rel=1e-3, abs=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls_as_published() -> None:

@@ -15,12 +15,13 @@ from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
-from mead.limits import check_limits, check_texts, context_length, extent
+from mead.limits import check_limits, extent
 from mead.model_spec import Extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
 from mead.queue.jobs import Jobs
-from mead.weights.sets import load_perceptor
+from mead.weights.perceptor import load_perceptor
+from mead.weights.texts import check_texts, context_length
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
 from StyleCLIP.StyleCLIP import load_pipeline as load_faces

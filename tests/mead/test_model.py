@@ -6,7 +6,12 @@ loaded.
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,12 @@ from PIL import Image
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.model import Model
+from mead.params import JobParams
 from mead.revision import Progress
 from mead.weights.sets import WeightsError
+from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
+from tests.conftest import ROOT
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
 
@@ -166,7 +174,9 @@ def test_the_place_of_the_picture_is_tried_before_weights_are_loaded(tmp_path: P
     (tmp_path / "mona.png").mkdir()
 
     def run(folder: Path | str, name: str | None = None) -> None:
-        Model(LatentRevisionsParams, {"prompt": "a house"}, never, folder, "demo", "cpu", None, name).run()
+        Model(
+            LatentRevisionsParams, {"prompt": "a house"}, never, folder, "demo", "cpu", None, name=name
+        ).run()
 
     for folder in (file, file / "below"):
         with pytest.raises(NotADirectoryError, match=f"^output_path: .*{file}"):
@@ -229,7 +239,7 @@ def test_run_writes_one_png_and_says_where(colours: Any, tmp_path: Path) -> None
     def model(name: str | None) -> Model:
         given = {"prompt": "teal", "seed": 3, "iterations": 4, "text_to_add": None}
         folder = tmp_path / "deep" / "out"
-        return Model(LatentRevisionsParams, given, load, folder, "demo", "cpu", callback, name)
+        return Model(LatentRevisionsParams, given, load, folder, "demo", "cpu", callback, name=name)
 
     named, other = Path(model("mona").run()), Path(model(None).run())
     assert named == tmp_path / "deep" / "out" / "mona.png"
@@ -257,3 +267,132 @@ def test_a_loss_that_is_not_finite_is_an_error(colours: Any, tmp_path: Path) -> 
     with pytest.raises(FloatingPointError, match="step 2 of 4: the loss is nan"):
         model.run()
     assert not list((tmp_path / "out").iterdir())
+
+
+def described(model: type[Model]) -> dict[str, str]:
+    """Each argument of a class, and what its docstring says of it, on one line."""
+    text = inspect.getdoc(model.__init__) or ""
+    arguments = text.partition("Args:\n")[2].partition("\n\nRaises:")[0]
+    entries = re.split(r"^    (?=\w)", arguments, flags=re.MULTILINE)[1:]
+    return {name: " ".join(said.split()) for name, _, said in (entry.partition(": ") for entry in entries)}
+
+
+def range_of(schema: dict[str, Any]) -> str:
+    """The range of a parameter, from its JSON schema, as docstrings say it; empty if any value will do."""
+    schema = next((kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}), schema)
+    if "pattern" in schema and "x" in schema["pattern"] and "maxLength" not in schema:
+        return "each a multiple of 16, 16 to 1024"
+    if "maxLength" in schema:
+        return f"{schema['minLength']} to {schema['maxLength']} characters"
+    if "minimum" in schema:
+        return f"{schema['minimum']:g} to {schema['maximum']}".removesuffix(".0")
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return " or ".join(json.dumps(value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("model", "params"), [(LatentRevisions, LatentRevisionsParams), (StyleCLIP, StyleCLIPParams)]
+)
+def test_the_docstring_lists_every_argument_with_its_range_and_default(
+    model: type[Model], params: type[JobParams]
+) -> None:
+    arguments = inspect.signature(model).parameters
+    said = described(model)
+    assert list(said) == list(arguments)
+    assert params.model_fields.keys() <= arguments.keys()
+    for name, schema in params.model_json_schema()["properties"].items():
+        assert range_of(schema) in said[name], name
+        assert name == "seed" or arguments[name].default in (inspect.Parameter.empty, schema.get("default"))
+    for name, argument in arguments.items():
+        default = json.dumps(argument.default) if isinstance(argument.default, str) else argument.default
+        required = argument.default is inspect.Parameter.empty
+        assert ("default" not in said[name]) if required else (f"default {default}" in said[name]), name
+
+
+def test_the_repr_says_what_will_be_made(face: Path) -> None:
+    made = LatentRevisions("a house", w0=5, w1=2, text_to_add="a tree", size=(64, 96), seed=3, device="cpu")
+    assert repr(made) == (
+        "LatentRevisions('a house', seed=3, text_to_add='a tree', w1=2.0, size=(64, 96), weights='demo', "
+        "device='cpu')"
+    )
+    edit = StyleCLIP("a smile", img_path=face, start="inversion", iterations=9, device="cpu")
+    assert repr(edit) == (
+        f"StyleCLIP('a smile', seed={edit.params.seed}, iterations=9, img_path={str(face)!r}, "
+        "start='inversion', weights='demo', device='cpu')"
+    )
+    again = eval(repr(edit), {"StyleCLIP": StyleCLIP})  # noqa: S307
+    assert again.params == edit.params
+
+
+def test_progress_shows_a_bar_on_stderr(
+    colours: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def made(progress: bool) -> Model:
+        given = {"prompt": "teal", "iterations": 4}
+        return Model(
+            LatentRevisionsParams,
+            given,
+            lambda *_: colours,
+            tmp_path,
+            "demo",
+            "cpu",
+            lambda progress: seen.append(progress.step),
+            progress,
+        )
+
+    made(progress=False).run()
+    assert capsys.readouterr() == ("", "")
+    made(progress=True).run()
+    out, err = capsys.readouterr()
+    assert out == "" and "Model: 100%" in err and "4/4" in err and "loss=" in err
+    assert seen == [1, 2, 3, 4] * 2
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the repository, with nothing in its environment but what is given."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+SERVERS = {"PORT": "tcp://10.0.0.1:5000", "DEBUG": "release", "REDIS_URL": "none", "HTTP_THREADS": "many"}
+"""Settings that no server would start with, as other programs and Docker's links set them."""
+
+
+def test_the_classes_read_no_setting_of_the_servers(tmp_path: Path) -> None:
+    code = (
+        "from LatentRevisions.LatentRevisions import LatentRevisions\n"
+        "from StyleCLIP.StyleCLIP import StyleCLIP\n"
+        f"print(LatentRevisions('a house', {str(tmp_path)!r}, iterations=1, size=(64, 64)).run())\n"
+        f"print(StyleCLIP('a smile', None, {str(tmp_path)!r}, iterations=1).run())\n"
+    )
+    ended = python("-c", code, **SERVERS)
+    assert ended.returncode == 0, ended.stderr
+    assert {Path(line) for line in ended.stdout.splitlines()} == set(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["latent_revision", "styleclip"])
+def test_nor_do_their_commands(tmp_path: Path, command: str) -> None:
+    options = ["--iterations", "1", "--output_path", str(tmp_path)]
+    ended = python("-m", "mead", command, "a house", *options, **SERVERS)
+    assert ended.returncode == 0, ended.stderr
+    assert [Path(ended.stdout.strip())] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "other"), [("LatentRevisions", "StyleCLIP"), ("StyleCLIP", "LatentRevisions")]
+)
+def test_a_model_imports_neither_the_servers_nor_the_other_model(model: str, other: str) -> None:
+    code = f"import sys, {model}.{model}; print(*sys.modules)"
+    loaded = python("-c", code).stdout.split()
+    assert f"{model}.{model}" in loaded
+    barred = (other, "mead.http", "mead.queue", "mead.worker", "mead.cli", "caching_config", "redis", "flask")
+    assert not [name for name in loaded if any(f"{name}.".startswith(f"{module}.") for module in barred)]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mead.imaging.pictures import Bitmap
+from mead.imaging.pictures import Bitmap, write_picture
 from mead.queue.job import End, Job
-from mead.storage import UPLOAD_GROWTH, Storage, write_picture
+from mead.storage import UPLOAD_GROWTH, Storage
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
 ID = "8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from LatentRevisions.LatentRevisions import LIMIT, LatentRevisionsPipeline
+from LatentRevisions.LatentRevisions import LATENT_LIMIT, LatentRevisionsPipeline
 from training.evaluation.bench import Bench, image_of, share, there
 from training.evaluation.sheets import Tile, pages
 from training.pictures import tensor
@@ -88,5 +88,7 @@ def reconstructions(
         with pipeline.precision.autocast():
             z = pipeline.vqgan.encode(some)
             for to, latents in zip(drawn, (z, pipeline.vqgan.quantise(z)[0]), strict=True):
-                to.append(pipeline.vqgan.decode(latents.clamp(-LIMIT, LIMIT)).float().clamp(-1, 1))
+                to.append(
+                    pipeline.vqgan.decode(latents.clamp(-LATENT_LIMIT, LATENT_LIMIT)).float().clamp(-1, 1)
+                )
     return torch.cat(drawn[0]), torch.cat(drawn[1])

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from mead.imaging.pictures import write_picture
 from mead.params import JobParams
 from mead.revision import Pipeline, Revision
-from mead.storage import write_picture
 from mead.weights.sets import WeightSet
 from training.run import ROOT
 

@@ -23,8 +23,9 @@ from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
+from mead.imaging.pictures import write_picture
 from mead.queue.jobs import Jobs, Progress
-from mead.storage import Storage, write_picture
+from mead.storage import Storage
 from mead.worker.engine import Engine
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from LatentRevisions import LatentRevisions
+from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from mead.nn.perceptor import expand
 from mead.registry import networks
 from mead.weights import fetch as fetching
@@ -25,7 +25,7 @@ from mead.weights.download import DiskFullError, DownloadError, Patience
 from mead.weights.fetch import add, fetch
 from mead.weights.sets import FOLDER, Lock, WeightsError, WeightSet, set_names
 from mead.weights.verify import Finding, verify
-from StyleCLIP import StyleCLIP
+from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 from tests import originals
 from tests.mirror import Mirror, cut_at, halt_at, mirror, status
 
@@ -336,8 +336,10 @@ def test_the_full_set_is_described() -> None:
     for weights in (full, WeightSet.find("demo")):
         trained_with = {network: networks()[network].trained_with for network in weights.files}
         assert {network: file.trained_with for network, file in weights.files.items()} == trained_with
-    assert full.settings("LatentRevisions", LatentRevisions.Settings) == LatentRevisions.Settings()
-    assert full.settings("StyleCLIP", StyleCLIP.Settings) == StyleCLIP.Settings()
+    assert (
+        full.settings("LatentRevisions", LatentRevisionsHyperparameters) == LatentRevisionsHyperparameters()
+    )
+    assert full.settings("StyleCLIP", StyleCLIPHyperparameters) == StyleCLIPHyperparameters()
 
 
 def own(folder: Path, published: dict[str, bytes], name: str) -> Path:
@@ -355,7 +357,7 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
     assert mine.read("vqgan").keys() == WeightSet.find("demo").read("vqgan").keys() - {"norm_groups"}
     # a learned start belongs to its own VQGAN and CLIP
     assert "start" not in mine.files
-    settings = mine.settings("LatentRevisions", LatentRevisions.Settings)
+    settings = mine.settings("LatentRevisions", LatentRevisionsHyperparameters)
     assert (settings.start, settings.size, settings.cutouts) == ("noise", "128x128", 12)
     assert verify("mine", lambda finding: None)
 
@@ -367,7 +369,7 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
     mine = WeightSet.find("mine")
     assert manifest.read_text() == text
     assert mine.own_files.keys() == {"vqgan", "e4e"}
-    assert mine.settings("LatentRevisions", LatentRevisions.Settings).size == "64x64"
+    assert mine.settings("LatentRevisions", LatentRevisionsHyperparameters).size == "64x64"
 
 
 def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
@@ -377,10 +379,10 @@ def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
     faces = WeightSet.find("faces")
     assert faces.own_files.keys() == {"stylegan2", "e4e"}
     assert "start" in faces.files
-    assert faces.settings("LatentRevisions", LatentRevisions.Settings).start == "learned"
+    assert faces.settings("LatentRevisions", LatentRevisionsHyperparameters).start == "learned"
     # a mapper belongs to its own StyleGAN2, e4e and CLIP
     assert "mapper" not in faces.files
-    assert faces.settings("StyleCLIP", StyleCLIP.Settings).start == "inversion"
+    assert faces.settings("StyleCLIP", StyleCLIPHyperparameters).start == "inversion"
 
 
 @pytest.mark.parametrize("name", ["demo", "full", "../mine", ".mine", "a b", "", "mine/", "café"])

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from LatentRevisions import LatentRevisions
-from mead.weights.sets import WeightsError, WeightSet
-from StyleCLIP import StyleCLIP
+from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
+from mead.weights.sets import FOLDER, WeightsError, WeightSet, weights_dir
+from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     steps: int = 100
     rate: float = 0.5
 
@@ -117,14 +117,27 @@ def test_a_network_the_set_does_not_have(manifest: Path, name: str) -> None:
 
 
 def test_settings_that_are_not_given_are_the_published_ones(manifest: Path) -> None:
-    assert WeightSet.find("small", manifest).settings("Painter", Settings) == Settings(steps=7, rate=0.5)
-    assert WeightSet.find("bare", manifest).settings("Painter", Settings) == Settings()
+    assert WeightSet.find("small", manifest).settings("Painter", Hyperparameters) == Hyperparameters(
+        steps=7, rate=0.5
+    )
+    assert WeightSet.find("bare", manifest).settings("Painter", Hyperparameters) == Hyperparameters()
+
+
+def test_a_renamed_setting_is_known_by_its_old_name_too(manifest: Path) -> None:
+    text = manifest.read_text()
+    for name in ("starts", "start_candidates"):
+        manifest.write_text(f"{text}\n[small.models.LatentRevisions]\n{name} = 9\n")
+        found = WeightSet.find("small", manifest).settings("LatentRevisions", LatentRevisionsHyperparameters)
+        assert found == LatentRevisionsHyperparameters(start_candidates=9)
+    manifest.write_text(f"{text}\n[small.models.LatentRevisions]\nstarts = 'all'\n")
+    with pytest.raises(WeightsError, match="starts = 'all' of LatentRevisions; it must be of type int"):
+        WeightSet.find("small", manifest).settings("LatentRevisions", LatentRevisionsHyperparameters)
 
 
 def test_an_unknown_setting_is_named(manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("steps", "stops"))
     with pytest.raises(WeightsError, match=r"'small' has unknown settings \['stops'\] of Painter"):
-        WeightSet.find("small", manifest).settings("Painter", Settings)
+        WeightSet.find("small", manifest).settings("Painter", Hyperparameters)
 
 
 def test_the_demo_set_is_whole() -> None:
@@ -133,5 +146,18 @@ def test_the_demo_set_is_whole() -> None:
     for network in demo.files:
         demo.read(network)
     assert sum(file.size or 0 for file in demo.files.values()) <= 32_000_000
-    demo.settings("LatentRevisions", LatentRevisions.Settings)
-    demo.settings("StyleCLIP", StyleCLIP.Settings)
+    demo.settings("LatentRevisions", LatentRevisionsHyperparameters)
+    demo.settings("StyleCLIP", StyleCLIPHyperparameters)
+
+
+def test_the_folder_of_weights_is_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WEIGHTS_DIR", raising=False)
+    assert weights_dir() == FOLDER
+    for given, meant in (("", FOLDER), (str(tmp_path), tmp_path), ("~/w", Path.home() / "w")):
+        monkeypatch.setenv("WEIGHTS_DIR", given)
+        assert weights_dir() == meant.resolve()
+    monkeypatch.setenv("WEIGHTS_DIR", "~no-such-user/weights")
+    with pytest.raises(WeightsError, match=r"^WEIGHTS_DIR: '~no-such-user/weights' is not a usable path: "):
+        weights_dir()

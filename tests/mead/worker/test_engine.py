@@ -16,9 +16,10 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.imaging.pictures import write_picture
 from mead.queue.jobs import Jobs
 from mead.revision import run
-from mead.storage import Storage, write_picture
+from mead.storage import Storage
 from mead.worker.active_job import reason_of
 from mead.worker.engine import Engine
 from tests.conftest import ColourPipeline, ColourRevision, end_of, told_of

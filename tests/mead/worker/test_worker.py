@@ -18,8 +18,9 @@ from PIL import Image
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.data_folder import claim_folder
+from mead.imaging.pictures import write_picture
 from mead.queue.jobs import Jobs
-from mead.storage import Storage, write_picture
+from mead.storage import Storage
 from mead.worker.engine import Engine
 from mead.worker.worker import OtherWeightsError, Worker, new_name
 from tests.conftest import end_of

@@ -1,0 +1,38 @@
+"""StyleCLIP's hyperparameters. The caching server reads them too, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mead.nn.cutout_hyperparameters import CutoutHyperparameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(CutoutHyperparameters):
+    """What a weights set's manifest may set for this model; the defaults are the published values.
+
+    The published method shows CLIP the whole picture and no cutouts. A set that asks for some gets crops that
+    stay close to the face.
+    """
+
+    iterations: int = 50
+    start: str = "inversion"
+    learning_rate: float = 0.1
+    learned_start_rate: float = 0.1
+    """Learning rate from a learned start, which is nearer to its goal."""
+    l2: float = 0.008
+    """Weight of the squared distance from the first codes."""
+    identity: float = 0.005
+    """Weight of the identity loss."""
+    face_needed: bool = True
+    """Whether a picture without a face is an error; otherwise it is used whole."""
+    framed_within: float = 0.0
+    """A picture this close to FFHQ's framing is used whole (see `StyleCLIP.align.off_frame`)."""
+
+    cutouts: int = 0
+    cutout_mean: float = 0.95
+    cutout_deviation: float = 0.1
+    cutout_smallest: float = 0.8
+    cutout_largest: float = 1.1
+    cutout_degrees: float = 8.0
+    cutout_shift: float = 0.03

@@ -1,0 +1,17 @@
+"""The CLIP of a weights set, which both models share."""
+
+from __future__ import annotations
+
+from mead.nn.perceptor import Perceptor
+from mead.weights.loading import OncePerProcess
+from mead.weights.sets import WeightSet
+
+
+@OncePerProcess
+def load_perceptor(weights: str, device: str) -> Perceptor:
+    """The CLIP of a weights set on a device.
+
+    Raises:
+        WeightsError: naming the file that is missing or not whole.
+    """
+    return Perceptor.from_state_dict(WeightSet.find(weights).read("clip")).to(device)

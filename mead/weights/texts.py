@@ -1,0 +1,60 @@
+"""How long a text the CLIP of a weights set reads: what its file's header says, without PyTorch."""
+
+from __future__ import annotations
+
+import functools
+
+from safetensors import safe_open
+
+from mead.nn.tokeniser import load_tokeniser, surely_fits
+from mead.params import JobParams, ParamsError
+from mead.weights.sets import WeightSet
+
+CONTEXT_LENGTH = 77  # tokens every published CLIP reads, the start and end token included
+SHOWN = 60  # characters of a text that an error message quotes
+
+
+def check_texts(params: JobParams, weights: str) -> None:
+    """Check that the CLIP of a weights set reads a job's texts to the end. Loads no weights and no PyTorch.
+
+    Raises:
+        ParamsError: naming the text and the words that would be cut off.
+        UnknownSetError: if there is no such set.
+    """
+    room = context_length(weights) - 2
+    for field, text in params.texts().items():
+        if surely_fits(text, room):
+            continue
+        read, unread, ids = load_tokeniser().cut(text, room)
+        if not unread:
+            continue
+        where = f'after "{_end_of(read)}"' if read else "within its first word"
+        raise ParamsError(
+            field,
+            f"CLIP reads {room} tokens of a text and this has {ids}: it would stop {where} and not read "
+            f'"{_start_of(unread)}"; make it shorter',
+            out_of_range=True,
+        )
+
+
+@functools.cache
+def context_length(weights: str) -> int:
+    """How many tokens the CLIP of a set reads, from its file's header; CONTEXT_LENGTH if the file is missing.
+
+    Raises:
+        UnknownSetError: if there is no such set.
+    """
+    file = WeightSet.find(weights).files.get("clip")
+    if file is None or not file.path.is_file():
+        return CONTEXT_LENGTH
+    with safe_open(file.path, framework="np") as tensors:
+        length: int = tensors.get_slice("positional_embedding").get_shape()[0]
+    return length
+
+
+def _start_of(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0] or text[:SHOWN]} ..."
+
+
+def _end_of(text: str) -> str:
+    return text if len(text) <= SHOWN else f"... {text[-SHOWN:].partition(' ')[2] or text[-SHOWN:]}"
