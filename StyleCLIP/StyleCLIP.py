@@ -25,8 +25,9 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision
+from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
-from mead.weights.sets import WeightsError, WeightSet, load_perceptor
+from mead.weights.sets import WeightSet, load_perceptor
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity

@@ -17,7 +17,7 @@ from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.model import Model
 from mead.revision import Progress
-from mead.weights.sets import WeightsError
+from mead.weights.errors import WeightsError
 from StyleCLIP.StyleCLIP import StyleCLIP
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
