@@ -49,13 +49,13 @@ class Candidate:
         """The lower, the more likely it is the right one."""
         parts = [self.part, *self.prefix.split(".")]
         return (
-            not any("ema" in part.lower().split("_") for part in parts),  # averaged weights are better
+            not any("ema" in part.lower().split("_") for part in parts),  # averaged weights
             "first_stage_model" not in parts,  # the VQGAN of pictures, beside that of their conditions
             any(part and part.lower() not in _CONTAINERS for part in parts),
         )
 
     def tensors(self, others: Sequence[Candidate]) -> tuple[dict[str, Tensor], dict[str, Unusable]]:
-        """Its tensors and the unusable ones, by their names without the prefix; not those of networks within."""
+        """Its tensors and the unusable ones, by name without the prefix; not those of networks within."""
         not_mine = tuple(
             other.prefix
             for other in others

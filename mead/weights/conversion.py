@@ -217,6 +217,6 @@ def _unsupported_content(content: Any) -> str:
     if any(key.endswith("synthesis.input.freqs") for key in keys):
         return "holds StyleGAN3, which is not supported; StyleGAN2 is"
     if any(key.endswith("text_model.embeddings.token_embedding.weight") for key in keys):
-        return "holds CLIP in the layout of Hugging Face's transformers; only OpenAI's and open_clip's are supported"
+        return "holds CLIP in the layout of Hugging Face's transformers; use OpenAI's or open_clip's"
     known = ", ".join(registry.networks())
     return f"holds none of the networks {known}; its tensors are {shortened(keys) or 'none'}"

@@ -238,12 +238,12 @@ def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str,
 
 def _file(owner: str, path: Path, entry: FileEntry, verified: VerifiedFile | None, remedy: str) -> WeightFile:
     """A file by what the manifest says of it, else by what the lock does."""
-    sha256, size, trained_with = entry.sha256, entry.size, entry.trained_with
+    sha256, size, trained_with = entry.sha256, entry.size, frozenset(entry.trained_with)
     if verified is not None:
         sha256 = sha256 or verified.sha256
         size = verified.size if size is None else size
-        trained_with = trained_with or verified.trained_with
-    return WeightFile(owner, path, sha256, size, entry.licence, frozenset(trained_with), remedy, verified)
+        trained_with = trained_with or frozenset(verified.trained_with)
+    return WeightFile(owner, path, sha256, size, entry.licence, trained_with, remedy, verified)
 
 
 def _remedy(name: str, section: Section, own: bool) -> str:
