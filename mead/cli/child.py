@@ -37,7 +37,7 @@ class Child:
         reads: its standard input, which `ps` does not show.
         holds: open files that it inherits.
         needs: other children, made with `lasting`, that end after it even if this process is killed.
-        lasting: whether it outlives this process, if that is killed, until the children that need it have ended.
+        lasting: whether, if this process is killed, it runs on until the children that need it have ended.
 
     Attributes:
         process: the current process, or the last one.

@@ -85,8 +85,8 @@ def local_service(
 ) -> Iterator[LocalService]:
     """Run the whole service and yield it once it is ready; stop it at the end.
 
-    If it is not ready after START_SECONDS although all its processes run (the disk is nearly full, say), it is
-    yielded with a warning that gives the reason.
+    If it is not ready after START_SECONDS although all its processes run (the disk is nearly full, say), it
+    is yielded with a warning that gives the reason.
 
     Args:
         data_dir: folder of uploads, results and the data of our Redis; only one service can use it at a time.

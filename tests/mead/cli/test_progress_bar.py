@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -58,6 +61,7 @@ bar.show({HOSTILE!r}, 1000, 1000)
 bar.say({HOSTILE!r})
 """
     ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=its) as process:
         os.close(its)
         shown = b""
