@@ -48,7 +48,9 @@ from mead.weights.tensor_pickle import (
     dtype_of,
     mapped,
     slice_of,
+    storage_identity,
 )
+from mead.weights.torch_archive import TorchArchive
 
 
 class CheckpointError(ValueError):
@@ -165,56 +167,20 @@ def _describe(start: bytes) -> str:
     return "it is neither safetensors nor written by torch.save, torch.jit.save or NVIDIA's StyleGAN code"
 
 
-# torch.save and torch.jit.save: a zip archive of a pickle and the storages it refers to.
+# The zip archives of torch.save and torch.jit.save.
 
 
 def _read_zip(path: Path, file: IO[bytes], budget: Budget) -> Checkpoint:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        (folder, *others) = [
-            name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")
-        ] or [""]
-        if not folder or others:
-            raise CheckpointError(f"{path} is a zip archive, but not one of torch.save or torch.jit.save")
-        scripted = f"{folder}constants.pkl" in entries
-        content = mapped(path)
-        storages: dict[str, Tensor] = {}
-
-        def record(name: str) -> Tensor:
-            """The bytes of an entry, mapped."""
-            if name not in entries:
-                raise PickleError(f"{name!a} is missing")
-            entry = entries[name]
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise PickleError(f"{name!a} is compressed, which is not supported")
-            header = bytes_of(slice_of(content, entry.header_offset, 30, name))
-            name_length, extra_length = struct.unpack("<HH", header[26:])
-            return slice_of(
-                content, entry.header_offset + 30 + name_length + extra_length, entry.file_size, name
-            )
-
-        if f"{folder}byteorder" in entries and bytes_of(record(f"{folder}byteorder")) != b"little":
-            raise PickleError("it was saved on a big-endian machine; save it again on a little-endian one")
-
-        def persistent(identity: Any) -> Storage:
-            kind, key, numbers = _storage_identity(identity)
-            if key not in storages:
-                storages[key] = aligned(record(f"{folder}data/{key}"), budget)
-            dtype = dtype_of(kind)
-            return Storage(slice_of(storages[key], 0, numbers * dtype.itemsize, key).view(dtype))
-
-        pickled = io.BytesIO(bytes_of(record(f"{folder}data.pkl")))
-        unpickled = read(pickled, CONSTRUCTORS, persistent, budget)
-        return Checkpoint("TorchScript archive" if scripted else "torch.save archive", unpickled)
-
-
-def _storage_identity(identity: Any) -> tuple[Any, str, int]:
-    """The class, key and length of a storage, of ("storage", class, key, device, length, ...)."""
-    match identity:
-        case ("storage", kind, str() | int() as key, _, int() as numbers, *_) if numbers >= 0:
-            if is_name(str(key)):
-                return kind, str(key), numbers
-    raise PickleError(f"it refers to {in_words(identity)}, where a tensor's storage is expected")
+    (folder, *others) = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")] or [
+        ""
+    ]
+    if not folder or others:
+        raise CheckpointError(f"{path} is a zip archive, but not one of torch.save or torch.jit.save")
+    torch_archive = TorchArchive(entries, folder, mapped(path), budget)
+    file_format = "TorchScript archive" if torch_archive.is_scripted else "torch.save archive"
+    return Checkpoint(file_format, torch_archive.read())
 
 
 # Files that begin with a pickle: those of torch.save before PyTorch 1.6, and NVIDIA's networks.
@@ -254,7 +220,7 @@ def _read_old(stream: IO[bytes], file_bytes: Tensor, budget: Budget) -> Any:
         match identity:
             case ("module", Name() as kind, *_):  # a class, beside its source code
                 return kind
-        kind, key, numbers = _storage_identity(identity)
+        kind, key, numbers = storage_identity(identity)
         dtype = dtype_of(kind)
         kinds[key] = dtype, numbers
         values = torch.empty(numbers, dtype=dtype, device="meta") if data is None else data[key]

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mead.weights.inert_data import Budget, Name, PickleError, Placeholder, UnsafePickleError, in_words
+from mead.weights.inert_data import (
+    Budget,
+    Name,
+    PickleError,
+    Placeholder,
+    UnsafePickleError,
+    in_words,
+    is_name,
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,15 @@ def slice_of(data: Tensor, start: int, size: int, what: object) -> Tensor:
 def bytes_of(data: Tensor) -> bytes:
     """A copy of mapped bytes."""
     return bytes(data.numpy())
+
+
+def storage_identity(identity: Any) -> tuple[Any, str, int]:
+    """The class, key and length of a storage, of ("storage", class, key, device, length, ...)."""
+    match identity:
+        case ("storage", kind, str() | int() as key, _, int() as numbers, *_) if numbers >= 0:
+            if is_name(str(key)):
+                return kind, str(key), numbers
+    raise PickleError(f"it refers to {in_words(identity)}, where a tensor's storage is expected")
 
 
 # What pickles of tensors call.
