@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -32,7 +33,9 @@ class ProgressBar:
         self._lines = 0
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(desc=self._name, initial=done, total=total, dynamic_ncols=True, **options)
+            known = all(os.get_terminal_size(sys.stderr.fileno()))  # 0x0 in some containers
+            size = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+            self._bar = tqdm(desc=self._name, initial=done, total=total, **size, **options)
 
     def show(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` are done; `total` is None or 0 as long as it is unknown."""

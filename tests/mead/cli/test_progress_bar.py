@@ -52,7 +52,8 @@ def test_downloads_one_after_another(capfd: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_in_a_terminal_names_cannot_move_the_cursor() -> None:
+@pytest.mark.parametrize("size", [(24, 80), (0, 0)], ids=["24x80", "unknown size"])
+def test_in_a_terminal_names_cannot_move_the_cursor(size: tuple[int, int]) -> None:
     code = f"""
 from mead.cli.progress_bar import TransferBar
 bar = TransferBar()
@@ -61,7 +62,7 @@ bar.show({HOSTILE!r}, 1000, 1000)
 bar.say({HOSTILE!r})
 """
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=its) as process:
         os.close(its)
         shown = b""
