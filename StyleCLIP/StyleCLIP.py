@@ -26,9 +26,10 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
 from mead.revision import Progress, Revision, optimise
+from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
-from mead.weights.sets import WeightsError, WeightSet
+from mead.weights.sets import WeightSet
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.hyperparameters import Hyperparameters

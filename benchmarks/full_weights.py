@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mead.weights import conversion
+from mead.weights.building import build_network
 from mead.weights.sets import FOLDER, WeightSet
 from tests import full_size, parity
 from tests.mirror import Mirror, cut_at, length_of, mirror, redirect_to, status
@@ -53,7 +53,7 @@ def run(folder: Path, server: Mirror) -> bool:
     weights = WeightSet.find("local")
     for network in weights.files:
         began = time.perf_counter()
-        built = conversion.check(network, weights.read(network))
+        built = build_network(network, weights.read(network))
         seconds = time.perf_counter() - began
         for output, error in full_size.errors(network, built).items():
             well &= error < parity.TOLERANCE
@@ -64,7 +64,7 @@ def run(folder: Path, server: Mirror) -> bool:
     done = subprocess.run(command("verify", "local"), capture_output=True, text=True, check=False)
     print(done.stderr)
     well &= done.returncode == 1
-    well &= all(f"{file.path} is not the file it should be" in done.stderr for file in weights.files.values())
+    well &= all(f"{file.path} has a wrong checksum" in done.stderr for file in weights.files.values())
     print("all is well" if well else "NOT all is well")
     return well
 

@@ -24,7 +24,8 @@ MODELS = {"LatentRevisions": ("clip", "vqgan"), "StyleCLIP": ("clip", "stylegan2
 def make(folder: Path) -> None:
     """Make the set in `folder`, a WEIGHTS_DIR."""
     from mead.weights import conversion
-    from mead.weights.sets import FOLDER, Lock, Record, WeightSet
+    from mead.weights.lock import Lock, VerifiedFile
+    from mead.weights.sets import FOLDER, WeightSet
     from tests import full_size, originals, parity
 
     home = folder / SET
@@ -43,7 +44,7 @@ def make(folder: Path) -> None:
         for network in networks:
             target = home / f"{network}.safetensors"
             conversion.convert(original, network, target)
-            files[network] = Record.of(target, name)
+            files[network] = VerifiedFile.of(target, name)
         original.unlink()
     Lock(files=files).write(home)
     (home / "manifest.toml").write_text('description = "Full-size networks with made-up weights."\n', "utf-8")

@@ -1,20 +1,18 @@
-"""Files that are written whole, and folders that are the service's alone."""
+"""Atomic writes, and folders that only the service can read."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 
 def write_whole(path: Path, content: bytes | bytearray, mode: int | None = None) -> None:
-    """Write a file that appears under its name only when it is whole and on the disk.
-
-    It is written under another name, synced and then renamed, so that nobody ever reads half of it, whenever
-    the power goes.
+    """Write a file that appears under its name only once it is complete and on the disk.
 
     Args:
         mode: its permissions; what the umask leaves when None.
@@ -22,11 +20,30 @@ def write_whole(path: Path, content: bytes | bytearray, mode: int | None = None)
     Raises:
         OSError: if the disk is full or the folder cannot be written.
     """
+    with atomic_write(path, mode) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to; at the end it is synced to the disk and renamed.
+
+    So nobody ever reads half a file, even after a power failure. If an error occurs, the temporary file is
+    removed and `path` stays as it was.
+
+    Args:
+        mode: the file's permissions; what the umask leaves when None.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with create(temporary, mode) as file:
-            file.write(content)
-            file.flush()
+        create(temporary, mode).close()
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(permissions)  # writers may replace the file: safetensors' lets only its owner read it
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

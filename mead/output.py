@@ -1,4 +1,4 @@
-"""Trying the place of an output before the work that it is for."""
+"""Checking that an output can be written before the work on it begins."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-ROOM = 4 * 2**20  # bytes; a picture of 1024x1024 takes less
+PROBE_SIZE = 4 * 2**20  # bytes; a picture of 1024x1024 takes less
 
 
 def try_output(path: Path, name: str) -> None:
-    """Make sure that a file can be written to `path` later. Its folder is made, and nothing is left in it.
+    """Check that a file can be written to `path` later. Its folder is created; nothing is left in it.
 
     Args:
-        name: the argument or option that gives the place.
+        name: of the argument or option that gives the path.
 
     Raises:
-        OSError: of the kind that writing would raise; the message begins with `name`.
-        ValueError: for a path that cannot be one.
+        OSError: of the type that writing would raise; the message begins with `name`.
+        ValueError: for an invalid path.
     """
     if "\0" in str(path):
-        raise ValueError(f"{name}: a path holds no NUL character")
-    # as long a name as a file has that is not whole yet
+        raise ValueError(f"{name}: a path cannot contain a NUL character")
+    # with a name as long as that of `mead.files.atomic_write`'s temporary file
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         taken = path.is_dir()
         try:
-            probe.write_bytes(b"\0" * ROOM)
+            probe.write_bytes(b"\0" * PROBE_SIZE)
         finally:
             with suppress(OSError):
                 probe.unlink()
@@ -36,4 +36,4 @@ def try_output(path: Path, name: str) -> None:
     except OSError as error:
         raise type(error)(f"{name}: cannot write to {path.parent}: {error.strerror}") from error
     if taken:
-        raise IsADirectoryError(f"{name}: {path} is a folder, where a file is to be")
+        raise IsADirectoryError(f"{name}: {path} is a folder, not a file")

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from mead.weights.sets import FOLDER, WeightSet, sha256_of
+from mead.weights.lock import sha256_of
+from mead.weights.sets import FOLDER, WeightSet
 from tests import originals, parity
 
 

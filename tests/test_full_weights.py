@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mead.weights import conversion
-from mead.weights.download import Patience
+from mead.weights.building import build_network
+from mead.weights.download import RetryPolicy
+from mead.weights.errors import WeightsError
 from mead.weights.fetch import fetch
-from mead.weights.sets import WeightsError, WeightSet
+from mead.weights.sets import WeightSet
 from tests import full_size, parity
 from tests.mirror import cut_at, length_of, mirror, redirect_to, status
 
@@ -52,10 +53,10 @@ def test_from_a_bad_mirror_to_the_published_numbers(folder: Path, monkeypatch: p
             moved = server.add(f"/moved/{name}", b"", *[redirect_to(real)] * 9)
             mirrors[name] = [wrong, server.url("/gone"), moved]
         full_size.describe(folder / "local", files, mirrors)
-        weights = fetch("local", Silent(), patience=Patience(tries=3, pause=0.01))
+        weights = fetch("local", Silent(), retry=RetryPolicy(attempts=3, first_pause=0.01))
         assert not list(weights.folder.glob("originals"))
     for network in ("clip", "vqgan"):
-        numbers = full_size.errors(network, conversion.check(network, weights.read(network)))
+        numbers = full_size.errors(network, build_network(network, weights.read(network)))
         assert len(numbers) == 2 and max(numbers.values()) < parity.TOLERANCE, numbers
 
     path = weights.files["vqgan"].path
@@ -64,5 +65,5 @@ def test_from_a_bad_mirror_to_the_published_numbers(folder: Path, monkeypatch: p
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
-    with pytest.raises(WeightsError, match=rf"{path} is not the file it should be \(sha256 differs\)"):
+    with pytest.raises(WeightsError, match=rf"{path} has a wrong checksum \(sha256\)"):
         WeightSet.find("local").read("vqgan")

@@ -193,7 +193,7 @@ def test_what_dies_is_started_again(serve: Callable[..., Serve]) -> None:
         assert one.job(job_id)["status"] == "succeeded"
         accepted = one.post(iterations="3").json()["id"]
         eventually(lambda: one.job(accepted)["status"] == "succeeded", program)  # noqa: B023
-        assert "was killed (SIGKILL); it is started again" in one.err.read_text()
+        assert "was killed (SIGKILL); restarting it" in one.err.read_text()
     with redis.Redis.from_url(one.redis_url()) as client:
         client.shutdown()
     eventually(one.ready)
@@ -221,7 +221,7 @@ def test_a_full_disk_is_answered_503_until_there_is_room(
     with (small_disk / "fill").open("wb") as fill, suppress(OSError):
         while True:
             fill.write(bytes(2**16))
-    eventually(lambda: "the Redis ended with status 1; it is started again" in one.err.read_text())
+    eventually(lambda: "the Redis ended with status 1; restarting it" in one.err.read_text())
     eventually(lambda: not one.ready())
     refused = one.post(iterations="3")
     assert refused.status_code == 503 and refused.json()["status"] == "error"
@@ -317,7 +317,7 @@ with local_service(Path({str(folder)!r})):
 )
 def test_an_address_of_no_redis_is_named_and_not_shown(url: str, tmp_path: Path) -> None:
     said = refused(REDIS_URL=url, DATA_DIR=str(tmp_path))
-    assert said.startswith("mead: redis_url: ") and "rediss://host:6379/0" in said and url not in said
+    assert said.startswith("mead: REDIS_URL: ") and "rediss://host:6379/0" in said and url not in said
 
 
 def test_a_wrong_password_is_told(redis_server: RedisServer, tmp_path: Path) -> None:

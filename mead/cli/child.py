@@ -1,4 +1,4 @@
-"""Processes that this one starts, watches, starts again and stops. They end with it, whatever ends it."""
+"""Child processes: started, watched, restarted and stopped. They end with this process, however it ends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mead.installation import ROOT
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30  # the inference server ends its step first
-STEADY_SECONDS = 60  # a child that ran this long has not failed at its start
+STEADY_SECONDS = 60  # a child that ran this long did not fail at its start
 LONGEST_PAUSE = 5.0  # seconds before a child is started again
 
 
 class ServiceError(RuntimeError):
-    """The service, or a part of it, does not start or does not run any more."""
+    """The service, or a part of it, does not start or has ended."""
 
 
 class Child:
@@ -33,16 +33,16 @@ class Child:
     Args:
         name: what messages call it.
         command: the program and its arguments.
-        environment: variables beside our own.
-        logs: folder for what it writes, as NAME.log; it writes to our own stderr when None.
-        reads: what it finds on its standard input (`ps` shows nothing of it).
+        environment: variables in addition to ours.
+        logs: folder of its log, NAME.log; it logs to our stderr if None.
+        reads: its standard input, which `ps` does not show.
         holds: open files that it inherits.
-        needs: other children, made with `lasting`, that end after it even when this process is killed.
-        lasting: whether, when this process is killed, it first waits for the children that need it.
+        needs: other children, made with `lasting`, that end after it even if this process is killed.
+        lasting: whether, if this process is killed, it runs on until the children that need it have ended.
 
     Attributes:
-        process: the process as it was started last.
-        restarts: how often in a row `check` starts it again, when each run lasts less than STEADY_SECONDS.
+        process: the current process, or the last one.
+        restarts: how often in a row `check` restarts it, if each run takes less than STEADY_SECONDS.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Child:
         self._reads = reads
         self._parent = 0 if lasting else os.getpid()
         self._lifeline, self._held = os.pipe()
-        self._inherits = [self._lifeline, *holds, *(one._held for one in needs)]
+        self._inherits = [self._lifeline, *holds, *(child._held for child in needs)]
         self._failures = 0
         self._again_at: float | None = None
         try:
@@ -100,10 +100,10 @@ class Child:
         self.stop()
 
     def check(self) -> None:
-        """See that the process runs; when it has ended, start it again after a pause.
+        """Check that the process runs; if it has ended, restart it after a pause.
 
         Raises:
-            ServiceError: it has ended and has no `restarts` left; with the last lines of its log.
+            ServiceError: it has ended and has no `restarts` left; with the end of its log.
         """
         now = time.monotonic()
         if self._again_at is not None:
@@ -123,10 +123,10 @@ class Child:
             raise ServiceError("\n".join([what, *self.last_lines()]))
         pause = min(2.0 ** (self._failures - 1), LONGEST_PAUSE)
         self._again_at = now + pause
-        log.error("%s; it is started again in %.0f s", what, pause)
+        log.error("%s; restarting it in %.0f s", what, pause)
 
     def last_lines(self) -> list[str]:
-        """The end of its log; nothing when it has none."""
+        """The end of its log; nothing if it has none."""
         return self.log.read_text(errors="replace").splitlines()[-20:] if self.log else []
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""One service at a time per data folder: two Redis writing to one folder would destroy its data."""
+"""One service per data folder at a time: two Redis servers writing to one folder would destroy its data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mead.cli.child import STOP_SECONDS, ServiceError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 3  # seconds for a service that may have been told to stop just now
+GRACE_SECONDS = 3  # for a service that may be about to stop
 END_SECONDS = 2 * STOP_SECONDS  # the servers end, then Redis
 
 
@@ -25,15 +25,15 @@ END_SECONDS = 2 * STOP_SECONDS  # the servers end, then Redis
 def folder_lock(data_dir: Path, url: str) -> Iterator[int]:
     """Hold the lock of a data folder and yield the open file.
 
-    The lock is free once every process that has inherited that file has ended, so that a service which was
-    killed keeps it until its Redis is gone. A service that is just ending is waited for.
+    The lock is released when every process that has inherited the file has ended, so a service that was
+    killed keeps it until its Redis has ended. A service that is stopping is waited for.
 
     Args:
-        url: where the service that takes the lock can be reached; whoever comes later is told.
+        url: of the service that takes the lock; it is in the error of one that wants it too.
 
     Raises:
         ServiceError: another service has the lock; says which.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written to.
     """
     file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -50,7 +50,7 @@ def folder_lock(data_dir: Path, url: str) -> Iterator[int]:
 
 def _acquire(file: int, data_dir: Path) -> None:
     began = time.monotonic()
-    told = False
+    reported = False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,12 +60,12 @@ def _acquire(file: int, data_dir: Path) -> None:
         holder = _holder(file)
         gone = "pid" in holder and not _lives(holder["pid"])
         ending = gone or holder.get("stopping")
-        if ending and not told and time.monotonic() - began > 1:
-            log.warning("waiting for the service of process %d to end", holder["pid"])
-            told = True
-        if time.monotonic() - began > (END_SECONDS if ending else PATIENCE):
-            who = "process {pid} since {since}, at {url}".format(**holder) if holder else "no more is known"
-            what = "its process has ended, but not all that it started" if gone else "stop it"
+        if ending and not reported and time.monotonic() - began > 1:
+            log.warning("waiting for the service of process %d to stop", holder["pid"])
+            reported = True
+        if time.monotonic() - began > (END_SECONDS if ending else GRACE_SECONDS):
+            who = "process {pid} since {since}, at {url}".format(**holder) if holder else "process unknown"
+            what = "it was killed, but some of its processes are still running" if gone else "stop it"
             raise ServiceError(
                 f"another service is running on {data_dir} ({who}): {what}, or set another DATA_DIR. "
                 f"`fuser -v {data_dir / 'lock'}` shows its processes"
@@ -74,7 +74,7 @@ def _acquire(file: int, data_dir: Path) -> None:
 
 
 def _holder(file: int) -> dict[str, Any]:
-    """What the service that has the lock wrote into it; empty when that cannot be read."""
+    """What the service that has the lock wrote into it; empty if that cannot be read."""
     with suppress(ValueError):
         holder = json.loads(os.pread(file, 4096, 0))
         if isinstance(holder, dict) and holder.keys() >= {"pid", "since", "url"}:
@@ -84,7 +84,7 @@ def _holder(file: int) -> dict[str, Any]:
 
 def _write(file: int, holder: dict[str, Any]) -> None:
     text = f"{json.dumps(holder)}\n".encode()
-    with suppress(OSError):  # the disk is full: the lock holds without it
+    with suppress(OSError):  # if the disk is full, the lock works without it
         os.pwrite(file, text, 0)
         os.ftruncate(file, len(text))
 

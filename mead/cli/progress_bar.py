@@ -1,40 +1,85 @@
-"""How far a job is, in a terminal."""
+"""Progress on stderr: bars of tqdm's in a terminal, lines now and then elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from typing import Any
 
-from mead.terminal import say
+from tqdm import tqdm
+
+from mead.terminal import printable, say
 
 
 class ProgressBar:
-    """One line on stderr that shows how far a job is; where that is no terminal, one line per quarter."""
+    """The progress of one task: a bar in a terminal; elsewhere a line for each tenth, for logs.
 
-    WIDTH = 30
+    Args:
+        name: shown before the bar; it may hold any characters.
+        done: how much was done before.
+        total: how much there is to do; unknown if None or 0.
+        every: amount after which there is another line where the total is unknown.
+        options: of tqdm, such as `unit`.
+    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.began = time.monotonic()
-        self.shown = -1
+    def __init__(
+        self, name: str, done: int = 0, total: int | None = None, every: int = 100, **options: Any
+    ) -> None:
+        self._name = printable(name)
+        self._options = options
+        self._every = every
+        self._first, self._began = done, time.monotonic()
+        self._lines = 0
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            known = all(os.get_terminal_size(sys.stderr.fileno()))  # 0x0 in some containers
+            size = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+            self._bar = tqdm(desc=self._name, initial=done, total=total, **size, **options)
 
-    def show(self, step: int, steps: int) -> None:
-        """Show that `step` of `steps` are done; `steps` is 0 as long as nobody knows."""
-        if not sys.stderr.isatty():
-            quarter = 4 * step // steps if steps else 0
-            if quarter > self.shown:
-                self.shown = quarter
-                say(self._line(step, steps), file=sys.stderr, flush=True)
+    def show(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` are done; `total` is None or 0 as long as it is unknown."""
+        if self._bar is not None:
+            self._bar.total = total or None
+            self._bar.update(done - self._bar.n)
             return
-        print(f"\r{self._line(step, steps)}\x1b[K", end="", file=sys.stderr, flush=True)
+        lines = 1 + (10 * done // total if total else done // self._every)
+        if lines > self._lines:
+            self._lines = lines
+            elapsed = time.monotonic() - self._began
+            line = tqdm.format_meter(
+                done, total, elapsed, initial=self._first, prefix=self._name, ascii=True, **self._options
+            )
+            say(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Leave the line."""
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        """Leave the line of the bar."""
+        if self._bar is not None:
+            self._bar.close()
 
-    def _line(self, step: int, steps: int) -> str:
-        done = self.WIDTH * step // steps if steps else 0
-        count = f"{step}/{steps}" if steps else "waiting"
-        seconds = time.monotonic() - self.began
-        return f"{self.name} [{'#' * done}{'.' * (self.WIDTH - done)}] {count} {seconds:.1f} s"
+
+class TransferBar:
+    """The progress of downloads, one after another. It is a `mead.weights.progress.Progress`."""
+
+    def __init__(self) -> None:
+        self._bar: ProgressBar | None = None
+        self._name, self._done = "", 0
+
+    def show(self, name: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` bytes of a file are here."""
+        if self._bar is None or name != self._name or done < self._done:  # another file, or from the start
+            self.end()
+            self._bar = ProgressBar(name, done, total, every=100_000_000, unit="B", unit_scale=True)
+        self._name, self._done = name, done
+        self._bar.show(done, total)
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        self.end()
+        say(line, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line of the bar."""
+        if self._bar is not None:
+            self._bar.end()
+        self._bar = None

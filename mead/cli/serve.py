@@ -18,6 +18,7 @@ from mead import log
 from mead.cli.child import ServiceError
 from mead.cli.local_service import LocalService, local_service
 from mead.cli.progress_bar import ProgressBar
+from mead.files import write_whole
 from mead.installation import shipped
 from mead.model_spec import ModelSpec
 from mead.output import try_output
@@ -27,7 +28,7 @@ from mead.terminal import say
 from mead.weights.sets import WeightSet, weights_dir
 
 REDIS_PORT = 6380
-"""Of our own Redis in a new data folder; a Redis of somebody else's mostly has 6379."""
+"""Of our Redis in a new data folder; 6379 is often taken by another."""
 
 PHOTOS = shipped("tests/data")
 """Where the samples of the demonstration are."""
@@ -36,9 +37,9 @@ PHOTOS = shipped("tests/data")
 def serve(options: argparse.Namespace) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP."""
     settings = Settings()
-    WeightSet.find(settings.weights)  # a name that is not known is told at once
+    WeightSet.find(settings.weights)  # an unknown name is reported at once
     log.set_up(settings)
-    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # was closed, and is not for a pipe of ours
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed ones must not be reused for our pipes
         pass
     os.close(file)
     with (
@@ -66,7 +67,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    """Print, as long as anybody reads: the terminal may be closed, or be `head -1`."""
+    """Print, if anyone reads it: the terminal may be closed, or the output piped to `head -1`."""
     try:
         say(text, flush=True)
     except OSError:
@@ -74,16 +75,16 @@ def _say(text: str) -> None:
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Start the service, make a picture with each model through its API, stop it.
+    """Start the service, make a picture with each model through its API, stop the service.
 
     Raises:
-        ServiceError: a job fails; with what the servers wrote last.
+        ServiceError: a job fails; with the end of the servers' logs.
     """
     began = time.monotonic()
     specs = [spec for spec in MODELS.values() if spec.demo]
     for spec in specs:
         try_output(Path(spec.output_path) / "demo.png", "output_path")
-    # At a Redis that others use too, nobody else must take the demo's jobs.
+    # At a shared Redis, other servers must not take the demo's jobs.
     queues = f"demo_{secrets.token_hex(4)}"
     environment = {
         **_weights_environment(),
@@ -101,7 +102,7 @@ def demo(options: argparse.Namespace) -> None:
                 try:
                     path, seconds = _demo_job(service, spec)
                 except (ServiceError, requests.RequestException) as error:
-                    service.check()  # a dead server is the better explanation
+                    service.check()  # that a server has ended explains more
                     raise ServiceError(f"{spec.route}: {error}\n{_last_lines(service)}") from error
                 say(f"{path}  ({seconds:.1f} s)", flush=True)
     say(f"done in {time.monotonic() - began:.0f} s", file=sys.stderr)
@@ -113,12 +114,12 @@ def _redis_url(settings: Settings) -> str | None:
 
 
 def _weights_environment() -> dict[str, str]:
-    """The servers run in another folder than this process: a relative WEIGHTS_DIR must mean the same."""
+    """WEIGHTS_DIR as an absolute path: the servers run in another folder than this process."""
     return {"WEIGHTS_DIR": str(weights_dir())}
 
 
 def _demo_job(service: LocalService, spec: ModelSpec) -> tuple[Path, float]:
-    """Send one job, wait for its end, save its picture; the picture's path and how long it took."""
+    """Send one job, wait for it and save its picture; the picture's path and the seconds it took."""
     began = time.monotonic()
     assert spec.demo is not None
     fields, samples = spec.demo
@@ -126,9 +127,9 @@ def _demo_job(service: LocalService, spec: ModelSpec) -> tuple[Path, float]:
     say(f'{route}: "{fields["prompt"]}" and {", ".join(samples.values())}', file=sys.stderr)
     files = {name: (sample, (PHOTOS / sample).read_bytes()) for name, sample in samples.items()}
     headers, http = {"Prefer": "respond-async"}, service.session
-    asked = _json(http.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
-    job_url = f"{service.url}/jobs/{asked['id']}"
-    bar = ProgressBar(route)
+    job = _json(http.post(f"{service.url}/{route}", fields, files=files, headers=headers, timeout=60))
+    job_url = f"{service.url}/jobs/{job['id']}"
+    bar = ProgressBar(route, unit="step")
     while (job := _json(http.get(job_url, timeout=60)))["status"] in ("queued", "processing"):
         bar.show(job.get("steps", 0), job.get("total_steps") or 0)
         service.check()
@@ -138,28 +139,27 @@ def _demo_job(service: LocalService, spec: ModelSpec) -> tuple[Path, float]:
         raise ServiceError(f"the job {job['status']}: {job.get('error')}")
     png = http.get(f"{job_url}/image", timeout=60)
     if not png.ok:
-        raise ServiceError(_said(png))
+        raise ServiceError(_response_text(png))
     folder.mkdir(exist_ok=True)
-    path = folder / f"demo_{asked['id']}.png"
-    part = path.with_suffix(".part")
-    part.write_bytes(png.content)
-    part.replace(path)
+    path = folder / f"demo_{job['id']}.png"
+    write_whole(path, png.content)
     return path, time.monotonic() - began
 
 
-def _json(answer: requests.Response) -> dict[str, Any]:
-    if not answer.ok:
-        raise ServiceError(_said(answer))
-    record: dict[str, Any] = answer.json()
+def _json(response: requests.Response) -> dict[str, Any]:
+    if not response.ok:
+        raise ServiceError(_response_text(response))
+    record: dict[str, Any] = response.json()
     return record
 
 
-def _said(answer: requests.Response) -> str:
-    return f"{answer.request.method} {answer.url} answered {answer.status_code}: {answer.text.strip()}"
+def _response_text(response: requests.Response) -> str:
+    request = f"{response.request.method} {response.url}"
+    return f"{request}: HTTP {response.status_code}: {response.text.strip()}"
 
 
 def _last_lines(service: LocalService) -> str:
     lines = []
-    for one in service.children:
-        lines += [f"the {one.name} wrote last:", *one.last_lines()]
+    for child in service.children:
+        lines += [f"the end of the log of the {child.name}:", *child.last_lines()]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Finding our networks in the content of a weight file, and choosing where it holds several of a kind."""
+"""Finding our networks in the content of a weight file, and choosing between several of a kind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mead.weights.tensor_pickle import Unusable
 
 StateDict = dict[str, Tensor | Unusable]
 
-_MOST = 100  # networks of a kind in a file
+MAX_CANDIDATES = 100  # of one kind in a file
 
-# Names that say nothing of what is in them.
+# Names that say nothing about what is in them.
 _CONTAINERS = {"state_dict", "model_state_dict", "model", "params", "generator", "g", "net", "network"}
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -28,10 +28,10 @@ class Candidate:
     """A network in a file.
 
     Attributes:
-        part: what the file calls the state dict, such as "state_dict"; "" for the whole file.
-        state_dict: all of it.
-        prefix: what the network's keys begin with, such as "first_stage_model."; often "".
-        layout: how they look.
+        part: the state dict's name in the file, such as "state_dict"; "" for the whole file.
+        state_dict: all of it, which may hold other networks too.
+        prefix: of the network's keys, such as "first_stage_model."; often "".
+        layout: of the keys without the prefix.
     """
 
     part: str
@@ -41,21 +41,21 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What tells it from others in the file."""
+        """Distinguishes it from others in the file."""
         return ".".join(filter(None, [self.part, self.prefix.removesuffix(".")])) or "the whole file"
 
     @property
     def rank(self) -> tuple[bool, bool, bool]:
-        """The lower, the rather it is the one that is meant."""
+        """The lower, the more likely it is the right one."""
         parts = [self.part, *self.prefix.split(".")]
         return (
-            not any("ema" in part.lower().split("_") for part in parts),  # averaged weights draw better
-            "first_stage_model" not in parts,  # a VQGAN of pictures, beside that of their conditions
+            not any("ema" in part.lower().split("_") for part in parts),  # averaged weights
+            "first_stage_model" not in parts,  # the VQGAN of pictures, beside that of their conditions
             any(part and part.lower() not in _CONTAINERS for part in parts),
         )
 
     def tensors(self, others: Sequence[Candidate]) -> tuple[dict[str, Tensor], dict[str, Unusable]]:
-        """Those under the prefix and under no other's, and the unusable ones, by their names without it."""
+        """Its tensors and the unusable ones, by name without the prefix; not those of networks within."""
         not_mine = tuple(
             other.prefix
             for other in others
@@ -72,40 +72,43 @@ class Candidate:
         )
 
     def is_same(self, other: Candidate) -> bool:
-        """Whether both are the same tensors, which a file may hold by two names."""
-        mine, others = (each.state_dict[each.prefix + each.layout.sign] for each in (self, other))
+        """Whether both are the same tensors, which a file may hold under two names."""
+        mine, others = (each.state_dict[each.prefix + each.layout.signature] for each in (self, other))
         return (
             isinstance(mine, Tensor) and isinstance(others, Tensor) and mine.data_ptr() == others.data_ptr()
         )
 
 
 def find(content: Any) -> dict[str, list[Candidate]]:
-    """All networks of ours in a checkpoint's content, by which they are."""
+    """All networks of ours in a checkpoint's content, by name."""
     found: dict[str, list[Candidate]] = {}
     for part, state_dict in state_dicts(content):
         for layout in LAYOUTS:
             for key in state_dict:
-                if f".{key}".endswith(f".{layout.sign}"):
-                    candidate = Candidate(part, state_dict, key.removesuffix(layout.sign), layout)
+                if f".{key}".endswith(f".{layout.signature}"):
+                    candidate = Candidate(part, state_dict, key.removesuffix(layout.signature), layout)
                     found.setdefault(layout.network, []).append(candidate)
     return found
 
 
 def choose(original: Path, candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
-    """The candidate that is meant, and the others: averaged weights before the last ones, the VQGAN of the
-    pictures before that of what they are conditioned on, plain names before others.
+    """The candidate to use, and the others.
+
+    Averaged weights come before the last ones, the VQGAN of pictures before that of their conditions, common
+    names before others.
 
     Raises:
-        CheckpointError: when the file does not tell which is meant.
+        CheckpointError: if several are equally likely.
     """
-    if len(candidates) > _MOST:
-        raise CheckpointError(f"{original} holds {len(candidates)} of {candidates[0].layout.network}")
+    if len(candidates) > MAX_CANDIDATES:
+        network = candidates[0].layout.network
+        raise CheckpointError(f"{original} holds {len(candidates)} networks that look like {network}")
     best = min(candidate.rank for candidate in candidates)
     chosen, *tied = (candidate for candidate in candidates if candidate.rank == best)
     if rivals := [each for each in tied if not each.is_same(chosen)]:
         raise CheckpointError(
-            f"{original} holds several of {chosen.layout.network}, and not which is meant: "
-            f"{some([each.name for each in [chosen, *rivals]])}; save that one to a file of its own"
+            f"{original} holds several {chosen.layout.network} networks, and it is unclear which to use: "
+            f"{shortened([each.name for each in [chosen, *rivals]])}; save the one you want to its own file"
         )
     return chosen, [each for each in candidates if not each.is_same(chosen)]
 
@@ -128,13 +131,13 @@ def state_dicts(content: Any) -> Iterator[tuple[str, StateDict]]:
             yield name, _unwrapped({key: value for key, value in tensors.items() if is_name(key)})
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of some names, for a message."""
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, for a message."""
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def _unwrapped(state_dict: StateDict) -> StateDict:
-    """The state dict without the names that DataParallel, torch.compile and others put into its keys."""
+    """The state dict without what DataParallel, torch.compile and others insert into its keys."""
     unwrapped: StateDict = {}
     for key, value in state_dict.items():
         plain = ".".join(part for part in key.split(".") if part not in _WRAPPERS)

@@ -1,12 +1,12 @@
-"""Reading weight files in the formats they are published in, without running anything that is in them.
+"""Reading weight files in the formats they are published in, without running any code in them.
 
-- PyTorch's own (`torch.save`), as a zip archive and in the form from before version 1.6, whatever classes
+- PyTorch's own (`torch.save`), as a zip archive and in the format used before version 1.6, whatever classes
   its pickle names: PyTorch Lightning's checkpoints, dicts with an argparse.Namespace, whole modules;
-- TorchScript archives, of which only the tensors are read and not the code;
-- NVIDIA's network pickles, which carry their source code as text: it stays text;
+- TorchScript archives, of which only the tensors are read;
+- NVIDIA's network pickles; the source code they contain is ignored;
 - safetensors.
 
-Tensors are mapped from the file: they take memory only when they are looked at, and never twice.
+Tensors are memory-mapped from the file: they take memory only when they are used.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ from mead.weights.tensor_pickle import (
     dtype_of,
     mapped,
     slice_of,
+    storage_identity,
 )
+from mead.weights.torch_archive import TorchArchive
 
 
 class CheckpointError(ValueError):
-    """A weight file that cannot be used; the message names it and says why."""
+    """A weight file that cannot be used; the message names it and gives the reason."""
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A weight file that would run code if it were loaded by pickle; the message names what it would call."""
+    """A weight file that would run code if pickle loaded it; the message names what it would call."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Checkpoint:
     """What a weight file holds.
 
     Attributes:
-        format: what kind of file it is, in words.
-        content: dicts, lists, tuples, numbers, texts, tensors, and a `Placeholder` for any other object.
+        format: of the file, for people to read.
+        content: dicts, lists, tuples, numbers, strings, tensors, and a `Placeholder` for any other object.
     """
 
     format: str
@@ -74,38 +76,38 @@ class Checkpoint:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with the content of a file into a CheckpointError that names it."""
+    """Turn any error about the content of a file into a CheckpointError that names the file."""
     try:
         yield
     except UnsafePickleError as error:
         raise UnsafeCheckpointError(
-            f"{path} is refused: {error} when loaded, and weights call nothing; nothing was run"
+            f"{path} is refused: {error} when loaded, which weights never do; no code was run"
         ) from error
     except (CheckpointError, OSError):  # of the disk and its files
         raise
-    except Exception as error:  # files come from strangers: nonsense may fail anywhere, in PyTorch too
+    except Exception as error:  # files come from others: nonsense may fail anywhere, in PyTorch too
         raise CheckpointError(
-            f"{path} cannot be read ({reason(error)}); if its download was cut off, fetch it again"
+            f"{path} cannot be read ({reason(error)}); if it is incomplete, download it again"
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in a line: without the frames of PyTorch's C++."""
-    said = str(error).partition("Exception raised from")[0]
-    return " ".join(said.split())[:500] or type(error).__name__
+    """An error's message in one line, without the C++ stack trace that PyTorch may add."""
+    message = str(error).partition("Exception raised from")[0]
+    return " ".join(message.split())[:500] or type(error).__name__
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a weight file of any format above. Its tensors are mapped from it: leave the file as it is.
+    """Read a weight file of any format above. Its tensors are mapped from it, so it must not be changed.
 
     Raises:
         UnsafeCheckpointError: naming the function that unpickling it would call.
         CheckpointError: for any other file that cannot be read.
-        FileNotFoundError: where there is none.
+        FileNotFoundError: if there is no such file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path} is no file but a folder, a pipe or a device")
+        raise CheckpointError(f"{path} is not a regular file")
     budget = Budget.to_read(status.st_size)
     with naming(path), path.open("rb") as file:
         start = file.read(512)
@@ -115,16 +117,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint("safetensors", _read_safetensors(path, start))
         if start.startswith(b"\x80"):
             return _read_pickle(path, file, budget)
-    raise CheckpointError(f"{path} is no weight file: {_what(start)}")
+    raise CheckpointError(f"{path} is not a weight file: {_describe(start)}")
 
 
-_MODULE = 1024  # bytes that a part of a module counts
+MODULE_COST = 1024  # bytes of the budget, for each part of a module
 
 
 def modules(root: Any, budget: Budget | None = None) -> dict[str, Tensor | Unusable]:
-    """The state dict of a whole module that was pickled, or saved by TorchScript: {"a.b.weight": tensor}.
+    """The state dict of a module that was pickled or saved by TorchScript: {"a.b.weight": tensor}.
 
-    Modules that are part of each other are followed until the budget is spent.
+    Modules that contain each other are followed until the budget is spent.
     """
     budget = budget or Budget.to_read(0)
     tensors: dict[str, Tensor | Unusable] = {}
@@ -135,12 +137,12 @@ def modules(root: Any, budget: Budget | None = None) -> dict[str, Tensor | Unusa
         if not isinstance(state, dict):
             continue
         kinds = [state[kind] for kind in ("_parameters", "_buffers", "_modules") if kind in state]
-        # TorchScript knows no such kinds: a module's attributes are all of them.
+        # TorchScript does not distinguish these: they are all attributes of the module.
         for kind in kinds or [state]:
             for name, value in kind.items() if isinstance(kind, dict) else ():
-                if budget.left < _MODULE:
+                if budget.left < MODULE_COST:
                     return tensors
-                budget.spend(_MODULE)
+                budget.spend(MODULE_COST)
                 key = f"{prefix}{name}" if is_name(name) else ""
                 if not is_name(key):
                     continue
@@ -151,75 +153,39 @@ def modules(root: Any, budget: Budget | None = None) -> dict[str, Tensor | Unusa
     return tensors
 
 
-def _what(start: bytes) -> str:
-    """What a file that begins like this is, for whoever took it for weights."""
+def _describe(start: bytes) -> str:
+    """What kind of file it is that begins like this."""
     text = start.lstrip().lower()
     if not start:
         return "it is empty"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, perhaps the host's error message or a link to click"
+        return "it is a web page, perhaps an error message or a download page"
     if text.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; `git lfs pull` brings the file itself"
+        return "it is a Git LFS pointer; run `git lfs pull` to get the file"
     if b"ustar" in start:
-        return "it is a tar archive; PyTorch's of before 2017 must be saved again by PyTorch"
-    return "it is neither safetensors nor made by torch.save, torch.jit.save or NVIDIA's StyleGAN code"
+        return "it is a tar archive; save files of PyTorch from before 2017 again with a later version"
+    return "it is neither safetensors nor written by torch.save, torch.jit.save or NVIDIA's StyleGAN code"
 
 
-# torch.save and torch.jit.save: a zip archive of a pickle and the storages it refers to.
+# The zip archives of torch.save and torch.jit.save.
 
 
 def _read_zip(path: Path, file: IO[bytes], budget: Budget) -> Checkpoint:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        (folder, *others) = [
-            name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")
-        ] or [""]
-        if not folder or others:
-            raise CheckpointError(f"{path} is a zip archive, but none that torch.save or torch.jit.save made")
-        scripted = f"{folder}constants.pkl" in entries
-        whole = mapped(path)
-        storages: dict[str, Tensor] = {}
-
-        def record(name: str) -> Tensor:
-            """The bytes of an entry, mapped."""
-            if name not in entries:
-                raise PickleError(f"{name!a} is missing")
-            entry = entries[name]
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise PickleError(f"{name!a} is compressed, which PyTorch's archives never are")
-            header = bytes_of(slice_of(whole, entry.header_offset, 30, name))
-            name_length, extra_length = struct.unpack("<HH", header[26:])
-            return slice_of(
-                whole, entry.header_offset + 30 + name_length + extra_length, entry.file_size, name
-            )
-
-        if f"{folder}byteorder" in entries and bytes_of(record(f"{folder}byteorder")) != b"little":
-            raise PickleError("it was saved on a big-endian machine; save it again on another")
-
-        def persistent(identity: Any) -> Storage:
-            kind, key, numbers = _storage_identity(identity)
-            if key not in storages:
-                storages[key] = aligned(record(f"{folder}data/{key}"), budget)
-            dtype = dtype_of(kind)
-            return Storage(slice_of(storages[key], 0, numbers * dtype.itemsize, key).view(dtype))
-
-        pickled = io.BytesIO(bytes_of(record(f"{folder}data.pkl")))
-        content = read(pickled, CONSTRUCTORS, persistent, budget)
-        return Checkpoint("TorchScript archive" if scripted else "torch.save archive", content)
+    (folder, *others) = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")] or [
+        ""
+    ]
+    if not folder or others:
+        raise CheckpointError(f"{path} is a zip archive, but not one of torch.save or torch.jit.save")
+    torch_archive = TorchArchive(entries, folder, mapped(path), budget)
+    file_format = "TorchScript archive" if torch_archive.is_scripted else "torch.save archive"
+    return Checkpoint(file_format, torch_archive.read())
 
 
-def _storage_identity(identity: Any) -> tuple[Any, str, int]:
-    """The class, key and length of a storage, of ("storage", class, key, device, length, ...)."""
-    match identity:
-        case ("storage", kind, str() | int() as key, _, int() as numbers, *_) if numbers >= 0:
-            if is_name(str(key)):
-                return kind, str(key), numbers
-    raise PickleError(f"it refers to {in_words(identity)}, where a storage is expected")
+# Files that begin with a pickle: those of torch.save before PyTorch 1.6, and NVIDIA's networks.
 
-
-# Files that begin with a pickle: torch.save's from before PyTorch 1.6, and NVIDIA's networks.
-
-_MAGIC = 0x1950A86A20F9469CFC6C  # what the first pickle in torch.save's old files holds
+_MAGIC = 0x1950A86A20F9469CFC6C  # in the first pickle of torch.save's old format
 
 
 def _read_pickle(path: Path, file: IO[bytes], budget: Budget) -> Checkpoint:
@@ -236,16 +202,16 @@ def _read_pickle(path: Path, file: IO[bytes], budget: Budget) -> Checkpoint:
     return Checkpoint("NVIDIA network pickle", content)
 
 
-def _read_old(stream: IO[bytes], whole: Tensor, budget: Budget) -> Any:
-    """What torch.save's old format holds, from just behind the magic number on.
+def _read_old(stream: IO[bytes], file_bytes: Tensor, budget: Budget) -> Any:
+    """The content of torch.save's old format, from after the magic number.
 
-    The storages follow the pickle that refers to them; so it is read twice, first without them.
+    The storages come after the pickle that refers to them, so it is read twice, first without them.
     """
     if read(stream, budget=budget) != 1001:
         raise PickleError("it has an unknown version")
     system = read(stream, budget=budget)
     if not isinstance(system, dict) or not system.get("little_endian"):
-        raise PickleError("it was saved on a big-endian machine; save it again on another")
+        raise PickleError("it was saved on a big-endian machine; save it again on a little-endian one")
     begin = stream.tell()
     kinds: dict[str, tuple[torch.dtype, int]] = {}
     data: dict[str, Tensor] | None = None
@@ -254,7 +220,7 @@ def _read_old(stream: IO[bytes], whole: Tensor, budget: Budget) -> Any:
         match identity:
             case ("module", Name() as kind, *_):  # a class, beside its source code
                 return kind
-        kind, key, numbers = _storage_identity(identity)
+        kind, key, numbers = storage_identity(identity)
         dtype = dtype_of(kind)
         kinds[key] = dtype, numbers
         values = torch.empty(numbers, dtype=dtype, device="meta") if data is None else data[key]
@@ -273,26 +239,28 @@ def _read_old(stream: IO[bytes], whole: Tensor, budget: Budget) -> Any:
         if key not in kinds:
             raise PickleError(f"storage {in_words(key)} is not referred to")
         dtype, numbers = kinds[key]
-        (length,) = struct.unpack("<q", bytes_of(slice_of(whole, position, 8, key)))
+        (length,) = struct.unpack("<q", bytes_of(slice_of(file_bytes, position, 8, key)))
         if length != numbers:
             raise PickleError(f"storage {in_words(key)} has {length} numbers instead of {numbers}")
-        data[key] = aligned(slice_of(whole, position + 8, numbers * dtype.itemsize, key), budget).view(dtype)
+        data[key] = aligned(slice_of(file_bytes, position + 8, numbers * dtype.itemsize, key), budget).view(
+            dtype
+        )
         position += 8 + numbers * dtype.itemsize
     stream.seek(begin)
     return read(stream, CONSTRUCTORS, persistent, budget)
 
 
 def _storage_from_bytes(budget: Budget, data: Any) -> Any:
-    """A storage out of a pickle that was not made by torch.save, as a file of its own in the old format."""
+    """A storage in a pickle that torch.save did not write: it is a file in the old format."""
     if not isinstance(data, bytes) or not data:
-        raise PickleError("it has a storage that is no bytes")
+        raise PickleError("it has a storage that is not bytes")
     stream = io.BytesIO(data)
     if read(stream, budget=budget) != _MAGIC:
         raise PickleError("it has a storage in an unknown format")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that bytes cannot be written to; nobody does
-        whole = torch.frombuffer(data, dtype=torch.uint8)
-    return _read_old(stream, whole, budget)
+        warnings.simplefilter("ignore")  # that bytes are read-only; nothing writes to them
+        file_bytes = torch.frombuffer(data, dtype=torch.uint8)
+    return _read_old(stream, file_bytes, budget)
 
 
 def _persistent_object(meta: Any) -> Placeholder:
@@ -304,18 +272,23 @@ def _persistent_object(meta: Any) -> Placeholder:
 
 # safetensors
 
-_LONGEST_HEADER = 8 << 20  # bytes; the largest published networks have less than a tenth of it
+_LONGEST_HEADER = 8 << 20  # bytes; less than a tenth is enough for the largest published networks
 
 
 def _read_safetensors(path: Path, start: bytes) -> dict[str, Tensor | Unusable]:
     (length,) = struct.unpack("<Q", start[:8])
     if length > _LONGEST_HEADER:
-        raise PickleError(f"its header has {length:,} bytes, and may have {_LONGEST_HEADER:,}")
+        raise PickleError(f"its header has {length:,} bytes; at most {_LONGEST_HEADER:,} are accepted")
     tensors: dict[str, Tensor | Unusable] = {}
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118  (it is no dict)
             try:
                 tensors[key] = file.get_tensor(key)
-            except (SafetensorError, KeyError, AttributeError, TypeError) as error:  # no type of PyTorch's
+            except (
+                SafetensorError,
+                KeyError,
+                AttributeError,
+                TypeError,
+            ) as error:  # an unknown type
                 tensors[key] = Unusable(f"a tensor that PyTorch cannot read ({error})")
     return tensors

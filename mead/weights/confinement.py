@@ -1,6 +1,6 @@
-"""Limits of memory and time for this process while it reads a file that a stranger made: the last resort.
+"""Limits of memory and time for this process while it reads an untrusted file: the last line of defence.
 
-What reads the file counts what it makes (see `mead.weights.inert_data.Budget`) and refuses it much earlier.
+The readers count what they make (see `mead.weights.inert_data.Budget`) and refuse a file much earlier.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-SECONDS = 60  # of computing that any file gets
+SECONDS = 60  # of CPU time for any file
 
 
 class ConfinementError(OSError):
-    """Reading a file takes longer than its size can explain."""
+    """Reading a file takes longer than its size explains."""
 
 
 @contextlib.contextmanager
 def confined(path: Path) -> Iterator[None]:
-    """Limit what reading `path` may take; only in the main thread, which can be interrupted.
+    """Limit what reading `path` may take. Call it in the main thread, the only one that can be interrupted.
 
-    It gets 2 GB of memory and four times its size beyond what the process has; with no more to be had,
-    Python raises MemoryError and PyTorch RuntimeError. And a minute of computing, and a second for every
-    10 MB.
+    The process may use 2 GB and four times the file's size of memory in addition to what it has, or Python
+    raises MemoryError and PyTorch RuntimeError; and a minute of CPU time and a second for every 10 MB.
 
     Raises:
-        ConfinementError: when the time is over.
+        ConfinementError: if the time is exceeded.
     """
     size = path.stat().st_size
     seconds = SECONDS + size // 10_000_000
     used = resource.getrusage(resource.RUSAGE_SELF)
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise ConfinementError(f"{path} takes more than {seconds} s of computing, which no weights do")
+        raise ConfinementError(f"{path} takes more than {seconds} s of CPU time, which weights do not")
 
     before = signal.signal(signal.SIGXCPU, stop)
     try:
@@ -61,7 +60,7 @@ def _limit(kind: int, most: int) -> Iterator[None]:
 
 
 def _own_memory() -> int:
-    """Bytes of memory that this process may write to; 0 where the system does not say (it is no Linux)."""
+    """Bytes of writable memory of this process; 0 if the system does not tell (it is not Linux)."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("utf-8").splitlines():
             if line.startswith("VmData:"):

@@ -1,4 +1,4 @@
-"""What an inert pickle is made of: plain data, names, placeholders, and the budget that pays for them."""
+"""What an inert pickle is read as: plain data, names, placeholders; and the budget that limits it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or that says what no weight file needs to say."""
+    """A pickle that is damaged, or that does what weight files do not."""
 
 
 class UnsafePickleError(PickleError):
-    """A pickle that would run code if it were loaded; the message names what it would call."""
+    """A pickle that would run code if it were loaded normally; the message names what it would call."""
 
 
 class Budget:
-    """How many bytes may come out of a file; a few bytes of it can ask for any number.
+    """How many bytes may be read out of a file: a few bytes of a pickle can describe any number.
 
-    Work is paid for as well, as the memory of what it makes: what would take for ever ends soon.
+    Work counts too, by the size of what it makes, so that endless work ends soon.
     """
 
     def __init__(self, size: int) -> None:
@@ -36,32 +36,32 @@ class Budget:
         return cls((64 << 20) + 2 * size)
 
     def spend(self, size: int) -> None:
-        """Pay for so many bytes.
+        """Take `size` bytes from the budget.
 
         Raises:
-            PickleError: when there are not so many left.
+            PickleError: if it is exceeded.
         """
         self.left -= size
         if self.left < 0:
-            raise PickleError("it unpacks to far more than it holds")
+            raise PickleError("it unpacks to far more than its size")
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function as a pickle names it: "package.module.Class", and nothing behind it."""
+    """A class or function named in a pickle, "package.module.Class"; it is not looked up."""
 
     path: str
 
 
 @dataclass(eq=False)
 class Placeholder:
-    """An object of a class that is not looked up: what it was made of, inert.
+    """In place of an object whose class is not looked up: what the object would be made from.
 
     Attributes:
         name: "package.module.Class".
-        arguments: what its class was called with.
-        state: what it was then filled with, most often a dict of its attributes.
-        entries, elements: what was put into it where it is a kind of dict, list or set.
+        arguments: of the call of its class.
+        state: set afterwards, usually a dict of its attributes.
+        entries, elements: what was added to it, if it is a kind of dict, list or set.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Placeholder:
 _KEYS = (str, int, float, bool, bytes, type(None), Name, Placeholder)
 _LONGEST_NAME = 500  # characters
 
-# What is paid, in bytes. It need not be exact: no opcode makes more than a few times as much.
-OPCODE = 256
-PLACEHOLDER = 512
-_NUMBERED_KEY = 16 << 10  # pairs of numbers can be chosen so that a dict compares each with all others
+# Costs in bytes. They need not be exact: no opcode makes more than a few times as much.
+OPCODE_COST = 256
+PLACEHOLDER_COST = 512
+_NUMBER_IN_KEY_COST = 16 << 10  # pairs of numbers can be chosen so that a dict compares each with all others
 
 
 def in_words(value: Any) -> str:
-    """A few words for an object out of a pickle. Its repr could be endless."""
+    """A short description of an object from a pickle, whose repr could be endless."""
     match value:
         case Name():
             return value.path
@@ -97,17 +97,17 @@ def in_words(value: Any) -> str:
 
 
 def is_name(text: Any) -> bool:
-    """Whether something may be the name of a class or a tensor: printable, and of a sensible length."""
+    """Whether something can be the name of a class or a tensor: printable, of a sensible length."""
     return isinstance(text, str) and len(text) <= _LONGEST_NAME and text.isprintable()
 
 
 def keys(items: Iterable[Any], budget: Budget) -> Iterator[Any]:
-    """Keys of a dict or set, seen to be ones that are quickly hashed and told from each other.
+    """The keys of a dict or set, checked to be quick to hash and compare.
 
-    Tuples within tuples could take for ever, and long numbers can be chosen to have all the same hash.
+    Nested tuples could take for ever, and large integers can be chosen so that all have the same hash.
     """
     for key in items:
-        budget.spend(OPCODE)
+        budget.spend(OPCODE_COST)
         parts = key if isinstance(key, tuple) else (key,)
         for part in parts:
             if not isinstance(part, _KEYS) or (isinstance(part, int) and part.bit_length() > 64):
@@ -115,17 +115,17 @@ def keys(items: Iterable[Any], budget: Budget) -> Iterator[Any]:
             if isinstance(part, (str, bytes)):
                 budget.spend(len(part))
             elif parts is key:
-                budget.spend(_NUMBERED_KEY)
+                budget.spend(_NUMBER_IN_KEY_COST)
         yield key
 
 
-# Python's own data, whose constructors do nothing but hold what they are given.
+# Python's own data, whose constructors only hold what they are given.
 
 
 def _dict(budget: Budget, items: Any = ()) -> dict[Any, Any]:
     pairs = list(items.items()) if isinstance(items, dict) else _list(budget, items)
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
-        raise PickleError("it makes a dict of what are no pairs")
+        raise PickleError("it makes a dict of something other than pairs")
     return dict(zip(keys((key for key, _ in pairs), budget), (value for _, value in pairs), strict=True))
 
 
@@ -149,7 +149,7 @@ def _set(budget: Budget, items: Any = ()) -> set[Any]:
 
 
 def _bytes(budget: Budget, text: Any = b"", encoding: Any = "latin1", *_: Any) -> bytes:
-    """Bytes as protocol 2 writes them, which has none of its own: as text of their values."""
+    """Bytes as protocol 2 writes them: as text, since it has no opcode for bytes."""
     if not isinstance(text, (str, bytes, bytearray)) or encoding not in ("latin1", "latin-1"):
         raise PickleError(f"it makes bytes of a {type(text).__name__}")
     budget.spend(len(text))

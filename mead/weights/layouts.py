@@ -1,4 +1,4 @@
-"""How published state dicts of the networks look, and how their tensors become those that ours load."""
+"""The layouts of published state dicts, and how they are converted to those our networks load."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mead.weights.plain_data import plain
 
 @dataclass(frozen=True)
 class Layout:
-    """How a published state dict looks.
+    """The layout of a published state dict.
 
     Attributes:
         network: which network it holds.
-        sign: a key that no other layout has, less any prefix.
-        take: turns the keys and tensors under the sign's prefix into those our network loads.
+        signature: a key that no other layout has, without any prefix.
+        convert: gives the tensors our network loads, by key.
         complete: adds tensors that the file (its path, for errors, and content) keeps elsewhere.
     """
 
     network: str
-    sign: str
-    take: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    signature: str
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     complete: Callable[[Path, Any, dict[str, Tensor]], None] | None = None
 
 
@@ -40,7 +40,7 @@ def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _vqgan(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """CompVis/taming-transformers, without the discriminator and the perceptual loss it was trained with."""
     prefixes = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.", "norm_groups")
-    # `used` and the like belong to codes that were numbered anew, `temperature` to training
+    # `used` and the like are of remapped codes, `temperature` of training
     return {
         key: tensor
         for key, tensor in tensors.items()
@@ -82,9 +82,9 @@ def _basicsr(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """NVlabs/stylegan2-ada-pytorch: the same sums by other names, with axes of length one left out.
+    """NVlabs/stylegan2-ada-pytorch: the same computation with other names, and without axes of length one.
 
-    Its weights at 1x1 and 3x3 are not scaled as the others', which demodulation makes the same.
+    It scales its weights differently, which demodulation cancels.
     """
     taken: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
@@ -96,7 +96,7 @@ def _nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             taken["input.input"] = tensor[None]
         elif match := re.fullmatch(r"synthesis\.b(\d+)\.(conv0|conv1|torgb)\.(.+)", key):
             level = int(math.log2(int(match[1]))) - 2  # 0 at 4x4
-            layer = 2 * level - 1 + (match[2] == "conv1")  # 0 at 4x4, then two a level
+            layer = 2 * level - 1 + (match[2] == "conv1")  # 0 at 4x4, then two per level
             if match[2] == "torgb":
                 layer_name = f"to_rgbs.{level - 1}" if level else "to_rgb1"
             else:
@@ -115,12 +115,12 @@ def _nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 case part:
                     taken[f"{layer_name}.{part.replace('affine', 'conv.modulation')}"] = tensor
         elif key != "mapping.w_avg":
-            taken[key] = tensor  # such as a class's embedding: building the network will name it
+            taken[key] = tensor  # such as a class embedding: building the network will reject it by name
     return taken
 
 
 def _with_average(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
-    """Add the average face's codes, which e4e's own file keeps beside the networks, and check its kind."""
+    """Add the average latent codes, which e4e's file keeps beside the networks; check the encoder's kind."""
     if "latent_avg" in tensors:
         return
     settings = plain(content.get("opts")) if isinstance(content, dict) else None
@@ -128,11 +128,11 @@ def _with_average(original: Path, content: Any, tensors: dict[str, Tensor]) -> N
     if kind not in (None, "Encoder4Editing"):
         raise CheckpointError(
             f"{original} holds the encoder {kind if is_name(kind) else in_words(kind)}, "
-            "which has e4e's keys but computes something else"
+            "which has e4e's keys but is another network"
         )
     average = content.get("latent_avg") if isinstance(content, dict) else None
     if not isinstance(average, Tensor) or average.ndim not in (1, 2):
-        raise CheckpointError(f"{original} holds e4e without the average face's codes, 'latent_avg'")
+        raise CheckpointError(f"{original} holds e4e without its average latent codes, 'latent_avg'")
     if average.ndim == 1:  # the same for every layer
         n_styles = len({key.split(".")[1] for key in tensors if key.startswith("styles.")})
         average = average.expand(n_styles, -1)

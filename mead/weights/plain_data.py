@@ -1,4 +1,4 @@
-"""What else a weight file says: its settings, as plain data that JSON can hold."""
+"""The settings in a weight file, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from mead.weights.inert_data import Budget, Name, Placeholder, in_words
 
-_MOST_SETTINGS = 100_000  # characters and entries
+MAX_SETTINGS = 100_000  # characters and entries
 
 
 def training_settings(content: Any) -> Any:
-    """The settings a network was trained with, where its file names them, as plain data."""
+    """The settings a network was trained with, if its file holds them, as plain data."""
     if not isinstance(content, dict):
         return {}
     names = ("opts", "args", "hyper_parameters", "hparams", "config", "epoch", "global_step")
@@ -19,8 +19,8 @@ def training_settings(content: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON can say them; of anything else, or too many, the name of what it is."""
-    budget = Budget(_MOST_SETTINGS)
+    """Settings as JSON can hold them; anything else, or too much, becomes the name of its type."""
+    budget = Budget(MAX_SETTINGS)
 
     def of(value: Any, depth: int) -> Any:
         if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Tensors as pickles hold them: storages, which are runs of bytes in a file, and the views of them."""
+"""Tensors in pickles: storages, which are ranges of bytes in a file, and views of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mead.weights.inert_data import Budget, Name, PickleError, Placeholder, UnsafePickleError, in_words
+from mead.weights.inert_data import (
+    Budget,
+    Name,
+    PickleError,
+    Placeholder,
+    UnsafePickleError,
+    in_words,
+    is_name,
+)
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """A tensor of a kind that weights of ours do not have, such as a sparse one; `kind` says which."""
+    """A tensor of a `kind` that our networks do not use, such as "a sparse tensor"."""
 
     kind: str
 
@@ -39,7 +47,7 @@ _DTYPES = {
     "ComplexFloat": torch.complex64,
     "Untyped": torch.uint8,
     "_Untyped": torch.uint8,
-    # quantised tensors, which are left: what they are made of
+    # the storages of quantised tensors, which are skipped
     "QInt8": torch.int8,
     "QInt32": torch.int32,
     "QUInt8": torch.uint8,
@@ -47,21 +55,24 @@ _DTYPES = {
     "QUInt2x4": torch.uint8,
 }
 _DTYPES_BY_NAME = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
-_MOST_REPEATED = 1 << 24  # numbers of a tensor that says the same ones again, by a stride of 0
-_MOST_AXES = 64
-_ALIGNMENT = 16  # bytes of the longest number
+_MAX_REPEATED = 1 << 24  # elements of a tensor that repeats others by a stride of 0
+_MAX_AXES = 64
+_ALIGNMENT = 16  # bytes of the largest type
 
 
 @dataclass(frozen=True)
 class Storage:
-    values: Tensor  # [n]
+    """A range of a file as numbers of one type, [n]."""
+
+    values: Tensor
 
     def of_type(self, dtype: torch.dtype) -> Storage:
+        """The same bytes as numbers of another type."""
         return self if self.values.dtype == dtype else Storage(self.values.view(torch.uint8).view(dtype))
 
 
 def aligned(data: Tensor, budget: Budget) -> Tensor:
-    """The bytes [n] where numbers of any type can begin; copied if they are not, as in old files."""
+    """The bytes [n], aligned for any type; copied if they are not, as in old files."""
     if data.storage_offset() % _ALIGNMENT or data.data_ptr() % _ALIGNMENT:
         budget.spend(len(data))
         return data.clone()
@@ -69,7 +80,7 @@ def aligned(data: Tensor, budget: Budget) -> Tensor:
 
 
 def dtype_of(kind: Any) -> torch.dtype:
-    """The type of the numbers in the storage class `kind`, such as torch.FloatStorage."""
+    """The type of the numbers in a storage of class `kind`, such as torch.FloatStorage."""
     name = kind.path.rpartition(".")[2] if isinstance(kind, Name) else ""
     dtype = _DTYPES.get(name.removesuffix("Storage"))
     if dtype is None:
@@ -78,23 +89,38 @@ def dtype_of(kind: Any) -> torch.dtype:
 
 
 def mapped(path: Path) -> Tensor:
-    """All bytes of a file, mapped."""
+    """All bytes of a file, memory-mapped."""
     with path.open("rb") as file:
-        # private to this process: what is written to a tensor does not reach the file
+        # copy on write: writing to a tensor does not change the file
         return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def slice_of(data: Tensor, start: int, size: int, what: object) -> Tensor:
+    """`size` bytes of a file from `start`.
+
+    Raises:
+        PickleError: naming `what`, if they are not all within the file.
+    """
     if start < 0 or size < 0 or start + size > len(data):
-        raise PickleError(f"{what!a} does not lie within it")
+        raise PickleError(f"{what!a} is not within it")
     return data[start : start + size]
 
 
 def bytes_of(data: Tensor) -> bytes:
+    """A copy of mapped bytes."""
     return bytes(data.numpy())
 
 
-# What a pickle of tensors calls.
+def storage_identity(identity: Any) -> tuple[Any, str, int]:
+    """The class, key and length of a storage, of ("storage", class, key, device, length, ...)."""
+    match identity:
+        case ("storage", kind, str() | int() as key, _, int() as numbers, *_) if numbers >= 0:
+            if is_name(str(key)):
+                return kind, str(key), numbers
+    raise PickleError(f"it refers to {in_words(identity)}, where a tensor's storage is expected")
+
+
+# What pickles of tensors call.
 
 
 def _rebuild_tensor(
@@ -108,7 +134,7 @@ def _rebuild_tensor(
         raise PickleError(f"it has a tensor of size {_short(size)} with strides {_short(stride)}")
     number = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if number and (last >= len(values) or number > max(len(values), _MOST_REPEATED)):
+    if number and (last >= len(values) or number > max(len(values), _MAX_REPEATED)):
         raise PickleError(f"it has a tensor of size {_short(size)} in a storage of {len(values)} numbers")
     return values.as_strided(size, stride, values.storage_offset() + (offset if number else 0))
 
@@ -122,20 +148,20 @@ def _rebuild_tensor_of_type(
 
 
 def _rebuild_from_type(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
-    """A tensor with attributes of its own, which are left."""
+    """A tensor with attributes, which are skipped."""
     path = function.path if isinstance(function, Name) else ""
     if path not in _TENSORS:
         raise UnsafePickleError(f"it would call {path or 'an object that it made'}")
-    if not isinstance(arguments, tuple) or len(arguments) > _MOST_AXES:
-        raise PickleError("it has a tensor that is made of too much")
+    if not isinstance(arguments, tuple) or len(arguments) > _MAX_AXES:
+        raise PickleError("it has a tensor that is made from too many arguments")
     return _TENSORS[path](*arguments)
 
 
 def _lengths(lengths: Any) -> tuple[int, ...]:
-    if not isinstance(lengths, (tuple, list)) or len(lengths) > _MOST_AXES:
-        raise PickleError(f"it has a tensor whose size or strides are no tuple, or of more than {_MOST_AXES}")
+    if not isinstance(lengths, (tuple, list)) or len(lengths) > _MAX_AXES:
+        raise PickleError(f"it has a tensor whose size or strides are not a tuple of at most {_MAX_AXES}")
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in lengths):
-        raise PickleError("it has a tensor with a size or strides that are no whole numbers")
+        raise PickleError("it has a tensor whose size or strides are not integers")
     return tuple(lengths)
 
 
@@ -148,7 +174,7 @@ def _first(value: Any = None, *_: Any) -> Any:
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"") -> Any:
-    """A number out of NumPy; of an unusual type, a placeholder."""
+    """A NumPy scalar as a number; a placeholder for unusual types."""
     code = dtype.arguments[0] if isinstance(dtype, Placeholder) and dtype.arguments else None
     formats = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "i2": "<h", "u1": "B", "b1": "?"}
     if code not in formats or not isinstance(data, bytes) or len(data) != struct.calcsize(formats[code]):
@@ -192,13 +218,13 @@ CONSTRUCTORS: Mapping[str, Callable[..., Any]] = {
     "torch.nn.Parameter": _first,
     "torch.nn.parameter.Parameter": _first,
     "torch.serialization._get_layout": _first,
-    # TorchScript's lists, and values with a type beside them
+    # TorchScript's lists and typed values
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_doublelist": _first,
     "torch.jit._pickle.build_intlist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
-    # NumPy, old and new
+    # NumPy 1 and 2
     **{
         f"numpy.{package}.{name}": make
         for package in ("core", "_core")

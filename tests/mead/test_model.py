@@ -23,7 +23,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.model import Model
 from mead.params import JobParams
 from mead.revision import Progress
-from mead.weights.sets import WeightsError
+from mead.weights.errors import WeightsError
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
 from tests.conftest import ROOT

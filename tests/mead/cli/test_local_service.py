@@ -6,7 +6,7 @@ import pytest
 
 from mead.cli.child import ServiceError
 from mead.cli.local_redis import free_port
-from mead.cli.local_service import _reachable, check_address
+from mead.cli.local_service import check_address, reachable_host
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from mead.cli.local_service import _reachable, check_address
         ("mead.example", "mead.example"),
     ],
 )
-def test_where_it_is_asked(host: str, asked: str) -> None:
-    assert _reachable(host) == asked
+def test_the_host_in_the_url(host: str, asked: str) -> None:
+    assert reachable_host(host) == asked
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])

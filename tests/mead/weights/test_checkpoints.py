@@ -202,7 +202,7 @@ def test_a_pickle_that_calls_a_function_is_refused_by_its_name(
     SAVE[kind]({"state_dict": {"weight": torch.ones(2)}, "callbacks": [ATTACKS[name]]}, path)
     with pytest.raises(UnsafeCheckpointError, match=rf"weights\.pt is refused: .*[ _]{name} ") as caught:
         read_checkpoint(path)
-    assert "nothing was run" in str(caught.value)
+    assert "no code was run" in str(caught.value)
     assert not MARK.exists()
 
 
@@ -381,7 +381,7 @@ def test_safetensors_of_other_kinds_are_left_and_long_headers_refused(path: Path
 
 def test_a_pipe_is_no_weight_file(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(CheckpointError, match=r"weights\.pt is no file but"):
+    with pytest.raises(CheckpointError, match=r"weights\.pt is not a regular file"):
         read_checkpoint(path)
 
 
@@ -452,7 +452,7 @@ def test_what_is_no_weight_file_is_told(start: bytes, says: str, path: Path) -> 
 def test_archives_of_others_and_compressed_ones_are_told(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match="none that torch"):
+    with pytest.raises(CheckpointError, match="not one of torch"):
         read_checkpoint(path)
     torch.save({"weight": torch.ones(3)}, path)
     with zipfile.ZipFile(path) as archive:

@@ -50,7 +50,7 @@ except confinement.ConfinementError as error:
 """,
         tmp_path / "weights.pt",
     )
-    assert said == f"{tmp_path / 'weights.pt'} takes more than 1 s of computing, which no weights do\n"
+    assert said == f"{tmp_path / 'weights.pt'} takes more than 1 s of CPU time, which weights do not\n"
 
 
 def test_afterwards_all_is_as_before(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
 from mead.registry import networks
 from mead.weights import conversion
+from mead.weights.building import build_network
 from mead.weights.checkpoints import CheckpointError
 from mead.weights.sets import FOLDER, WeightSet
 from StyleCLIP.e4e import Encoder4Editing
@@ -77,7 +78,7 @@ def test_a_file_of_the_demo_set_is_known_for_what_it_is(folder: Path, network: s
     original = WeightSet.find("demo").files[network].path
     assert conversion.networks(original) == (network,)
     conversion.convert(original, network, folder / "again.safetensors")
-    conversion.check(network, load_file(folder / "again.safetensors"))
+    build_network(network, load_file(folder / "again.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_published_files_at_full_size(name: str, networks: tuple[str, ...], fold
     full_size.write(name, original)
     assert conversion.networks(original) == networks
     for network in networks:
-        numbers = full_size.errors(network, conversion.check(network, converted(original, network)))
+        numbers = full_size.errors(network, build_network(network, converted(original, network)))
         assert numbers and max(numbers.values()) < parity.TOLERANCE, numbers
 
 
@@ -204,7 +205,7 @@ def test_half_precision_is_kept_and_what_is_the_same_stays_the_same(folder: Path
         "size": (folder / "RN.pt").stat().st_size,
         "format": "TorchScript archive",
     }
-    assert conversion.check("clip", tensors).input_size == 64
+    assert build_network("clip", tensors).input_size == 64
     before = {path.name: path.read_bytes() for path in (folder / "converted").iterdir()}
     converted(folder / "RN.pt", "clip")
     assert {path.name: path.read_bytes() for path in (folder / "converted").iterdir()} == before
@@ -288,7 +289,7 @@ def test_of_several_networks_the_one_that_is_meant_is_taken(folder: Path) -> Non
     torch.save({"state_dict": tensors, "last": dict(tensors)}, path)  # the same tensors by two names
     assert taken(path) == (0, [])
     torch.save(moved(tensors, "left.") | moved(tensors, "right.", 1), path)
-    refuse(path, "identity", "holds several of identity, and not which is meant: left, right")
+    refuse(path, "identity", "holds several identity networks, and it is unclear which to use: left, right")
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "_forward_module._orig_mod.module"])
@@ -308,7 +309,7 @@ def test_files_of_nothing_but_half_precision(network: str, dtype: torch.dtype, f
     demo = WeightSet.find("demo", FOLDER / "manifest.toml").read(network)
     torch.save({key: tensor.to(dtype) for key, tensor in demo.items()}, folder / "half.pt")
     read = converted(folder / "half.pt", network)
-    conversion.check(network, read)
+    build_network(network, read)
     for key, tensor in read.items():
         if demo[key].is_floating_point():
             assert torch.equal(tensor, demo[key].to(dtype)), key
@@ -320,9 +321,7 @@ def test_words_that_half_precision_lost_are_told(folder: Path) -> None:
     clip = WeightSet.find("demo", FOLDER / "manifest.toml").read("clip")
     clip["tokens"] = clip["tokens"].flip(0).half()
     torch.save(clip, folder / "half.pt")
-    refuse(
-        folder / "half.pt", "clip", "tokens has whole numbers, which are lost in float16; save it as int64"
-    )
+    refuse(folder / "half.pt", "clip", "tokens holds integers that float16 has rounded; save it as int64")
 
 
 def test_tensors_of_other_kinds_are_left_beside_a_network_and_named_within(folder: Path) -> None:
@@ -357,7 +356,7 @@ def test_another_network_than_ours_is_told_by_its_keys(folder: Path) -> None:
     del tensors["body.1.res_layer.3.weight"]
     torch.save(tensors, path)
     refuse(path, "identity", r"missing \(body.1.res_layer.3.weight\)")
-    refuse(path, "clip", "holds no clip, but identity")
+    refuse(path, "clip", "does not hold clip, only identity")
 
 
 def test_files_of_no_network_of_ours_are_told(folder: Path) -> None:
@@ -387,7 +386,7 @@ def test_networks_that_only_look_like_ours_are_told(folder: Path) -> None:
     torch.save({"state_dict": keys}, path)
     refuse(path, "e4e", "latent_avg")
     torch.save({"state_dict": keys, "latent_avg": torch.ones(3, 8)}, path)
-    refuse(path, "e4e", r"latent_avg has the shape \(3, 8\) instead of \(4, 8\)")
+    refuse(path, "e4e", r"latent_avg has shape \(3, 8\) instead of \(4, 8\)")
     torch.save({"state_dict": keys, "latent_avg": torch.ones(8)}, path)  # one for all layers
     path.with_name("target.safetensors").unlink()
     assert converted(path, "e4e")["latent_avg"].shape == (4, 8)
@@ -402,7 +401,7 @@ def test_few_bytes_do_not_become_a_large_network(folder: Path) -> None:
     for key in ("output_layer.3.weight", "input_layer.0.weight"):
         tensors[key] = torch.zeros(1).expand(4000, 4000)
     torch.save(tensors, path)
-    refuse(path, "identity", "unpacks to far more than it holds")
+    refuse(path, "identity", "unpacks to far more than its size")
 
 
 def test_few_names_do_not_become_many_layers(folder: Path) -> None:
@@ -412,10 +411,10 @@ def test_few_names_do_not_become_many_layers(folder: Path) -> None:
     tensors |= {"encoder.conv_in.weight": one.expand(32, 3, 3, 3), "decoder.conv_in.weight": one.expand(8, 8)}
     tensors |= {"decoder.conv_out.weight": one, "quantize.embedding.weight": one.expand(4, 4)}
     torch.save(tensors, folder / "weights.pt")
-    refuse(folder / "weights.pt", "vqgan", "the names of its 2004 tensors ask for far more of them")
+    refuse(folder / "weights.pt", "vqgan", "the names of its 2004 tensors describe a network of far more")
     tensors = {f"{number}.body": one for number in range(20_000)} | {"output_layer.3.weight": one}
     torch.save(tensors, folder / "weights.pt")
-    refuse(folder / "weights.pt", "identity", "it has 20,001 tensors, and may have 4,096")
+    refuse(folder / "weights.pt", "identity", "it has 20,001 tensors; at most 4,096 are accepted")
 
 
 def test_a_clip_reads_no_endless_texts(folder: Path) -> None:
@@ -441,11 +440,11 @@ class Bare:
 
 def test_check_names_what_is_wrong() -> None:
     tensors = small_identity()
-    assert isinstance(conversion.check("identity", tensors), Identity)
+    assert isinstance(build_network("identity", tensors), Identity)
     with pytest.raises(StateDictError, match="extra"):
-        conversion.check("identity", {**tensors, "extra": torch.ones(1)})
+        build_network("identity", {**tensors, "extra": torch.ones(1)})
     with pytest.raises(StateDictError, match="latent_avg"):
-        conversion.check("e4e", tensors)
+        build_network("e4e", tensors)
 
 
 def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
@@ -454,7 +453,7 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
     code = """if True:
         import errno, resource, signal, sys
         from pathlib import Path
-        from mead import conversion
+        from mead.weights import conversion
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:

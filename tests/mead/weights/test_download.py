@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from mead.weights import disk
 from mead.weights import download as downloads
-from mead.weights.download import DiskFullError, DownloadError, MirrorError, Patience, download
+from mead.weights.disk import DiskFullError
+from mead.weights.download import DownloadError, RetryPolicy, download
+from mead.weights.transfer import MirrorError
 from tests.mirror import (
     Fault,
     Mirror,
@@ -31,7 +34,7 @@ from tests.mirror import (
 CONTENT = random.Random(1).randbytes(1_000_000)
 OTHER = random.Random(2).randbytes(1_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HURRIED = Patience(tries=3, pause=0.001, timeout=20)
+HURRIED = RetryPolicy(attempts=3, first_pause=0.001, timeout=20)
 
 
 class Said:
@@ -60,12 +63,12 @@ def target(tmp_path: Path) -> Path:
 
 
 def fetch(
-    target: Path, *urls: str, sha256: tuple[str, ...] = (SHA256,), patience: Patience = HURRIED
+    target: Path, *urls: str, sha256: tuple[str, ...] = (SHA256,), retry: RetryPolicy = HURRIED
 ) -> tuple[Said, str]:
     """Download; gives what was said and the address that had the file."""
     said = Said()
     accepted: list[str] = []
-    download(target, urls, sha256, said, lambda url, digest: accepted.append(url), patience)
+    download(target, urls, sha256, said, lambda url, digest: accepted.append(url), retry)
     return said, accepted[0]
 
 
@@ -106,8 +109,8 @@ def test_a_later_call_goes_on_where_an_earlier_one_ended(server: Mirror, target:
     with pytest.raises(DownloadError) as caught:
         fetch(target, url)
     assert not target.exists()
-    assert "0.6 MB have arrived and are kept" in str(caught.value)
-    assert "it answers 503" in str(caught.value) and url in str(caught.value)
+    assert "0.6 MB of it are kept" in str(caught.value)
+    assert "HTTP 503" in str(caught.value) and url in str(caught.value)
     fetch(target, url)
     only_whole(target)
     last = server.files["/file"].asked[-1]
@@ -125,7 +128,7 @@ def test_what_was_resumed_is_in_the_checksum(server: Mirror, target: Path) -> No
     part.write_bytes(content)
     said, _ = fetch(target, url)
     only_whole(target)
-    assert "wrong checksum after going on; beginning anew" in said.lines[-1]
+    assert "wrong checksum after resuming; starting over" in said.lines[-1]
 
 
 @pytest.mark.parametrize("sha256", [(SHA256,), ()])
@@ -195,7 +198,7 @@ def test_the_next_mirror_is_asked_at_once(server: Mirror, target: Path, code: in
     assert url == server.url("/file")
     only_whole(target)
     assert len(server.files["/gone"].asked) == 1
-    assert f"it answers {code}" in said.lines[0]
+    assert f"HTTP {code}" in said.lines[0]
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
@@ -246,7 +249,7 @@ def test_always_a_wrong_length_is_this_mirrors_end(server: Mirror, target: Path)
     said, url = fetch(target, liar, server.add("/file", CONTENT), sha256=())
     assert url == server.url("/file")
     only_whole(target)
-    assert any("the connection ended early" in line for line in said.lines)
+    assert any("the connection was closed early" in line for line in said.lines)
 
 
 def test_redirects_are_followed_and_resumed(server: Mirror, target: Path) -> None:
@@ -264,7 +267,7 @@ def test_redirects_in_a_circle(server: Mirror, target: Path) -> None:
 
 
 def test_a_compressed_answer_is_refused(server: Mirror, target: Path) -> None:
-    with pytest.raises(DownloadError, match="it sends the file as gzip"):
+    with pytest.raises(DownloadError, match="it sends the file compressed \\(gzip"):
         fetch(target, server.add("/file", CONTENT, gzipped))
 
 
@@ -293,8 +296,8 @@ def test_a_refused_connection(target: Path) -> None:
 def test_a_server_that_never_answers(target: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/file"
-        with pytest.raises(DownloadError, match="no answer in time"):
-            fetch(target, url, patience=Patience(tries=2, pause=0.001, timeout=0.2))
+        with pytest.raises(DownloadError, match="did not respond in time"):
+            fetch(target, url, retry=RetryPolicy(attempts=2, first_pause=0.001, timeout=0.2))
 
 
 def test_a_proxy_of_the_environment_is_used(
@@ -318,12 +321,12 @@ def test_a_dead_proxy_is_named(target: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_file_that_proves_to_be_another_is_sought_elsewhere(server: Mirror, target: Path) -> None:
     def accept(url: str, digest: str) -> None:
         if digest != SHA256:
-            raise MirrorError("it sends something else")
+            raise MirrorError("not the right file")
 
     page, real = server.add("/page", b"<html>quota exceeded</html>"), server.add("/file", CONTENT)
     download(target, [page, real], (), Said(), accept, HURRIED)
     only_whole(target)
-    with pytest.raises(DownloadError, match="it sends something else"):
+    with pytest.raises(DownloadError, match="not the right file"):
         download(target.with_name("b"), [page], (), Said(), accept, HURRIED)
     only_whole(target)
 
@@ -341,8 +344,8 @@ def test_a_mirror_that_never_stops_is_left(
     )
     only_whole(target)
     assert accepted == [(good, SHA256)]
-    assert "it sends more than the 2,000,000 bytes that the file may have" in said.lines[0]
-    assert "it has 1,000,000,000,000,000 bytes, and the file may have 2,000,000" in said.lines[1]
+    assert "it sends more than the expected 2,000,000 bytes" in said.lines[0]
+    assert "its file has 1,000,000,000,000,000 bytes; at most 2,000,000 are expected" in said.lines[1]
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "\xb2", "-1", "1e3", ""])
@@ -362,11 +365,11 @@ def test_numbers_in_headers_that_are_none(server: Mirror, target: Path, number: 
     assert len(server.files["/file"].asked) > 1
 
 
-def test_no_room_is_said_before_anything_is_written(
+def test_too_little_disk_space_is_reported_before_anything_is_written(
     server: Mirror, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "RESERVE", 10**18)
-    with pytest.raises(DiskFullError, match=r"needs .* of free disk and has .*; make room"):
+    monkeypatch.setattr(disk, "RESERVE", 10**18)
+    with pytest.raises(DiskFullError, match=r"needs .* of free disk space and has .*; free some space"):
         fetch(target, server.add("/file", CONTENT))
     assert not target.exists()
 
@@ -377,7 +380,8 @@ def test_a_disk_that_fills_up_loses_nothing(server: Mirror, target: Path) -> Non
     script = f"""
 import resource
 from pathlib import Path
-from mead.weights.download import DiskFullError, download
+from mead.weights.disk import DiskFullError
+from mead.weights.download import download
 from tests.mead.weights.test_download import HURRIED, Said
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 try:
@@ -386,7 +390,7 @@ except DiskFullError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert f"the disk of {target.parent} is full" in done.stdout and "it goes on" in done.stdout, done.stderr
+    assert f"the disk of {target.parent} is full" in done.stdout and "is kept" in done.stdout, done.stderr
     assert target.with_name("file.bin.part").read_bytes() == CONTENT[:300_000]
     fetch(target, url)
     only_whole(target)

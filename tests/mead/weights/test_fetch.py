@@ -19,17 +19,20 @@ from torch import Tensor
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from mead.nn.perceptor import expand
 from mead.registry import networks
-from mead.weights import fetch as fetching
 from mead.weights.checkpoints import CheckpointError
-from mead.weights.download import DiskFullError, DownloadError, Patience
-from mead.weights.fetch import add, fetch
-from mead.weights.sets import FOLDER, Lock, WeightsError, WeightSet, set_names
-from mead.weights.verify import Finding, verify
+from mead.weights.disk import DiskFullError
+from mead.weights.download import DownloadError, RetryPolicy
+from mead.weights.errors import WeightsError
+from mead.weights.fetch import fetch, space_needed
+from mead.weights.lock import Lock
+from mead.weights.own_sets import add_checkpoint
+from mead.weights.sets import FOLDER, WeightSet, set_names
+from mead.weights.verify import CheckResult, verify
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 from tests import originals
 from tests.mirror import Mirror, cut_at, halt_at, mirror, status
 
-HURRIED = Patience(tries=3, pause=0.001, timeout=20)
+HURRIED = RetryPolicy(attempts=3, first_pause=0.001, timeout=20)
 PUBLISHED = {
     "clip.pt": ("clip",),
     "vqgan.ckpt": ("vqgan",),
@@ -51,7 +54,7 @@ class Said:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-        if "waiting for it" in line:
+        if "waiting for it to finish" in line:
             self.waiting.set()
 
 
@@ -130,7 +133,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server: Mirror) -> None:
     describe(folder, server)
-    weights = fetch("local", Said(), patience=HURRIED)
+    weights = fetch("local", Said(), retry=HURRIED)
     demo = WeightSet.find("demo")
     assert weights.files.keys() == demo.files.keys() - {"start", "mapper"}
     for network in ("stylegan2", "e4e", "identity"):
@@ -147,12 +150,12 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
         ".lock",
     }
 
-    findings: list[Finding] = []
-    assert verify("local", findings.append)
-    assert [finding.what for finding in findings[-2:]] == ["LatentRevisions", "StyleCLIP"]
+    results: list[CheckResult] = []
+    assert verify("local", results.append)
+    assert [result.subject for result in results[-2:]] == ["LatentRevisions", "StyleCLIP"]
 
     before = asked(server)
-    fetch("local", Said(), patience=HURRIED)
+    fetch("local", Said(), retry=HURRIED)
     assert asked(server) == before
 
 
@@ -179,8 +182,10 @@ def test_without_a_checksum_the_first_download_is_what_counts(folder: Path, serv
     (folder / "local" / "identity.safetensors").unlink()
     said = Said()
     with pytest.raises(DownloadError, match="wrong checksum"):
-        fetch("local", said, patience=HURRIED)
-    assert any("held to its first download" in line and "lock.json" in line for line in said.lines)
+        fetch("local", said, retry=HURRIED)
+    assert any(
+        "must be the same file as first downloaded" in line and "lock.json" in line for line in said.lines
+    )
     assert not (folder / "local" / "identity.safetensors").exists()
 
     server.add("/ir_se50.pth", content)
@@ -213,10 +218,10 @@ def test_without_a_checksum_nothing_is_pinned_that_is_not_the_network(
     wrong = server.add("/wrong", content)
     describe(folder, server, "ir_se50.pth", checksums=False, first="/wrong")
     said = Said()
-    weights = fetch("local", said, patience=HURRIED)
+    weights = fetch("local", said, retry=HURRIED)
     assert same(weights.read("identity"), WeightSet.find("demo").read("identity"))
     assert Lock.read(weights.folder).downloads["ir_se50.pth"].sha256 == hashlib.sha256(good).hexdigest()
-    assert any(f"{wrong}: it sends something else" in line for line in said.lines)
+    assert any(f"{wrong}: not the right file" in line for line in said.lines)
     assert not (folder / "ran").exists()
 
 
@@ -224,7 +229,7 @@ def test_a_published_file_that_is_not_what_the_manifest_says_it_is(folder: Path,
     server.add("/ir_se50.pth", server.files["/clip.pt"].content)
     describe(folder, server, "ir_se50.pth")
     with pytest.raises(
-        WeightsError, match=r"ir_se50\.pth holds no identity, but clip \(though it is the published"
+        WeightsError, match=r"ir_se50\.pth does not hold identity, only clip \(although its checksum"
     ):
         fetch("local", Said())
     assert not Lock.read(folder / "local").files
@@ -245,25 +250,23 @@ def test_a_file_brought_by_hand_needs_no_network(folder: Path, server: Mirror) -
     assert asked(server) == 0 and not by_hand.exists()
 
 
-def test_what_was_cut_off_is_gone_on_with(folder: Path, server: Mirror) -> None:
+def test_an_interrupted_download_is_resumed(folder: Path, server: Mirror) -> None:
     describe(folder, server, "ir_se50.pth", "e4e.pt")
     server.files["/e4e.pt"].faults = [cut_at(900_000), *[status(503)] * 3]
-    with pytest.raises(
-        DownloadError, match=r"e4e\.pt could not be fetched; 0\.\d MB have arrived and are kept"
-    ):
-        fetch("local", Said(), patience=HURRIED)
+    with pytest.raises(DownloadError, match=r"e4e\.pt could not be downloaded \(0\.\d MB of it are kept"):
+        fetch("local", Said(), retry=HURRIED)
     WeightSet.find("local").read("identity")  # the one before is ready
     with pytest.raises(
-        WeightsError, match=r"e4e\.safetensors is missing; `python -m mead weights fetch local`"
+        WeightsError, match=r"e4e\.safetensors is missing; run `python -m mead weights fetch local`"
     ):
         WeightSet.find("local").read("e4e")
-    fetch("local", Said(), patience=HURRIED)
+    fetch("local", Said(), retry=HURRIED)
     assert int(server.files["/e4e.pt"].asked[-1]["Range"][6:-1]) > 800_000
     assert len(server.files["/ir_se50.pth"].asked) == 1
 
 
 @pytest.mark.parametrize("damage", ["byte", "end", "lock"])
-def test_a_damaged_file_is_named_and_fetched_anew(folder: Path, server: Mirror, damage: str) -> None:
+def test_a_damaged_file_is_named_and_fetched_again(folder: Path, server: Mirror, damage: str) -> None:
     describe(folder, server, "ir_se50.pth")
     fetch("local", Said())
     path = folder / "local" / "identity.safetensors"
@@ -299,17 +302,17 @@ def test_two_at_once_fetch_once(folder: Path, server: Mirror) -> None:
     go_on.set()
     for thread in (first, second):
         thread.join(LIMIT)
-    assert f"another process (pid {os.getpid()}) is at work in {folder / 'local'}" in said.lines[0]
+    assert f"{folder / 'local'} is in use by another process (pid {os.getpid()})" in said.lines[0]
     assert asked(server) == 1
     WeightSet.find("local").read("identity")
 
 
-def test_no_room_is_said_before_anything_is_asked_for(folder: Path, server: Mirror) -> None:
+def test_too_little_disk_space_is_reported_before_any_download(folder: Path, server: Mirror) -> None:
     manifest = describe(folder, server)
     text = manifest.read_text()
     manifest.write_text(text.replace("size = ", "size = 9000000"))
     with pytest.raises(
-        DiskFullError, match=r"needs .* GB of free disk and has .*; make room, or set WEIGHTS_DIR"
+        DiskFullError, match=r"needs .* GB of free disk space and has .*; free some space, or set WEIGHTS_DIR"
     ):
         fetch("local", Said())
     assert asked(server) == 0
@@ -351,7 +354,7 @@ def own(folder: Path, published: dict[str, bytes], name: str) -> Path:
 
 def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[str, bytes]) -> None:
     checkpoint = own(tmp_path, published, "vqgan.ckpt")
-    assert add(checkpoint, "mine", None, None, Said()) == ["vqgan"]
+    assert add_checkpoint(checkpoint, "mine", None, None, Said()) == ["vqgan"]
     mine = WeightSet.find("mine")
     assert checkpoint.exists() and mine.base == "demo" and mine.own_files.keys() == {"vqgan"}
     assert mine.read("vqgan").keys() == WeightSet.find("demo").read("vqgan").keys() - {"norm_groups"}
@@ -359,13 +362,13 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
     assert "start" not in mine.files
     settings = mine.settings("LatentRevisions", LatentRevisionsHyperparameters)
     assert (settings.start, settings.size, settings.cutouts) == ("noise", "128x128", 12)
-    assert verify("mine", lambda finding: None)
+    assert verify("mine", lambda result: None)
 
     # its settings are for its owner to change, and stay when another network is added
     manifest = mine.folder / "manifest.toml"
     text = manifest.read_text() + "\n[models.LatentRevisions]  # ours\nsize = '64x64'\n"
     manifest.write_text(text)
-    assert add(own(tmp_path, published, "e4e.pt"), "mine", "e4e", None, Said()) == ["e4e"]
+    assert add_checkpoint(own(tmp_path, published, "e4e.pt"), "mine", "e4e", None, Said()) == ["e4e"]
     mine = WeightSet.find("mine")
     assert manifest.read_text() == text
     assert mine.own_files.keys() == {"vqgan", "e4e"}
@@ -375,7 +378,7 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
 def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
-    add(own(tmp_path, published, "e4e.pt"), "faces", None, "demo", Said())
+    add_checkpoint(own(tmp_path, published, "e4e.pt"), "faces", None, "demo", Said())
     faces = WeightSet.find("faces")
     assert faces.own_files.keys() == {"stylegan2", "e4e"}
     assert "start" in faces.files
@@ -387,8 +390,8 @@ def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
 
 @pytest.mark.parametrize("name", ["demo", "full", "../mine", ".mine", "a b", "", "mine/", "café"])
 def test_a_name_that_cannot_be(folder: Path, tmp_path: Path, published: dict[str, bytes], name: str) -> None:
-    with pytest.raises(WeightsError, match="cannot be a set of your own"):
-        add(own(tmp_path, published, "ir_se50.pth"), name, None, None, Said())
+    with pytest.raises(WeightsError, match="cannot be the name of your own set"):
+        add_checkpoint(own(tmp_path, published, "ir_se50.pth"), name, None, None, Said())
     assert list(folder.iterdir()) == []
 
 
@@ -396,15 +399,15 @@ def test_what_cannot_be_converted_leaves_nothing(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
     checkpoint = own(tmp_path, published, "ir_se50.pth")
-    with pytest.raises(WeightsError, match=r"fine-tuned ir_se50\.pth holds no vqgan, but identity"):
-        add(checkpoint, "mine", "vqgan", None, Said())
+    with pytest.raises(WeightsError, match=r"fine-tuned ir_se50\.pth does not hold vqgan, only identity"):
+        add_checkpoint(checkpoint, "mine", "vqgan", None, Said())
     with pytest.raises(WeightsError, match="there is no set 'none-such'"):
-        add(checkpoint, "mine", None, "none-such", Said())
+        add_checkpoint(checkpoint, "mine", None, "none-such", Said())
     checkpoint.write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     with pytest.raises(CheckpointError, match=r"fine-tuned ir_se50\.pth.*system"):
-        add(checkpoint, "mine", None, None, Said())
+        add_checkpoint(checkpoint, "mine", None, None, Said())
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        add(tmp_path / "nowhere", "mine", None, None, Said())
+        add_checkpoint(tmp_path / "nowhere", "mine", None, None, Said())
     assert list(folder.iterdir()) == [] and not (tmp_path / "ran").exists()
 
 
@@ -413,14 +416,14 @@ def test_of_several_networks_all_are_converted_or_none(
 ) -> None:
     """The second network of the file is another than ours; what was there before still fits its lock."""
     good = own(tmp_path, published, "e4e.pt")
-    add(good, "mine", None, "demo", Said())
+    add_checkpoint(good, "mine", None, "demo", Said())
     before = {path.name: path.read_bytes() for path in (folder / "mine").iterdir()}
     content = torch.load(good, weights_only=False)
     content["state_dict"]["decoder.input.input"] += 1
     del content["latent_avg"]
     torch.save(content, tmp_path / "half.pt")
-    with pytest.raises(CheckpointError, match=r"half\.pt holds e4e without the average face's codes"):
-        add(tmp_path / "half.pt", "mine", None, None, Said())
+    with pytest.raises(CheckpointError, match=r"half\.pt holds e4e without its average latent codes"):
+        add_checkpoint(tmp_path / "half.pt", "mine", None, None, Said())
     assert {path.name: path.read_bytes() for path in (folder / "mine").iterdir()} == before
     WeightSet.find("mine").read("stylegan2")
 
@@ -430,7 +433,7 @@ def test_what_a_killed_conversion_left_is_cleared(
 ) -> None:
     (folder / "mine" / ".converting-abc").mkdir(parents=True)
     (folder / "mine" / ".converting-abc" / "identity.safetensors").write_bytes(bytes(1000))
-    add(own(tmp_path, published, "ir_se50.pth"), "mine", None, None, Said())
+    add_checkpoint(own(tmp_path, published, "ir_se50.pth"), "mine", None, None, Said())
     assert {path.name for path in (folder / "mine").iterdir()} == {
         "identity.safetensors",
         "identity.json",
@@ -449,7 +452,7 @@ def test_the_other_network_of_a_kind_is_named(folder: Path, tmp_path: Path) -> N
     both["cond_stage_model.quantize.embedding.weight"] = vqgan["quantize.embedding.weight"] + 1
     torch.save({"state_dict": both}, tmp_path / "last.ckpt")
     said = Said()
-    add(tmp_path / "last.ckpt", "mine", None, None, said)
+    add_checkpoint(tmp_path / "last.ckpt", "mine", None, None, said)
     assert same(WeightSet.find("mine").read("vqgan"), vqgan)
     assert any("not from state_dict.cond_stage_model" in line for line in said.lines)
 
@@ -459,25 +462,25 @@ def test_any_name_of_a_checkpoint_makes_a_manifest(
     folder: Path, tmp_path: Path, published: dict[str, bytes], name: str
 ) -> None:
     (tmp_path / name).write_bytes(published["ir_se50.pth"])
-    add(tmp_path / name, "mine", None, None, Said())
+    add_checkpoint(tmp_path / name, "mine", None, None, Said())
     assert WeightSet.find("mine").description.startswith("Converted from ")
 
 
-def test_another_base_is_not_slipped_in(folder: Path, tmp_path: Path, published: dict[str, bytes]) -> None:
+def test_the_base_of_a_set_is_not_replaced(folder: Path, tmp_path: Path, published: dict[str, bytes]) -> None:
     checkpoint = own(tmp_path, published, "ir_se50.pth")
-    add(checkpoint, "mine", None, "demo", Said())
+    add_checkpoint(checkpoint, "mine", None, "demo", Said())
     with pytest.raises(
-        WeightsError, match=r"mine/manifest\.toml says another base than 'full'; change it there"
+        WeightsError, match=r"mine/manifest\.toml has another base than 'full'; change it there"
     ):
-        add(checkpoint, "mine", None, "full", Said())
-    add(checkpoint, "mine", None, "demo", Said())
+        add_checkpoint(checkpoint, "mine", None, "full", Said())
+    add_checkpoint(checkpoint, "mine", None, "demo", Said())
 
 
-def test_a_base_that_stands_on_itself(folder: Path) -> None:
+def test_a_set_based_on_itself(folder: Path) -> None:
     for name, base in (("a", "b"), ("b", "a")):
         (folder / name).mkdir()
         (folder / name / "manifest.toml").write_text(f'base = "{base}"')
-    with pytest.raises(WeightsError, match="base: 'a' stands on 'b' already"):
+    with pytest.raises(WeightsError, match="base: 'a' is itself based on 'b'"):
         WeightSet.find("a")
 
 
@@ -497,7 +500,7 @@ def test_no_link_leads_out_of_a_set_of_ones_own(folder: Path, tmp_path: Path, ki
         path.parent.symlink_to("/etc")
     else:
         path.symlink_to("/etc/hostname" if kind == "file" else path)
-    with pytest.raises(WeightsError, match=f"the file of 'clip' is '{path}'; it must lie in"):
+    with pytest.raises(WeightsError, match=f"the file of 'clip' is '{path}'; it must be in"):
         WeightSet.find("mine")
 
 
@@ -514,7 +517,7 @@ def test_a_folder_or_a_pipe_is_no_file_of_a_set(folder: Path) -> None:
     (folder / "mine").mkdir()
     (folder / "mine" / "manifest.toml").write_text(f"[files.clip]\nsize = 0\nsha256 = '{'0' * 64}'")
     os.mkfifo(folder / "mine" / "clip.safetensors")
-    with pytest.raises(WeightsError, match=r"clip\.safetensors is no file but"):
+    with pytest.raises(WeightsError, match=r"clip\.safetensors is not a regular file"):
         WeightSet.find("mine").read("clip")
 
 
@@ -523,16 +526,16 @@ def test_a_folder_or_a_pipe_is_no_file_of_a_set(folder: Path) -> None:
     [
         ("base = ", "cannot be read"),
         ("bases = 'demo'", "bases: Extra inputs are not permitted"),
-        ("[files.vqgan]\ndownload = 'a.ckpt'", "vqgan names a download it does not have: 'a.ckpt'"),
+        ("[files.vqgan]\ndownload = 'a.ckpt'", "files.vqgan.download: there is no download 'a.ckpt'"),
         ("[downloads.'a.ckpt']\nmirrors = []", "downloads.a.ckpt.mirrors: List should have at least 1"),
         ("[downloads.'a.ckpt']\nmirrors = ['http://a']\nsha256 = 'abc'", "downloads.a.ckpt.sha256"),
         (
             "[downloads.'../a']\nmirrors = ['http://a']\n[files.clip]\ndownload = '../a'",
             "must be a plain file name",
         ),
-        ("[files.clip]\npath = '../demo/clip.safetensors'", "must lie in the set's folder"),
+        ("[files.clip]\npath = '../demo/clip.safetensors'", "must be in the set's folder"),
         ("[files.clip]\npath = '/etc/hostname'", "the file of 'clip' is '/etc/hostname'"),
-        ("[files.clip]\npath = 'a\\u0000b'".replace("'", '"'), "must lie in the set's folder"),
+        ("[files.clip]\npath = 'a\\u0000b'".replace("'", '"'), "must be in the set's folder"),
         ("[files.'../../clip']\nsize = 1", "the file of '../../clip' is "),
         ("a = " + "[" * 100_000, "cannot be read"),
     ],
@@ -549,17 +552,17 @@ def test_verifying_names_the_file_with_one_changed_byte(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
     """Also where its size and its time of modification are what they were."""
-    add(own(tmp_path, published, "e4e.pt"), "mine", None, "demo", Said())
+    add_checkpoint(own(tmp_path, published, "e4e.pt"), "mine", None, "demo", Said())
     path = folder / "mine" / "stylegan2.safetensors"
     content, stamp = bytearray(path.read_bytes()), path.stat().st_mtime_ns
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stamp, stamp))
-    findings: list[Finding] = []
-    assert not verify("mine", findings.append)
-    (problem,) = [finding for finding in findings if finding.problem]
-    assert problem.what == str(path) and "sha256 differs" in str(problem.problem)
-    assert "StyleCLIP" not in [finding.what for finding in findings]
+    results: list[CheckResult] = []
+    assert not verify("mine", results.append)
+    (problem,) = [result for result in results if result.problem]
+    assert problem.subject == str(path) and "wrong checksum" in str(problem.problem)
+    assert "StyleCLIP" not in [result.subject for result in results]
 
 
 def test_verifying_names_networks_that_do_not_fit(
@@ -572,13 +575,13 @@ def test_verifying_names_networks_that_do_not_fit(
     noises = (f"noises.noise_{2 * last + 1}", f"noises.noise_{2 * last + 2}")
     smaller = {key: value for key, value in tensors.items() if not key.startswith(gone) and key not in noises}
     originals.stylegan2(smaller, tmp_path / "smaller.pt")
-    add(
+    add_checkpoint(
         tmp_path / "smaller.pt", "misfit", None, "demo", Said()
     )  # a name of its own: a process loads a set once
-    findings: list[Finding] = []
-    assert not verify("misfit", findings.append)
-    (problem,) = [finding for finding in findings if finding.problem]
-    assert problem.what == "StyleCLIP" and "e4e" in str(problem.problem)
+    results: list[CheckResult] = []
+    assert not verify("misfit", results.append)
+    (problem,) = [result for result in results if result.problem]
+    assert problem.subject == "StyleCLIP" and "e4e" in str(problem.problem)
 
 
 def test_a_copied_folder_is_all_that_another_machine_needs(
@@ -597,15 +600,15 @@ def test_a_copied_folder_is_all_that_another_machine_needs(
 
 
 def test_when_a_file_was_verified_is_noted(folder: Path) -> None:
-    assert verify("demo", lambda finding: None)
+    assert verify("demo", lambda result: None)
     lock = json.loads((folder / "demo" / "lock.json").read_text())
     assert lock["files"].keys() == WeightSet.find("demo").files.keys()
-    assert all(file.record for file in WeightSet.find("demo").files.values())
+    assert all(file.last_verified for file in WeightSet.find("demo").files.values())
 
 
-def test_the_room_needed() -> None:
+def test_the_disk_space_needed() -> None:
     """Each file beside its conversion, and the conversions before it; all of both when they are kept."""
-    full = [published for published, _ in WeightSet.find("full", FOLDER / "manifest.toml").downloads.values()]
-    sizes = [published.size for published in full]
-    assert fetching._room(full, keep_original=False) == sum(sizes[:3]) + sizes[2]
-    assert fetching._room(full, keep_original=True) == 2 * sum(sizes)
+    full = WeightSet.find("full", FOLDER / "manifest.toml")
+    sizes = [published.size for published, _ in full.downloads.values()]
+    assert space_needed(sizes, keep_original=False) == sum(sizes[:3]) + sizes[2]
+    assert space_needed(sizes, keep_original=True) == 2 * sum(sizes)

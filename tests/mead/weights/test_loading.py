@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from LatentRevisions.LatentRevisions import LatentRevisions, load_pipeline
+from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
-from mead.weights.sets import WeightsError
 from StyleCLIP.StyleCLIP import StyleCLIP
 from StyleCLIP.StyleCLIP import load_pipeline as load_faces
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
-from mead.weights.sets import FOLDER, WeightsError, WeightSet, weights_dir
+from mead.weights.errors import WeightsError
+from mead.weights.sets import FOLDER, WeightSet, weights_dir
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 
 
@@ -77,7 +78,7 @@ def test_reads_what_the_manifest_describes(manifest: Path) -> None:
 
 def test_a_missing_file(manifest: Path, file: Path) -> None:
     file.unlink()
-    assert "is missing; `git checkout -- weights` brings it back" in refused(manifest, file)
+    assert "is missing; restore it with `git checkout -- weights`" in refused(manifest, file)
 
 
 @pytest.mark.parametrize("left", [0, 9, -1])
@@ -87,7 +88,7 @@ def test_a_file_that_is_cut_off(manifest: Path, file: Path, left: int) -> None:
     said = refused(manifest, file)
     assert (
         f"{len(content[:left])} bytes instead of {len(content)}" in said
-        and "`git checkout -- weights` brings it back" in said
+        and "restore it with `git checkout -- weights`" in said
     )
 
 
@@ -96,13 +97,13 @@ def test_a_file_with_one_changed_byte(manifest: Path, file: Path) -> None:
     content[-1] ^= 1
     file.write_bytes(content)
     said = refused(manifest, file)
-    assert "sha256" in said and "`git checkout -- weights` brings it back" in said
+    assert "sha256" in said and "restore it with `git checkout -- weights`" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip, as torch.save writes", b"\xff" * 64])
 def test_a_file_that_is_no_safetensors(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    assert "is no safetensors file" in refused(write_manifest(file), file)
+    assert "is not a safetensors file" in refused(write_manifest(file), file)
 
 
 def test_an_unknown_set_is_named_with_those_there_are(manifest: Path) -> None:
