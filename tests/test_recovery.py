@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,18 +14,10 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from tests.conftest import Process, RedisServer, end_of
+from tests.conftest import Process, RedisServer, end_of, eventually, recover
 
 QUEUE, OTHER_QUEUE = "latentrevisions_queue", "styleclip_queue"
 LIMIT = 120  # seconds; far more than anything here takes
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Yard:
@@ -205,10 +196,10 @@ def test_a_job_ends_once_when_it_was_given_away_while_its_server_could_not_reach
     holder = yard.name_of(process)
     process.process.send_signal(signal.SIGSTOP)
     eventually(lambda: not yard.redis.exists(f"worker:{holder}"))
-    assert yard.jobs.recover([QUEUE, OTHER_QUEUE], attempts=3) == ["a"]
+    assert recover(yard.jobs, [QUEUE, OTHER_QUEUE]) == ["a"]
     job = yard.jobs.claim(QUEUE, "another")
     assert job is not None
-    yard.jobs.beat("another", [QUEUE], LIMIT)
+    yard.jobs.heartbeat("another", [QUEUE], LIMIT)
     process.process.send_signal(signal.SIGCONT)
     eventually(lambda: "job dropped" in process.log.read_text())
     assert yard.jobs.get("a").worker == "another"

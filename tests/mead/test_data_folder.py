@@ -117,7 +117,7 @@ def test_a_redis_that_refuses_to_be_written_to(mortal_redis: RedisServer, storag
 
 def test_clients_are_told(settings: Settings, jobs: Jobs, tmp_path: Path) -> None:
     """A caching server whose folder is not that of the queue takes no job; the answer names no folder."""
-    jobs.beat("me", QUEUES, 600)
+    jobs.heartbeat("me", QUEUES, 600)
     claim_folder(jobs.redis, Storage(tmp_path / "elsewhere"), QUEUES)
     door = create_app(settings).test_client()
     asked = {"data": {"prompt": "a house"}, "headers": {"Prefer": "respond-async"}}

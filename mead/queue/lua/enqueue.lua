@@ -1,10 +1,10 @@
--- Makes a job: its record, its ticket, its place at the end of the queue.
--- Returns "accepted" and its id (or the earlier job's of the same idempotency key), or why not: "repeated" (the key
--- was another request's), "full" (the queue), "many" (of the client's jobs have not ended), or which of the limits
--- of what is kept is reached.
--- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now, bytes, longest, most, and the most kept jobs
--- and bytes of all clients and of one; then fields and values.
-local id, queue, kind, owner, client, key, fingerprint, now, bytes = unpack(ARGV, 1, 9)
+-- Creates a job: its record, its ticket and its place at the end of the queue.
+-- Returns "accepted" and the job's id (an earlier job's id if the idempotency key was used before), or why not:
+-- "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client), or the
+-- name of the limit on what is kept that has been reached.
+-- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now in ms, bytes, longest, most, limits on the
+-- kept jobs and bytes of all clients and of this one; then fields and values of the record.
+local id, queue, kind, owner, client, key, fingerprint, now_ms, bytes = unpack(ARGV, 1, 9)
 local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
 local limits = {
     {'kept_jobs', tonumber(ARGV[12]), 'kept_bytes', tonumber(ARGV[13])},
@@ -19,7 +19,7 @@ if key ~= '' then
 end
 
 local length = redis.call('LLEN', queue)
-if length == 0 then  -- also when somebody has emptied it by hand
+if length == 0 then  -- also after it was deleted by hand
     redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
     redis.call('DEL', queue .. CANCELLED)
 elseif longest > 0 and length - redis.call('ZCARD', queue .. CANCELLED) >= longest then
@@ -27,7 +27,7 @@ elseif longest > 0 and length - redis.call('ZCARD', queue .. CANCELLED) >= longe
 end
 for n, place in ipairs(kept_places(client)) do
     local jobs, most_jobs, total, most_bytes = unpack(limits[n])
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', seconds(now), 'LIMIT', 0, 100)) do
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', now_ms / 1000, 'LIMIT', 0, 100)) do
         forget(place, entry)  -- its record has expired
     end
     if most_jobs > 0 and redis.call('ZCARD', place) >= most_jobs then return {jobs, ''} end

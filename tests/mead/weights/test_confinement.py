@@ -15,7 +15,9 @@ from mead.weights.confinement import confined
 
 def run(code: str, path: Path) -> str:
     path.write_bytes(b"x")
-    script = f"from pathlib import Path\nfrom mead.weights import confinement\npath = Path({str(path)!r})\n{code}"
+    script = (
+        f"from pathlib import Path\nfrom mead.weights import confinement\npath = Path({str(path)!r})\n{code}"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
