@@ -19,7 +19,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str
-    type: str  # "lr" or "sc"
+    type: str  # the model's, as in "lr"
     queue: str
     status: Status
     seq: int = 0  # number of the last change

@@ -40,7 +40,7 @@ class AdmissionControl:
         with self._changed:  # so that engines claim one after the other
             if self._alone is not None or self._reserved_for not in (None, queue):
                 return None
-            self._reserved_for = None  # the job may be gone; if not, `claim` says so again
+            self._reserved_for = None  # `claim` raises NotAloneError again if the job is still there
             try:
                 job = claim(not self._running)
             except NotAloneError:

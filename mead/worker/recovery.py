@@ -18,7 +18,7 @@ class RecoveryLoop:
     """Recovers jobs several times within a heartbeat's time to live.
 
     Args:
-        heartbeat: the worker's own; it tells whether a missing heartbeat means that a worker is dead.
+        heartbeat: the worker's own; it knows whether a missing heartbeat means that a worker is dead.
     """
 
     def __init__(self, recovery: Recovery, heartbeat: HeartbeatLoop) -> None:

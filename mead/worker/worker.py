@@ -121,7 +121,7 @@ class Worker:
     def _register(self, stop: threading.Event) -> None:
         """Check Redis, data folder and weights, and send the first heartbeat; retry until that succeeds.
 
-        The heartbeat comes before the first claim, so that no other worker takes this one for dead.
+        The heartbeat comes before the first claim, so that no other worker recovers the jobs of this one.
         """
         pause = FIRST_PAUSE
         while not stop.is_set():

@@ -25,14 +25,14 @@ OTHER = "0" * 32
 
 def job_of(job_id: str = ID, **fields: Any) -> Job:
     """A job's record."""
-    told = {
+    usual = {
         "type": "lr",
         "queue": "q",
         "status": "succeeded",
         "ticket": 1,
         "created_at": "2026-11-23T04:45:10Z",
     }
-    return Job.model_validate({"id": job_id, **told, **fields})
+    return Job.model_validate({"id": job_id, **usual, **fields})
 
 
 def files(storage: Storage) -> set[str]:
@@ -62,9 +62,11 @@ def preview(storage: Storage, job_id: str = ID) -> Path:
     return path
 
 
-def sweep(storage: Storage, ends: dict[str, JobOutcome], unclaimed: float = 600, kept: float = 6000) -> int:
+def sweep(
+    storage: Storage, outcomes: dict[str, JobOutcome], unclaimed: float = 600, kept: float = 6000
+) -> int:
     def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
-        return {job_id: ends[job_id] for job_id in job_ids if job_id in ends}
+        return {job_id: outcomes[job_id] for job_id in job_ids if job_id in outcomes}
 
     return storage.sweep(look, unclaimed, kept)
 
@@ -295,7 +297,7 @@ def test_uploads_of_one_job_are_removed(storage: Storage) -> None:
     assert files(storage) == {f"uploads/{OTHER}.img.upload", f"uploads/{OTHER}.img_enc.upload"}
 
 
-def test_tidying_takes_a_jobs_own_files_alone(storage: Storage) -> None:
+def test_cleanup_removes_a_jobs_own_files_alone(storage: Storage) -> None:
     own, kept = upload(storage), upload(storage, OTHER)
     old = own.with_suffix(".bmp")  # as older versions called it
     old.write_bytes(b"old")
@@ -325,8 +327,8 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
         "running": JobOutcome("processing", None),
         "cancelled": JobOutcome("cancelled", None),
     }
-    ends = {ids[name]: end for name, end in states.items()}
-    sweep(storage, ends)
+    outcomes = {ids[name]: outcome for name, outcome in states.items()}
+    sweep(storage, outcomes)
     assert files(storage) == {
         f"results/{results['done'].name}",
         f"uploads/{ids['failed']}.img.upload",
@@ -334,7 +336,7 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
         f"uploads/{ids['running']}.img.upload",
         f"previews/{ids['running']}.preview.png",
     }
-    assert sweep(storage, ends) == 0
+    assert sweep(storage, outcomes) == 0
     sweep(storage, {}, unclaimed=0, kept=0)
     assert files(storage) == set()
 

@@ -1,4 +1,4 @@
-"""What the Redis user may do and whether Redis keeps what it is told, on real servers."""
+"""The checks of the Redis user's rights and of Redis's settings, on real servers."""
 
 from __future__ import annotations
 
