@@ -110,7 +110,7 @@ class Engine(Generic[R]):
         self.report()
 
     def load(self) -> EngineLoad:
-        """How busy the engine is. The speed is measured since the last call; call from one thread only."""
+        """How busy the engine is. The speed is measured since the last call. Not thread-safe."""
         now, steps = time.monotonic(), self.batch.steps_done
         then, before = self._measured
         self._measured = (now, steps)
