@@ -498,7 +498,7 @@ def check(clients: Clients, jobs: Jobs, storage: Storage, settings: Settings) ->
                 one for one in client.lrange(key, 0, -1) if one not in records or not _over(records[one])
             ]
             books.stuck += [f"{job_id} is in {key}" for job_id in waiting]
-    books.swept = storage.sweep(jobs.ends, 0, 0)  # what its worker would do ten minutes after a kill
+    books.swept = storage.sweep(jobs.outcomes, 0, 0)  # what its worker would do ten minutes after a kill
     needed = {record["out_path"] for record in records.values() if record["status"] == "succeeded"}
     for folder in (storage.uploads, storage.results, storage.previews):
         for path in folder.glob("*"):

@@ -378,8 +378,16 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
 
     settings = Settings(redis_url=redis_url)
     jobs = Stamping(connect(settings), settings.job_ttl)
-    jobs.beat("instant", [QUEUE], WORKER_TTL)
-    engine = Engine(Instant(), LatentRevisionsParams, jobs, QUEUE, "instant", 4, Storage(Path(folder)))
+    jobs.heartbeat("instant", [QUEUE], WORKER_TTL)
+    engine = Engine(
+        Instant(),
+        params=LatentRevisionsParams,
+        jobs=jobs,
+        storage=Storage(Path(folder)),
+        queue=QUEUE,
+        worker="instant",
+        capacity=4,
+    )
     stop = threading.Event()
 
     def stop_when_told() -> None:
@@ -389,7 +397,7 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
     threading.Thread(target=stop_when_told, daemon=True).start()
     stamps.send("ready")
     engine.run(stop)
-    jobs.leave("instant", [QUEUE])
+    jobs.deregister("instant", [QUEUE])
     stamps.send((taken, made, done))
 
 
@@ -585,7 +593,7 @@ def measure_long_queues(jobs: Jobs, address: str, rounds: int) -> None:
         last = fill_all(jobs)
     show_long_queues(long_queues(jobs, address, last, rounds))
     jobs.redis.flushall()
-    jobs.beat("nobody", [QUEUE], WORKER_TTL)
+    jobs.heartbeat("nobody", [QUEUE], WORKER_TTL)
 
 
 def measure_handing_over(jobs: Jobs, address: str, redis_url: str, folder: Path, number: int) -> None:
@@ -616,7 +624,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mead-load-")))
         _, redis_url = stack.enter_context(local_redis(folder / "redis", folder))
         jobs = Jobs(connect(Settings(redis_url=redis_url)), ttl=24 * 3600)
-        jobs.beat("nobody", [QUEUE], WORKER_TTL)  # accepting asks whether anybody is at work
+        jobs.heartbeat("nobody", [QUEUE], WORKER_TTL)  # accepting asks whether anybody is at work
         address, server = stack.enter_context(caching_server(redis_url, folder))
         shipped = str(jobs.redis.config_get("appendfsync")["appendfsync"])
         policies = list(dict.fromkeys([shipped, "everysec"]))

@@ -1,8 +1,8 @@
-"""Which data folder and which Redis belong together.
+"""Making sure that data folder, Redis and queues belong together.
 
-The sweep removes the files of jobs that Redis does not know, so a folder must not serve two Redis at a time.
-And a queue's jobs name files, so all servers of a queue must see the same folder. A file in the folder holds
-a random id; Redis knows the ids of its folders, and which folder each queue has.
+The sweep removes files of jobs that Redis does not know, so two Redis servers must not use one folder at the
+same time. And records name files, so all servers of a queue must use the same folder. A file in the folder
+holds a random id; Redis holds the ids of its folders, and the id of each queue's folder.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from mead.storage import Storage
 log = logging.getLogger(__name__)
 
 IN_USE_SECONDS = 90
-"""How long after a server's last `hold_folder` its folder counts as in use."""
+"""How long a folder counts as in use after a server's last `hold_folder`."""
 SETTLING_SECONDS = 24 * 3600
-"""How long Redis remembers the id of a folder whose first server did not get any further."""
+"""How long Redis keeps the id of a folder whose first server stopped before it finished `claim_folder`."""
 
 
 class FolderClaimedError(RuntimeError):
-    """The data folder is used with another Redis, or the queue with another folder; says what to do."""
+    """The data folder is used with another Redis, or the queue with another folder. Says what to do."""
 
 
 def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -> None:
-    """Make sure, before a server touches files, that folder, Redis and queues belong together.
+    """Claim the data folder for a Redis and its queues; to be called before a server touches files.
 
-    What is new is joined. So is a folder that no server uses any more to a Redis that does not know it, as
-    after Redis has lost its data. Any number of servers may call this at once.
+    A folder that no server uses any more may be claimed by another Redis, or by one that has lost its data.
+    Any number of servers may call this at once.
 
     Raises:
-        FolderClaimedError: they do not belong together.
-        redis.RedisError: Redis is away, or refuses to be written to.
+        FolderClaimedError: the folder is in use with another Redis, or a queue uses another folder.
+        redis.RedisError: Redis is away, or refuses writes.
         OSError: the folder cannot be written to.
     """
     folder_id = storage.read_id()
@@ -49,8 +49,8 @@ def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -
     if not client.exists(folder_key(folder_id)):
         if time.time() - storage.held_at() < IN_USE_SECONDS:
             raise FolderClaimedError(
-                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL, or was "
-                f"until just now. Set them right, or wait {IN_USE_SECONDS} s after its servers have stopped"
+                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL. Correct "
+                f"one of them, or wait until its servers have been stopped for {IN_USE_SECONDS} s"
             )
         log.warning(
             "this Redis does not know the data folder, and takes it over",
@@ -60,13 +60,13 @@ def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -
 
 
 def hold_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -> None:
-    """Say that the folder is in use, and make sure that folder and queues still belong together.
+    """Mark the folder as in use, and check that the queues still use it.
 
-    A Redis that has lost everything (FLUSHALL, a restart without persistence) is told again.
+    A Redis that has lost its data (FLUSHALL, a restart without persistence) learns the folder's id again.
 
     Raises:
-        FolderClaimedError: they do not, any more.
-        redis.RedisError: Redis is away, or refuses to be written to.
+        FolderClaimedError: a queue uses another folder, or the folder's id is missing.
+        redis.RedisError: Redis is away, or refuses writes.
         OSError: the folder cannot be written to.
     """
     folder_id = storage.read_id()
@@ -77,7 +77,7 @@ def hold_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) ->
         if client.get(queue_folder_key(queue)) != folder_id:
             raise FolderClaimedError(
                 f"the jobs of {queue} have their files in another folder than DATA_DIR={storage.root}. Set "
-                "DATA_DIR, REDIS_URL or the queue right; or, if that folder is gone for good, "
+                "DATA_DIR, REDIS_URL or the queue right; or, if that folder no longer exists, "
                 f"redis-cli DEL {queue_folder_key(queue)}"
             )
     client.set(folder_key(folder_id), 1)

@@ -1,4 +1,4 @@
-"""Atomic writes, and folders that only the service can read."""
+"""Writing files atomically, and private folders."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import IO
 
 
 def write_whole(path: Path, content: bytes | bytearray, mode: int | None = None) -> None:
-    """Write a file that appears under its name only once it is complete and on the disk.
+    """Write a file atomically: under a temporary name, synced to the disk, then renamed.
+
+    Readers never see half of it, even after a power failure.
 
     Args:
-        mode: its permissions; what the umask leaves when None.
+        mode: its permissions; None: those of the umask.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written.
@@ -53,9 +55,9 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that is the service's alone (0700), if there is none; one that is there stays as it is.
+    """Create a folder that only its owner can use (0700). An existing folder stays as it is.
 
-    In a folder that is shared with a group (see `is_shared`) it is shared with the group, too.
+    In a folder that is shared with a group (see `is_shared`), the new folder is shared too.
     """
     try:
         folder.mkdir(0o700, parents=True)
@@ -68,13 +70,13 @@ def make_private_folder(folder: Path) -> None:
 
 
 def is_shared(folder: Path) -> bool:
-    """Whether a folder is set up for a group whose members all write in it: mode 2770 or the like."""
+    """Whether a folder is set up for a group to write in: setgid and group-writable, as with mode 2770."""
     mode = folder.stat().st_mode
     return bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
 
 
 def create(path: Path, mode: int | None) -> IO[bytes]:
-    """A new file. With a `mode` it has just that from the start, whatever the umask."""
+    """Create a new file and open it. It has `mode` from the start, whatever the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     if mode is not None:
         os.fchmod(descriptor, mode)
@@ -82,13 +84,13 @@ def create(path: Path, mode: int | None) -> IO[bytes]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be gone already. Never raises: the sweep comes by again."""
+    """Remove a file, if it exists. Never raises; the sweep removes what could not be removed now."""
     with suppress(OSError):
         path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -193,7 +193,7 @@ def _plain(event: dict[str, Any]) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """Where an error was raised, as in "mead.worker.engine:88 _step": the last frame of the project."""
+    """Where an error was raised, as in "mead.worker.batch:80 _step": the last frame of the project."""
     here = None
     trace = error.__traceback__
     while trace is not None:

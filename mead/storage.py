@@ -1,11 +1,11 @@
-"""Where uploads, results and previews lie: a folder each, files named by job. Both servers must see the same.
+"""The folders of uploads, results and previews. All servers of a queue must see the same ones.
 
-A job's record holds the names of its files, so that servers may see the folder under different paths. What a
-record says is never trusted as a path: only the job's own files are opened, and no symbolic link is followed.
+A job's record holds the names of its files, so servers may see the folders under different paths. A record is
+never trusted as a path: only the job's own files are opened, and symbolic links are not followed.
 
-A file lasts as long as the job's record that it belongs to, or shorter: uploads go when their job has
-succeeded, was cancelled or cannot be done as asked (a job that failed for another reason keeps them, so that
-it can be put back), previews when it has ended.
+A result is kept as long as its job's record. Uploads are removed once their job has succeeded, was cancelled
+or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
+Previews are removed once their job has ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 
 from mead.files import create, is_shared, make_private_folder, remove, write_whole
 from mead.imaging.pictures import Bitmap, png_bytes, webp_bytes
-from mead.queue.job import End, Job
+from mead.queue.job import Job, JobOutcome
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ LONGEST_WEBP_SIDE = 16_383  # pixels
 _PART = r"[0-9A-Za-z_-]{1,64}"  # of a file's name; job ids are one
 _NAME = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
 
-# What the sweep takes for ours: ids of jobs are 32 hex digits.
-_UPLOAD = r"([0-9a-f]{32})\.[a-z][a-z0-9_]*\.(upload|bmp)"  # .bmp: as older versions called them
+# The names that the sweep may remove; job ids are 32 hex digits.
+_UPLOAD = r"([0-9a-f]{32})\.[a-z][a-z0-9_]*\.(upload|bmp)"  # .bmp: from older versions
 _RESULT = r"([0-9a-f]{32})\.[0-9a-f]{8}\.png"
 _PREVIEW = r"([0-9a-f]{32})\.preview\.png"
 _UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_PREVIEW})\.[0-9a-f]{{8}}")
 
 
 class Storage:
-    """The folders of uploads, results and previews below `root`, made on first use.
+    """The folders of uploads, results and previews in `root`, created on first use.
 
-    Files are readable and writable by their owner alone (0600), or by the group too in a shared folder.
+    Only their owner may read and write the files (0600); in a shared folder the group may too.
     """
 
     def __init__(self, root: Path) -> None:
@@ -60,26 +60,26 @@ class Storage:
         self.marker = self.root / ".mead-id"
 
     def upload_path(self, job_id: str, field: str) -> Path:
-        """Where the picture sent in form field `field` of a job lies. Its content tells its format.
+        """The path of the picture uploaded in form field `field`. Its format is not part of the name.
 
         Raises:
-            FileNotFoundError: no file can be of such a job, as with all paths here.
+            FileNotFoundError: the id cannot be part of a file's name. So do all methods that take an id.
         """
         return self.uploads / f"{_checked(job_id)}.{field}.upload"
 
     def new_result_path(self, job_id: str) -> Path:
-        """A place for a job's finished picture, another one each time: no attempt ever writes over another's.
+        """A new path for a job's finished picture, so that no attempt overwrites the result of another.
 
-        The job's record says which one counts.
+        The job's record names the one that counts.
         """
         return self.results / f"{_checked(job_id)}.{secrets.token_hex(4)}.png"
 
     def preview_path(self, job_id: str) -> Path:
-        """Where a running job's picture so far lies, if anybody has asked for it."""
+        """The path of a running job's preview."""
         return self.previews / f"{_checked(job_id)}.preview.png"
 
-    def write(self, content: bytes | bytearray, path: Path) -> None:
-        """Write a file of ours whole, making its folder if need be.
+    def write(self, content: bytes, path: Path) -> None:
+        """Write a file whole, creating its folder if necessary.
 
         Raises:
             OSError: if the disk is full or the folder cannot be written.
@@ -94,11 +94,11 @@ class Storage:
         self.write(png_bytes(picture), path)
 
     def write_upload(self, bitmap: Bitmap, path: Path, sent: int) -> None:
-        """Write an upload, which was `sent` bytes long. Raises OSError as `write`.
+        """Write an upload that was sent as `sent` bytes. Raises OSError as `write`.
 
-        As a BMP: it lives as long as its job does, and packing a photo would be much of what accepting a job
-        costs. But a small file may hold millions of pixels: where a BMP would be more than UPLOAD_GROWTH
-        times as long, the picture is packed, without loss.
+        It is a BMP, since compressing a photo would take much of the time that accepting a job takes. But a
+        small file may hold millions of pixels: if the BMP would be more than UPLOAD_GROWTH times as large, it
+        is a lossless WebP instead.
         """
         content = bitmap.file
         if len(content) > max(UPLOAD_GROWTH * sent, DISK_BLOCK) and max(bitmap.size) <= LONGEST_WEBP_SIDE:
@@ -106,7 +106,7 @@ class Storage:
         self.write(content, path)
 
     def upload_bytes(self, pictures: Iterable[Path]) -> int:
-        """How many bytes of the disk a job's uploads take together; those that are not there take none."""
+        """The size of these uploads together, in bytes; missing ones count as 0."""
         total = 0
         for picture in pictures:
             with suppress(OSError):
@@ -114,10 +114,10 @@ class Storage:
         return total
 
     def parameters(self, job: Job) -> dict[str, str]:
-        """A job's parameters, with the paths of its uploads here in place of their names.
+        """A job's parameters, with paths of its uploads in place of their names.
 
         Raises:
-            FileNotFoundError: the record names a picture that is not the job's, or that is gone.
+            FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
         _checked(job.id)
         return {
@@ -129,12 +129,12 @@ class Storage:
         """The PNG of a job that has succeeded.
 
         Raises:
-            FileNotFoundError: the record names a file that is not the job's, or that is gone.
+            FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
         return _own(self.results, job.id, job.out_path or "").read_bytes()
 
     def read_preview(self, job_id: str) -> bytes:
-        """The PNG of a running job's picture so far.
+        """A running job's preview, a PNG.
 
         Raises:
             FileNotFoundError: there is none.
@@ -142,29 +142,36 @@ class Storage:
         return _regular(self.preview_path(job_id)).read_bytes()
 
     def remove_uploads(self, pictures: Iterable[Path]) -> None:
-        """Remove uploads, wherever their paths say they are."""
+        """Remove uploads by name, whatever folder their paths are in."""
         for picture in pictures:
             remove(self.uploads / picture.name)
 
-    def tidy(self, job: Job, keep_uploads: bool = False) -> None:
-        """Remove what a job that has ended needs no more: its preview, and its uploads unless they are to be
-        kept. Never raises: the sweep comes by again."""
+    def cleanup(self, job: Job, keep_uploads: bool = False) -> None:
+        """Remove the preview of a job that has ended, and its uploads unless `keep_uploads`.
+
+        Never raises; the sweep removes what could not be removed now.
+        """
         with suppress(FileNotFoundError):
             remove(self.preview_path(job.id))
         if not keep_uploads:
-            self.remove_uploads(one for one in job.pictures if _is_of(one.name, job.id))
+            self.remove_uploads(picture for picture in job.pictures if _is_of(picture.name, job.id))
 
-    def sweep(self, ends: Callable[[Sequence[str]], Mapping[str, End]], unclaimed: float, kept: float) -> int:
-        """Remove the files of jobs that need them no more, or whose record is gone.
+    def sweep(
+        self,
+        outcomes: Callable[[Sequence[str]], Mapping[str, JobOutcome]],
+        unclaimed: float,
+        kept: float,
+    ) -> int:
+        """Remove files that their jobs no longer need, or whose jobs have no record.
 
-        Whatever has not exactly a name of ours is left alone, and what cannot be removed stops nothing.
+        Files whose names do not match exactly are left alone. A file that cannot be removed is skipped.
 
         Args:
-            ends: `Jobs.ends`, which says how jobs stand.
-            unclaimed: seconds that files may lie before their job's record is made, and that an unfinished
-                file is left to whoever writes it.
-            kept: seconds that a result without a record is kept: as long as the record would have been, so
-                that a Redis that has lost its records does not take the pictures with it.
+            outcomes: `Jobs.outcomes`.
+            unclaimed: seconds that an upload or preview is kept without a record, and that an unfinished file
+                is kept.
+            kept: seconds that a result is kept without a record: as long as the record would have been, so
+                that results survive when Redis loses its data.
 
         Returns:
             How many files were removed.
@@ -172,8 +179,8 @@ class Storage:
         removed, failed, why = 0, 0, ""
         entries = self._entries()
         while batch := list(islice(entries, 500)):
-            # Each file is seen before the record that it must be named in.
-            known = ends(sorted({entry.job_id for entry in batch if entry.job_id}))
+            # The folder is listed before the records are read, so that a file's record is never missed.
+            known = outcomes(sorted({entry.job_id for entry in batch if entry.job_id}))
             for entry in batch:
                 try:
                     longest = kept if entry.path.parent == self.results and entry.job_id else unclaimed
@@ -189,32 +196,32 @@ class Storage:
         return removed
 
     def _entries(self) -> Iterator[_Entry]:
-        """All files that are ours."""
-        for folder, ours in ((self.uploads, _UPLOAD), (self.results, _RESULT), (self.previews, _PREVIEW)):
+        """All files with names that the service gives."""
+        for folder, pattern in ((self.uploads, _UPLOAD), (self.results, _RESULT), (self.previews, _PREVIEW)):
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        match = re.fullmatch(ours, entry.name)
+                        match = re.fullmatch(pattern, entry.name)
                         if (match or _UNFINISHED.fullmatch(entry.name)) and entry.is_file(
                             follow_symlinks=False
                         ):
                             yield _Entry(folder / entry.name, match[1] if match else "")
-            except FileNotFoundError:  # nothing was stored yet
+            except FileNotFoundError:  # nothing has been stored yet
                 continue
             except OSError as error:
                 log.warning("cannot sweep", extra={"folder": str(folder), "error": str(error)})
 
-    def _needed(self, entry: _Entry, end: End | None, longest: float) -> bool:
-        if end is None:
+    def _needed(self, entry: _Entry, outcome: JobOutcome | None, longest: float) -> bool:
+        if outcome is None:
             age = time.time() - entry.path.lstat().st_mtime
-            if age < 0:  # the clock was set back: its age counts from now
+            if age < 0:  # the clock was set back; count the age from now on
                 os.utime(entry.path, follow_symlinks=False)
             return age < longest
-        if not end.ended:
+        if not outcome.ended:
             return True
         if entry.path.parent == self.results:
-            return end.out_path is not None and PurePath(end.out_path).name == entry.path.name
-        return entry.path.parent == self.uploads and end.needs_uploads
+            return outcome.out_path is not None and PurePath(outcome.out_path).name == entry.path.name
+        return entry.path.parent == self.uploads and outcome.needs_uploads
 
     def read_id(self) -> str | None:
         """The folder's id; None if it has none yet."""
@@ -224,7 +231,7 @@ class Storage:
             return None
 
     def write_id(self, folder_id: str) -> None:
-        """Give the folder an id, unless it has one. Raises OSError as `write`."""
+        """Give the folder an id unless it has one. Raises OSError as `write`."""
         new = self.marker.with_name(f"{self.marker.name}.{folder_id}")
         self.write(f"{folder_id}\n".encode("ascii"), new)
         try:
@@ -234,18 +241,18 @@ class Storage:
             remove(new)
 
     def touch_id(self) -> None:
-        """Say that a server uses the folder now."""
+        """Mark the folder as in use now."""
         os.utime(self.marker)
 
     def held_at(self) -> float:
-        """When a server last said that it uses the folder; seconds since 1970."""
+        """When the folder was last marked as in use; seconds since 1970."""
         return self.marker.stat().st_mtime
 
     def check(self) -> None:
-        """Make sure that results can be written now.
+        """Write and remove a small file in the folders of uploads and results.
 
         Raises:
-            OSError: if not, saying why.
+            OSError: a folder cannot be written to.
         """
         make_private_folder(self.root)
         for folder in (self.uploads, self.results):
@@ -258,10 +265,10 @@ class Storage:
                 probe.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
-        """Bytes that the disk has left for us; the fuller one's, where uploads and results are on two.
+        """Free bytes on the disk of uploads and results; of the fuller disk, if they are on two.
 
         Raises:
-            OSError: if the folders cannot be made.
+            OSError: the folders cannot be created.
         """
         try:
             return min(shutil.disk_usage(folder).free for folder in (self.uploads, self.results))
@@ -273,7 +280,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of ours, and the job it belongs to ("" for unfinished ones)."""
+    """A file, and the id of its job ("" for an unfinished file)."""
 
     path: Path
     job_id: str
@@ -284,19 +291,19 @@ def _mode_in(folder: Path) -> int:
 
 
 def _checked(job_id: str) -> str:
-    """A job's id, fit to be part of a file's name."""
+    """The job's id, if it can be part of a file's name."""
     if not re.fullmatch(_PART, job_id):
         raise FileNotFoundError(errno.ENOENT, "no file can belong to a job of this id", job_id)
     return job_id
 
 
 def _is_of(name: str, job_id: str) -> bool:
-    """Whether a file's name is one of a job's."""
+    """Whether a file with this name belongs to a job."""
     return bool(_NAME.fullmatch(name)) and name.partition(".")[0] == job_id
 
 
 def _own(folder: Path, job_id: str, named: str) -> Path:
-    """The job's own file in `folder` that its record names; records of older versions hold whole paths."""
+    """The job's own file in `folder` that its record names. Records of older versions hold paths."""
     name = PurePath(named).name
     if not _is_of(name, job_id):
         raise FileNotFoundError(errno.ENOENT, "not a file of this job", named)
@@ -304,7 +311,7 @@ def _own(folder: Path, job_id: str, named: str) -> Path:
 
 
 def _regular(path: Path) -> Path:
-    """A path at which there is a file; not a symbolic link, which may lead anywhere."""
+    """The path, if a regular file is there; a symbolic link might lead anywhere."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
     return path

@@ -1,8 +1,8 @@
-"""An inference server on the small pipeline of the tests, with jobs that misbehave: its prompts say how.
+"""An inference server on the tests' small pipeline whose jobs misbehave as their prompts say.
 
-black: kills its process in its second step, as a bug in a network's library does.
-silver: each step takes far longer than a worker may be silent, or has to stop.
-Everything else: steps of a hundredth of a second.
+black: kills its process in the second step, as a crash in a native library does.
+silver: each step takes far longer than a heartbeat lasts, and than a worker has to stop.
+Any other: each step takes a hundredth of a second.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead import log
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker.admission import Company
-from mead.worker.engine import Engine
+from mead.worker.admission import AdmissionControl
 from mead.worker.process import serve
 from mead.worker.worker import Worker, new_name
-from tests.conftest import ColourPipeline, ColourRevision
+from tests.conftest import ColourPipeline, ColourRevision, make_engine
 
 
 class MisbehavingPipeline(ColourPipeline):
@@ -38,7 +37,7 @@ class MisbehavingPipeline(ColourPipeline):
         return revision
 
     def step(self, revisions: Sequence[ColourRevision]) -> None:
-        """As ColourPipeline, or not."""
+        """As ColourPipeline, but see the prompts above."""
         prompts = {revision.prompt for revision in revisions}  # type: ignore[attr-defined]
         if any(revision.prompt == "black" and revision.step == 1 for revision in revisions):  # type: ignore[attr-defined]
             os.kill(os.getpid(), signal.SIGKILL)
@@ -50,13 +49,15 @@ def main() -> None:
     """Serve both queues."""
     settings = Settings()
     log.set_up(settings)
-    name, company = new_name(), Company()
+    name, admission = new_name(), AdmissionControl()
     jobs, storage = Jobs(connect(settings), settings.job_ttl), Storage(settings.data_dir)
     engines = [
-        Engine(MisbehavingPipeline(), LatentRevisionsParams, jobs, queue, name, 4, storage, 0.2, company)
+        make_engine(
+            MisbehavingPipeline(), jobs, storage, queue=queue, worker=name, pause=0.2, admission=admission
+        )
         for queue in (settings.queues[0], settings.queues[1])
     ]
-    worker = Worker(name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts)
+    worker = Worker(name, engines, jobs, storage, ttl=settings.worker_ttl, attempts=settings.job_attempts)
     serve(worker, "colours")
 
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -26,14 +27,19 @@ from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.cli.local_redis import find_redis, free_port, redis_options
 from mead.http.events import Events
-from mead.queue.job import ENDED, Job
-from mead.queue.jobs import Jobs, Progress
+from mead.queue.job import ENDED, Job, JobProgress
+from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
+from mead.queue.recovery import Recovery
 from mead.revision import Revision
 from mead.storage import Storage
+from mead.worker.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
+QUEUE = "latentrevisions_queue"
+
+T = TypeVar("T")
 
 
 class RedisServer:
@@ -171,8 +177,37 @@ def face() -> Path:
     return DATA / "face.jpeg"
 
 
-def told_of(jobs: Jobs, job_id: str, enough: Callable[[Job], bool], seconds: float = 120) -> Job:
-    """The job once those who follow it have heard enough."""
+def make_engine(pipeline: Any, jobs: Jobs, storage: Storage, **changes: Any) -> Engine[Any]:
+    """An engine of the worker "me" that runs up to four LatentRevisions jobs at a time."""
+    usual = {"params": LatentRevisionsParams, "queue": QUEUE, "worker": "me", "capacity": 4, "pause": 0.1}
+    return Engine(pipeline, jobs=jobs, storage=storage, **{**usual, **changes})
+
+
+@contextmanager
+def running(loop: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
+    """Run an engine's or a worker's loop in a thread, until the end or until the event given is set."""
+    stop = threading.Event()
+    thread = threading.Thread(target=loop, args=[stop])
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def eventually(condition: Callable[[], T | None], message: str = "") -> T:
+    """Wait until `condition` returns something true; returns that."""
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < deadline, message
+        time.sleep(0.02)
+    return found
+
+
+def follow_until(jobs: Jobs, job_id: str, enough: Callable[[Job], bool], seconds: float = 120) -> Job:
+    """Follow a job's events until `enough` holds; the job as it is then."""
     deadline = time.monotonic() + seconds
     for job in Events(jobs).follow(job_id, pulse=0.5):
         if job is not None and enough(job):
@@ -183,13 +218,18 @@ def told_of(jobs: Jobs, job_id: str, enough: Callable[[Job], bool], seconds: flo
 
 def end_of(jobs: Jobs, job_id: str) -> Job:
     """The job once it has ended."""
-    return told_of(jobs, job_id, lambda job: job.ended)
+    return follow_until(jobs, job_id, lambda job: job.ended)
 
 
 def report(jobs: Jobs, job: Job, steps: int, total_steps: int, loss: float = 0.5) -> bool:
-    """Say how far a job is, as the worker that took it; False if it must drop it."""
-    told = [Progress(job.id, steps, total_steps, loss)]
-    return not jobs.report(job.queue, job.worker or "", told).lost
+    """Report a job's progress as the worker that has claimed it; False if that no longer holds the job."""
+    progress = [JobProgress(job.id, steps, total_steps, loss)]
+    return not jobs.report(job.queue, job.worker or "", progress).lost
+
+
+def recover(jobs: Jobs, queues: Sequence[str] = (QUEUE,), attempts: int = 3) -> list[str]:
+    """Recover the jobs of dead workers, as a live worker does."""
+    return Recovery(jobs, queues, attempts).recover()
 
 
 @contextmanager

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from mead.cli.local_redis import free_port
-from tests.conftest import ROOT, Process, RedisServer, answers
-from tests.test_waiting import LIMIT, QUEUE, Room, Waiting, eventually
+from tests.conftest import ROOT, Process, RedisServer, answers, eventually
+from tests.test_waiting import LIMIT, QUEUE, Room, Waiting
 
 HEAD = b"POST /latent_revision HTTP/1.1\r\nHost: here\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 FORM = b"prompt=a+house"
@@ -47,7 +47,7 @@ def rooms(
         few = {"HTTP_PROCESSES": "1", "HTTP_THREADS": "8", "HEADER_TIMEOUT": "1", "BODY_TIMEOUT": "2"}
         few["DATA_DIR"] = folder
         room = Room(tmp_path_factory.mktemp("room"), redis_of_room, **few | more)
-        room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
+        room.jobs.heartbeat("idle", [QUEUE, "styleclip_queue"], 600)
         started.append(room)
         return room
 

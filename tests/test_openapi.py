@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -27,10 +26,9 @@ from mead.http.openapi import openapi_of
 from mead.installation import version
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker.engine import Engine
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
-from tests.conftest import ColourPipeline, ColourRevision, Process, answers
+from tests.conftest import ColourPipeline, ColourRevision, Process, answers, make_engine, running
 
 TESTS = Path(__file__).parent
 PARTS_OF_PAGES = ("/docs/", "/page/")
@@ -49,19 +47,14 @@ class AnyPrompt(ColourPipeline):
 def at_work(settings: Settings, jobs: Jobs, storage: Storage) -> Iterator[None]:
     """A worker that does every job."""
     engines = [
-        Engine(AnyPrompt(), params, jobs, queue, "me", 4, storage, settings.server_sleep)
+        make_engine(AnyPrompt(), jobs, storage, params=params, queue=queue)
         for params, queue in (
             (LatentRevisionsParams, settings.queues[0]),
             (StyleCLIPParams, settings.queues[1]),
         )
     ]
-    stop = threading.Event()
-    worker = Worker("me", engines, jobs, storage, settings.worker_ttl)
-    thread = threading.Thread(target=worker.run, args=[stop])
-    thread.start()
-    yield
-    stop.set()
-    thread.join(60)
+    with running(Worker("me", engines, jobs, storage, ttl=settings.worker_ttl).run):
+        yield
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from caching_config import Settings
 from mead.cli.local_redis import find_redis, local_redis
 from mead.http.app import create_app
+from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job
-from mead.queue.jobs import Jobs, Load
+from mead.queue.jobs import Jobs
 from tests.conftest import RedisServer, report
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def test_every_setting_is_there_with_its_default_and_meaning() -> None:
 
 def test_every_metric_is_there(settings: Settings, jobs: Jobs) -> None:
     jobs.enqueue("a", "lr", QUEUE, {"prompt": "a house"})
-    jobs.beat("worker", {QUEUE: Load()}, 600)
+    jobs.heartbeat("worker", {QUEUE: EngineLoad()}, 600)
     text = create_app(settings).test_client().get("/metrics").text
     ours = {family.name for family in parse(text) if family.name.startswith("mead_")}
     told = set(re.findall(r"`(mead_\w+)`", "\n".join(row[0] for row in rows("Is it well?"))))
@@ -61,7 +62,7 @@ def queue(redis_server: RedisServer, jobs: Jobs) -> dict[str, str]:
     """One job runs, one failed, one was cancelled as it waited, two wait; their ids in the page's names."""
     for name in ("failed", "runs", "first", "cancelled", "second"):
         jobs.enqueue(name, "lr", QUEUE, {"prompt": f"the {name} house"}, longest=100)
-    jobs.beat("here-1-ab", {QUEUE: Load(running=1, capacity=4)}, 600)
+    jobs.heartbeat("here-1-ab", {QUEUE: EngineLoad(running=1, capacity=4)}, 600)
     failed, runs = (jobs.claim(QUEUE, "here-1-ab") for _ in range(2))
     assert isinstance(failed, Job) and isinstance(runs, Job)
     jobs.fail(failed, "here-1-ab", "no such colour", "internal")

@@ -1,12 +1,11 @@
-"""What happens to jobs when inference servers are killed, stopped and resumed, or told to stop: for real."""
+"""Jobs while inference servers and Redis are killed, suspended and restarted: real processes."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,22 +14,14 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from tests.conftest import Process, RedisServer, end_of
+from tests.conftest import Process, RedisServer, end_of, eventually, recover
 
 QUEUE, OTHER_QUEUE = "latentrevisions_queue", "styleclip_queue"
 LIMIT = 120  # seconds; far more than anything here takes
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-class Yard:
-    """A Redis and inference servers on the small pipeline, to be broken."""
+class Cluster:
+    """A Redis and inference servers on the small pipeline, to be killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,136 +72,138 @@ class Yard:
 
 
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[Yard]:
-    """An empty yard."""
-    yard = Yard(tmp_path)
-    yield yard
-    for process in yard.processes:
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster without servers."""
+    cluster = Cluster(tmp_path)
+    yield cluster
+    for process in cluster.processes:
         process.process.kill()
         process.process.wait()
-    yard.redis_server.stop()
+    cluster.redis_server.stop()
 
 
-def test_a_killed_server_loses_no_job(yard: Yard) -> None:
-    first = yard.start()
+def test_a_killed_server_loses_no_job(cluster: Cluster) -> None:
+    first = cluster.start()
     for name in "abcdef":
-        yard.put(name, iterations=150)
-    yard.put("x", iterations=150, queue=OTHER_QUEUE)
-    eventually(lambda: all(map(yard.runs, "abcdx")))
+        cluster.put(name, iterations=150)
+    cluster.put("x", iterations=150, queue=OTHER_QUEUE)
+    eventually(lambda: all(map(cluster.runs, "abcdx")))
     first.process.kill()
     first.process.wait()
-    yard.start()
+    cluster.start()
     for name in "abcdefx":
-        job = yard.end_of(name)
+        job = cluster.end_of(name)
         assert job.status == "succeeded" and job.attempts == (1 if name in "ef" else 2)
-    yard.check(*"abcdefx")
-    assert yard.jobs.statistics()["lr"].recovered == 5
-    assert yard.jobs.statistics()["lr"].ended["succeeded"] == 7
+    cluster.check(*"abcdefx")
+    assert cluster.jobs.statistics()["lr"].recovered == 5
+    assert cluster.jobs.statistics()["lr"].ended["succeeded"] == 7
 
 
-def test_a_job_that_kills_its_servers_fails_alone(yard: Yard) -> None:
+def test_a_job_that_kills_its_servers_fails_alone(cluster: Cluster) -> None:
     """Four jobs and one of the other model share the first server with it; only it fails in the end."""
     for name, prompt in (("a", "teal"), ("b", "teal"), ("poison", "black"), ("c", "teal")):
-        yard.put(name, prompt, iterations=60)
-    yard.put("x", iterations=200, queue=OTHER_QUEUE)
-    yard.put("late", iterations=5)
+        cluster.put(name, prompt, iterations=60)
+    cluster.put("x", iterations=200, queue=OTHER_QUEUE)
+    cluster.put("late", iterations=5)
     deaths = 0
-    process = yard.start()
-    while not yard.jobs.get("poison").ended:  # as whoever looks after processes does
+    process = cluster.start()
+    while not cluster.jobs.get("poison").ended:  # as a process manager does
         if process.process.poll() is not None:
             assert process.process.returncode == -signal.SIGKILL
             deaths += 1
-            process = yard.start()
+            process = cluster.start()
         time.sleep(0.02)
-    poison = yard.jobs.get("poison")
+    poison = cluster.jobs.get("poison")
     assert poison.status == "failed" and poison.error == "its worker died 3 times" and deaths == 3
     assert poison.error_kind == "internal"
     for name in ("a", "b", "c", "x", "late"):
-        job = yard.end_of(name)
+        job = cluster.end_of(name)
         assert job.status == "succeeded" and job.attempts <= 2
-    yard.check("a", "b", "c", "x", "late")
+    cluster.check("a", "b", "c", "x", "late")
 
 
-def test_a_stopped_server_that_comes_back_drops_its_jobs(yard: Yard) -> None:
-    sleeper = yard.start()
+def test_a_stopped_server_that_comes_back_drops_its_jobs(cluster: Cluster) -> None:
+    sleeper = cluster.start()
     for name in "ab":
-        yard.put(name, iterations=200)
-    eventually(lambda: all(map(yard.runs, "ab")))
+        cluster.put(name, iterations=200)
+    eventually(lambda: all(map(cluster.runs, "ab")))
     sleeper.process.send_signal(signal.SIGSTOP)
-    yard.start()
+    cluster.start()
     for name in "ab":
-        job = yard.end_of(name)
+        job = cluster.end_of(name)
         assert job.status == "succeeded" and job.attempts == 2
     sleeper.process.send_signal(signal.SIGCONT)
     eventually(lambda: sleeper.log.read_text().count("job dropped") == 2)
-    assert [yard.jobs.get(name).attempts for name in "ab"] == [2, 2]
-    assert yard.jobs.statistics()["lr"].ended["succeeded"] == 2
-    yard.check(*"ab")
-    yard.put("c")
-    assert yard.end_of("c").status == "succeeded"
+    assert [cluster.jobs.get(name).attempts for name in "ab"] == [2, 2]
+    assert cluster.jobs.statistics()["lr"].ended["succeeded"] == 2
+    cluster.check(*"ab")
+    cluster.put("c")
+    assert cluster.end_of("c").status == "succeeded"
 
 
-def test_a_long_step_does_not_look_like_death_and_does_not_hold_up_the_end(yard: Yard) -> None:
-    """A step six times as long as a worker may be silent, while another server looks for dead ones."""
-    first, second = yard.start(), yard.start()
+def test_a_long_step_is_not_taken_for_death_and_does_not_delay_the_end(cluster: Cluster) -> None:
+    """A step takes six times as long as a heartbeat lasts, while another server looks for dead workers."""
+    first, second = cluster.start(), cluster.start()
     second.process.send_signal(signal.SIGSTOP)
-    yard.put("slow", "silver", iterations=3)
-    eventually(lambda: yard.jobs.get("slow").status == "processing")
+    cluster.put("slow", "silver", iterations=3)
+    eventually(lambda: cluster.jobs.get("slow").status == "processing")
     second.process.send_signal(signal.SIGCONT)
-    eventually(lambda: yard.runs("slow"))
-    slow = yard.jobs.get("slow")
-    assert slow.attempts == 1 and slow.worker == yard.name_of(first)
+    eventually(lambda: cluster.runs("slow"))
+    slow = cluster.jobs.get("slow")
+    assert slow.attempts == 1 and slow.worker == cluster.name_of(first)
 
-    second.process.kill()  # it must not take what the first one hands back
+    second.process.kill()  # so that it does not claim the job that the first one hands back
     second.process.wait()
     asked = time.monotonic()
     first.process.terminate()
     assert first.process.wait(LIMIT) == 0
     assert time.monotonic() - asked < 5
-    assert yard.redis.lrange(QUEUE, 0, -1) == ["slow"]
-    assert yard.jobs.get("slow").attempts == 0
-    assert yard.redis.get(f"worker:{slow.worker}") is None
+    assert cluster.redis.lrange(QUEUE, 0, -1) == ["slow"]
+    assert cluster.jobs.get("slow").attempts == 0
+    assert cluster.redis.get(f"worker:{slow.worker}") is None
 
 
-def test_redis_goes_and_comes_back(yard: Yard) -> None:
+def test_redis_goes_and_comes_back(cluster: Cluster) -> None:
     """Killed in the middle of jobs; they go on from the step they were at, in the server that had them."""
-    process = yard.start()
+    process = cluster.start()
     for name in "abcdef":
-        yard.put(name, iterations=400)
-    eventually(lambda: all(map(yard.runs, "abcd")))
-    yard.redis_server.process.kill()
-    yard.redis_server.process.wait()
+        cluster.put(name, iterations=400)
+    eventually(lambda: all(map(cluster.runs, "abcd")))
+    cluster.redis_server.process.kill()
+    cluster.redis_server.process.wait()
     eventually(lambda: process.log.read_text().count("Redis is away") >= 2)
-    yard.redis_server.start()
+    cluster.redis_server.start()
     for name in "abcdef":
-        job = yard.end_of(name)
+        job = cluster.end_of(name)
         assert job.status == "succeeded" and job.attempts == 1
-    yard.check(*"abcdef")
+    cluster.check(*"abcdef")
 
-    yard.put("g", iterations=2000)
-    eventually(lambda: yard.runs("g"))
-    yard.redis_server.stop()
+    cluster.put("g", iterations=2000)
+    eventually(lambda: cluster.runs("g"))
+    cluster.redis_server.stop()
     asked = time.monotonic()
     process.process.terminate()
     assert process.process.wait(LIMIT) == 0  # also while Redis is away
     assert time.monotonic() - asked < 5
-    yard.redis_server.start()
+    cluster.redis_server.start()
 
 
-def test_a_job_ends_once_when_it_was_given_away_while_its_server_could_not_reach_redis(yard: Yard) -> None:
-    """What a server holds when it comes back is not its any more, and it finds out."""
-    process = yard.start()
-    yard.put("a", iterations=1000)
-    eventually(lambda: yard.runs("a"))
-    holder = yard.name_of(process)
+def test_a_job_ends_once_when_it_was_given_away_while_its_server_could_not_reach_redis(
+    cluster: Cluster,
+) -> None:
+    """The server drops the job when it comes back."""
+    process = cluster.start()
+    cluster.put("a", iterations=1000)
+    eventually(lambda: cluster.runs("a"))
+    holder = cluster.name_of(process)
     process.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: not yard.redis.exists(f"worker:{holder}"))
-    assert yard.jobs.recover([QUEUE, OTHER_QUEUE], attempts=3) == ["a"]
-    job = yard.jobs.claim(QUEUE, "another")
+    eventually(lambda: not cluster.redis.exists(f"worker:{holder}"))
+    assert recover(cluster.jobs, [QUEUE, OTHER_QUEUE]) == ["a"]
+    job = cluster.jobs.claim(QUEUE, "another")
     assert job is not None
-    yard.jobs.beat("another", [QUEUE], LIMIT)
+    cluster.jobs.heartbeat("another", [QUEUE], LIMIT)
     process.process.send_signal(signal.SIGCONT)
     eventually(lambda: "job dropped" in process.log.read_text())
-    assert yard.jobs.get("a").worker == "another"
-    assert yard.jobs.succeed(job, "another", "elsewhere.png")
-    eventually(lambda: holder in yard.jobs.workers())
+    assert cluster.jobs.get("a").worker == "another"
+    assert cluster.jobs.succeed(job, "another", "elsewhere.png")
+    eventually(lambda: holder in cluster.jobs.workers())

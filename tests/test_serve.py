@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,19 +20,11 @@ import redis
 import requests
 
 from mead.cli.local_redis import find_redis, free_port
-from tests.conftest import ROOT, RedisServer
+from tests.conftest import ROOT, RedisServer, eventually
 
 LIMIT = 120  # seconds; far more than anything here takes
 PROXY = "http://127.0.0.1:9"  # nobody listens there
 MEAD = [sys.executable, "-m", "mead"]
-
-
-def eventually(condition: Callable[[], Any], what: str = "") -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def lives(pid: int) -> bool:

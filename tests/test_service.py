@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import signal
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import channel, end_of, told_of
+from tests.conftest import channel, end_of, eventually, follow_until
 
 ASYNC = {"Prefer": "respond-async"}
 LIMIT = 300  # seconds; far more than anything here takes
@@ -26,14 +24,6 @@ def post(
 ) -> requests.Response:
     files = {"img": img.read_bytes()} if img else None
     return requests.post(service.url + route, data=form, files=files, timeout=LIMIT, **more)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def picture_of(answer: requests.Response) -> Image.Image:
@@ -71,7 +61,7 @@ def test_too_large_a_request_is_told_so(waiting_room: Any) -> None:
 
 def test_it_serves_a_waiting_crowd_and_others(waiting_room: Any) -> None:
     """Twenty-four requests wait for a worker that does not come; the door still answers others."""
-    waiting_room.jobs.beat("idle", ["latentrevisions_queue"], 600)
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
     try:
         with ThreadPoolExecutor(24) as pool:
             waiting = [
@@ -91,7 +81,7 @@ def test_it_serves_a_waiting_crowd_and_others(waiting_room: Any) -> None:
             (500, "nobody is here")
         }
     finally:
-        waiting_room.jobs.leave("idle", ["latentrevisions_queue"])
+        waiting_room.jobs.deregister("idle", ["latentrevisions_queue"])
 
 
 # The whole round
@@ -184,7 +174,7 @@ def test_an_inference_server_that_stops_loses_nothing(waiting_room: Any, number:
     first = waiting_room.start_inference()
     form = {"prompt": "A blue bird", "iterations": 40, "seed": 5}
     job_id = post(waiting_room, "/latent_revision", form, headers=ASYNC).json()["id"]
-    told_of(waiting_room.jobs, job_id, lambda job: job.steps > 0)
+    follow_until(waiting_room.jobs, job_id, lambda job: job.steps > 0)
     first.process.send_signal(number)
     assert first.process.wait(60) == 0
     assert waiting_room.redis.lrange("latentrevisions_queue", 0, -1) == [job_id]

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import ROOT, RedisServer, report
-from tests.test_waiting import LIMIT, QUEUE, Room, eventually
+from tests.conftest import ROOT, RedisServer, eventually, report
+from tests.test_waiting import LIMIT, QUEUE, Room
 
 FEW = {"HTTP_PROCESSES": "1", "HTTP_THREADS": "8", "SSE_HEARTBEAT": "600"}
 LONG, STEPS = "n" * 2000, 4000  # an id that makes events long; more of them than are kept for a client
@@ -42,7 +42,7 @@ def rooms(
     def start(script: str = "caching_server.py", **more: str) -> Room:
         settings = FEW | {"DATA_DIR": folder} | more
         room = Room(tmp_path_factory.mktemp("room"), redis_of_room, script, **settings)
-        room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
+        room.jobs.heartbeat("idle", [QUEUE, "styleclip_queue"], 600)
         started.append(room)
         return room
 

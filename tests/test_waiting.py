@@ -10,10 +10,8 @@ import re
 import resource
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -22,7 +20,7 @@ from PIL import Image
 
 from caching_server import Worker
 from mead.queue.keys import job_key
-from tests.conftest import RedisServer, Service
+from tests.conftest import RedisServer, Service, eventually
 
 QUEUE = "latentrevisions_queue"
 ASYNC = {"Prefer": "respond-async"}
@@ -74,14 +72,6 @@ class Room(Service):
         return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def redis_of_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis that may be stopped and started."""
@@ -93,7 +83,7 @@ def redis_of_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory, redis_of_room: RedisServer) -> Iterator[Room]:
     room = Room(tmp_path_factory.mktemp("room"), redis_of_room, HTTP_PROCESSES="1")
-    room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
+    room.jobs.heartbeat("idle", [QUEUE, "styleclip_queue"], 600)
     yield room
     room.caching.stop()
 
@@ -201,7 +191,7 @@ def test_those_who_wait_hear_that_their_job_is_gone(room: Room, flushed: bool) -
     ids = room.wait_for(10)
     if flushed:
         room.redis.flushall()
-        room.jobs.beat("idle", [QUEUE, "styleclip_queue"], 600)
+        room.jobs.heartbeat("idle", [QUEUE, "styleclip_queue"], 600)
     else:
         room.redis.delete(*map(job_key, ids))
     told = []

@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 import redis
 
 from mead.log import reason
+from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
-from mead.queue.jobs import Jobs, UnknownJobError
+from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
 from mead.queue.redis_errors import explain
 

@@ -27,8 +27,9 @@ from mead.http.responses import (
     unknown,
 )
 from mead.http.sse import EVENT_STREAM, stream, stream_of
+from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
-from mead.queue.jobs import Jobs, UnknownJobError
+from mead.queue.jobs import Jobs
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -77,7 +78,7 @@ def blueprint(
                 raise ApiError(409, f"job {job_id} has ended already", job_id=job_id)
         except UnknownJobError:
             raise unknown(job_id) from None
-        storage.tidy(job)
+        storage.cleanup(job)
         log.info("job cancelled", extra={"job": job_id, "was": job.status})
         return respond(Cancelled(id=job_id))
 

@@ -28,7 +28,8 @@ from prometheus_client.utils import floatToGoString
 
 from mead.http.openapi import Description, describe
 from mead.log import reason
-from mead.queue.jobs import Heartbeat, Jobs
+from mead.queue.heartbeats import Heartbeat
+from mead.queue.jobs import Jobs
 from mead.queue.statistics import Histogram, Statistics
 from mead.settings import Settings
 from mead.storage import Storage

@@ -11,7 +11,8 @@ import redis
 from mead.data_folder import FolderClaimedError, claim_folder
 from mead.log import reason
 from mead.queue.client import connect
-from mead.queue.jobs import Heartbeat, Jobs
+from mead.queue.heartbeats import Heartbeat
+from mead.queue.jobs import Jobs
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import explain
 from mead.settings import Settings

@@ -16,8 +16,8 @@ from flask import Request, Response, request, url_for
 from mead.http.events import ClosedError, Events, Mailbox, Told
 from mead.http.forms import ApiError
 from mead.http.responses import Answer, Change, Error, failure
+from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
-from mead.queue.jobs import UnknownJobError
 from mead.settings import Settings
 
 EVENT_STREAM = "text/event-stream"

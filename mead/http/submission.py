@@ -25,15 +25,15 @@ from mead.http.responses import Accepted, Picture, accepted, ended
 from mead.http.sse import EVENT_STREAM, begin_to_wait, hung_up, stream_of, wants_events
 from mead.model_spec import ModelSpec
 from mead.params import JobParams
-from mead.queue.jobs import (
+from mead.queue.errors import (
     IdempotencyError,
-    Jobs,
     KeptLimitError,
-    KeptLimits,
     QueueFullError,
     TooManyJobsError,
     UnknownJobError,
 )
+from mead.queue.job import KeptLimits
+from mead.queue.jobs import Jobs
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.storage import Storage
@@ -112,7 +112,7 @@ def blueprint(
             )
         except redis.RedisError as error:
             made = job_id  # perhaps: its pictures stay until it is known to have no record
-            if isinstance(error, redis.ResponseError) and not jobs.ends([job_id]):
+            if isinstance(error, redis.ResponseError) and not jobs.outcomes([job_id]):
                 made = None  # Redis has refused it
             raise
         except (QueueFullError, TooManyJobsError, KeptLimitError) as error:

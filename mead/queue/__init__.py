@@ -1,1 +1,1 @@
-"""Jobs as Redis keeps them."""
+"""Jobs and workers in Redis."""

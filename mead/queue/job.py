@@ -1,11 +1,11 @@
-"""A job: its record in Redis, as a model."""
+"""Jobs as records in Redis, and what is reported and decided about them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,42 +14,44 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Job(BaseModel):
-    """A job's record as it stood when it was read. The job's parameters are `parameters`."""
+    """A job's record as it was when it was read."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str
-    type: str  # "lr" or "sc"
+    type: str  # the model's, as in "lr"
     queue: str
     status: Status
-    seq: int = 0  # of the last change
+    seq: int = 0  # number of the last change
     ticket: int
     created_at: datetime
-    attempts: int = 0  # times a worker took it; not those it was handed back from
+    created_ms: int | None = None  # the same in milliseconds since 1970; None in records of older versions
+    attempts: int = 0  # times a worker claimed it and did not hand it back
     worker: str | None = None
     started_at: datetime | None = None
+    started_ms: int | None = None  # as created_ms
     finished_at: datetime | None = None
     steps: int = 0  # done
     total_steps: int | None = None  # known once it has started
     loss: float | None = None
-    out_path: str | None = None  # name of its picture's file; older records hold a whole path
+    out_path: str | None = None  # name of its picture's file; in records of older versions its path
     error: str | None = None
-    error_kind: Literal["input", "internal"] | None = None  # whose fault: what was asked for, or ours
+    error_kind: Literal["input", "internal"] | None = None  # what is at fault: the request or the service
     error_field: str | None = None
-    owner: str = ""  # short hash of the API key it was made with
-    client: str = ""  # whose unfinished jobs it counts among
+    owner: str = ""  # short hash of the API key that created it
+    client: str = ""  # the client whose limits it counts towards
     idempotency_key: str | None = None
-    fingerprint: str = ""  # of the request that made it
-    bytes: int = 0  # that its files take on the disk
+    fingerprint: str = ""  # of the request that created it
+    bytes: int = 0  # size of its files on the disk
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What the job was asked to do, field by field, as strings for a params model to read."""
+        """The job's parameters, as strings for a params model to read."""
         return cast("dict[str, str]", self.model_extra)
 
     @property
     def pictures(self) -> list[Path]:
-        """The files among its parameters: their names, or whole paths in older records."""
+        """The files among its parameters: names, or paths in records of older versions."""
         return [Path(value) for name, value in self.parameters.items() if name.endswith("_path")]
 
     @property
@@ -58,13 +60,13 @@ class Job(BaseModel):
 
     @property
     def runs_alone(self) -> bool:
-        """Whether a worker died with it before, so that it must share its process with no other job."""
+        """Whether a worker died while running it, so that it must not share a process with other jobs."""
         return self.attempts > 1
 
 
 @dataclass(frozen=True)
-class End:
-    """How far a job has come, in short."""
+class JobOutcome:
+    """The fields of a record that decide which of the job's files are still needed."""
 
     status: Status
     out_path: str | None
@@ -76,8 +78,42 @@ class End:
 
     @property
     def needs_uploads(self) -> bool:
-        """Whether the job may still run, also as one that failed and is put back.
+        """Whether the job may still run, or run again: an operator can requeue a failed job.
 
-        One that cannot be done as it was asked would only fail again.
+        A job that failed because of its input would only fail again.
         """
         return not self.ended or (self.status == "failed" and self.error_kind != "input")
+
+
+class KeptLimits(NamedTuple):
+    """The most records and bytes of files that may be kept until the records expire; 0 is no limit."""
+
+    kept_jobs: int = 0
+    kept_bytes: int = 0
+    client_kept_jobs: int = 0
+    client_kept_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far a job is."""
+
+    job_id: str
+    steps: int
+    total_steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class ReportReply:
+    """The answer to a worker's report.
+
+    Attributes:
+        lost: ids of reported jobs that the worker no longer holds and must drop.
+        watched: ids of reported jobs whose preview is wanted.
+        held: ids of all jobs that the worker holds.
+    """
+
+    lost: frozenset[str]
+    watched: frozenset[str]
+    held: tuple[str, ...]

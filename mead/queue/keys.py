@@ -1,7 +1,7 @@
-"""Every key there is in Redis: what each is called, its type, what it holds.
+"""The keys in Redis: their names, types and contents.
 
-A queue's own list is called as the settings say (LATENTREVISIONS_QUEUE, STYLECLIP_QUEUE): the ids of the jobs
-that wait, the oldest at the left.
+A queue is a list under the name in its setting, such as LATENTREVISIONS_QUEUE. It holds the ids of waiting
+jobs, the oldest at the left.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ def job_key(job_id: str) -> str:
 
 
 def events_key(job_id: str) -> str:
-    """Channel: each change of a job's record, as a JSON object of the fields that changed and `seq`."""
+    """Channel: each change of a job's record, as a JSON object of the changed fields and `seq`."""
     return f"events:{job_id}"
 
 
 def preview_key(job_id: str) -> str:
-    """String with a short time to live: somebody looks at the picture so far."""
+    """String with a short time to live: a client wants previews of the job."""
     return f"preview:{job_id}"
 
 
 def processing_key(queue: str, worker: str) -> str:
-    """List: ids of the jobs a worker holds."""
+    """List: ids of the jobs that a worker holds."""
     return f"{queue}:processing:{worker}"
 
 
@@ -33,12 +33,12 @@ def tickets_key(queue: str) -> str:
 
 
 def served_key(queue: str) -> str:
-    """Number: the highest ticket taken by a worker."""
+    """Number: the highest ticket claimed by a worker."""
     return f"{queue}:served"
 
 
 def cancelled_key(queue: str) -> str:
-    """Sorted set: ids in the queue's list that were cancelled, by their tickets."""
+    """Sorted set: ids in the queue's list whose jobs were cancelled, by ticket."""
     return f"{queue}:cancelled"
 
 
@@ -48,17 +48,17 @@ def worker_key(worker: str) -> str:
 
 
 def idempotency_key(owner: str, key: str) -> str:
-    """String: id of the job that this owner made with this idempotency key."""
+    """String: id of the job that the owner created with this idempotency key."""
     return f"idempotency:{owner}:{key}"
 
 
 def unfinished_key(client: str) -> str:
-    """Set: ids of a client's jobs that have not ended, kept when their number is limited."""
+    """Set: ids of a client's unfinished jobs; only written when their number is limited."""
     return f"unfinished:{client}"
 
 
 def folder_key(folder_id: str) -> str:
-    """String: this Redis knows the data folder with this id."""
+    """String: marks the data folder with this id as belonging to this Redis."""
     return f"data_folder:{folder_id}"
 
 
@@ -68,7 +68,7 @@ def queue_folder_key(queue: str) -> str:
 
 
 def kept_key(client: str) -> str:
-    """Sorted set: a client's jobs whose records are kept, as ID:BYTES, by the second in which they expire."""
+    """Sorted set: a client's jobs whose records are kept, as ID:BYTES, by the second of their expiry."""
     return f"{KEPT_KEY}:{client}"
 
 
@@ -81,13 +81,13 @@ KEPT_KEY = "kept"
 """Sorted set: as `kept_key`, of all clients."""
 
 WORKERS_KEY = "workers"
-"""Set: names of all workers; a dead one stays until its jobs are back in their queues."""
+"""Set: names of all workers; a dead worker's stays until its jobs have been recovered."""
 
 STATISTICS_KEY = "statistics"
-"""Hash: counts since ever: TYPE:accepted, TYPE:recovered, TYPE:END, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
+"""Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
 
 SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY})
 KEY_FAMILIES = frozenset(
     {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "data_folder"}
 )
-"""What the keys of several things begin with, before a colon; no queue may be called so."""
+"""Prefixes of keys, before the first colon; a queue must not have such a name."""

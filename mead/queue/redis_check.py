@@ -1,4 +1,4 @@
-"""Whether Redis is as the service needs it: what its user may do, and whether it keeps what it was told."""
+"""Checking the Redis user's rights, and Redis's settings that can lose jobs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SCRIPT = "return 1"
 
 
 def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:
-    """Try every command, key and channel that the service needs, under names that nobody else uses.
+    """Try every command, key and channel that the service needs, under names that nothing else uses.
 
     Raises:
-        MissingRightsError: naming every right that is missing.
-        redis.RedisError: Redis is away, or refuses for another reason.
+        MissingRightsError: rights are missing; the message names all of them.
+        redis.RedisError: Redis is away, or refuses a command for another reason.
     """
     name = f"probe-{secrets.token_hex(8)}"
     missing = []
@@ -36,7 +36,7 @@ def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:
         if isinstance(answer, redis.RedisError):
             if code_of(answer) == "NOPERM":
                 missing.append(_missing(command, str(answer), name))
-            elif code_of(answer) not in (None, "WRONGTYPE"):  # which say that the user has the right
+            elif code_of(answer) not in (None, "WRONGTYPE"):  # errors that come after the check of rights
                 raise answer
     missing += _missing_subscriptions(client)
     if missing:
@@ -46,7 +46,7 @@ def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:
 
 
 def warnings(client: redis.Redis) -> list[str]:
-    """What may make this Redis lose jobs that it has accepted, each in a sentence (INFO).
+    """Settings and states of this Redis that can lose accepted jobs, in a sentence each (INFO).
 
     Raises:
         redis.RedisError: Redis is away.
@@ -56,7 +56,7 @@ def warnings(client: redis.Redis) -> list[str]:
     except redis.ResponseError as error:
         if code_of(error) != "NOPERM":
             raise
-        return ["whether Redis keeps what it is told is not known: its user may not run INFO"]
+        return ["the persistence of Redis cannot be checked: its user may not run INFO"]
     found = []
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory") and policy != "noeviction":
@@ -71,12 +71,12 @@ def warnings(client: redis.Redis) -> list[str]:
 
 
 def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
-    """Commands that need every right and change nothing that anybody sees."""
+    """Commands that together need every right, and change nothing that anyone uses."""
     job, other = keys.job_key(name), keys.preview_key(name)
     yield from (["PING"], ["SCAN", 0, "COUNT", 1])
     yield from (["EVAL", _SCRIPT, 0], ["EVALSHA", hashlib.sha1(_SCRIPT.encode()).hexdigest(), 0])
     yield ["PUBLISH", keys.events_key(name), "{}"]
-    # Everything that scripts do to records, sets, lists and numbers, each key gone at the end.
+    # What the scripts do to hashes, lists, strings and sets. Each key is deleted in the end.
     yield from (["HSET", job, "a", 1], ["HGET", job, "a"], ["HMGET", job, "a"], ["HGETALL", job])
     yield from (["HINCRBY", job, "a", 1], ["HINCRBYFLOAT", job, "a", 1], ["HDEL", job, "a"])
     yield from (["RPUSH", other, 1, 2], ["LPUSH", other, 0], ["LPOS", other, 1], ["LLEN", other])
@@ -109,7 +109,7 @@ def commands_tried() -> set[str]:
 
 
 def _missing(command: list[Any], refusal: str, name: str) -> str:
-    """What Redis says is missing; it says whether the command, its key or its channel is refused."""
+    """The right that is missing: Redis says whether it refuses the command, its key or its channel."""
     if "command" in refusal:
         return f"the command {command[0]}"
     what = "the channels" if "channel" in refusal else "the keys"

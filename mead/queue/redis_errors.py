@@ -1,7 +1,7 @@
-"""What Redis's errors mean: which make a connection useless, and what to tell clients.
+"""Redis's errors: what to tell clients, and after which to open a new connection.
 
-An error of Redis begins with a code (READONLY, OOM, ...). From within a script, Redis 6.2 puts it in the
-middle of the message, and where a right is missing there is no code.
+An error begins with a code (READONLY, OOM, ...). When it comes from a script, Redis 6.2 puts the code in the
+middle of the message, and leaves it out for a missing right.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ MEANINGS = {
     "BUSY": "Redis is busy with a script",
     "UNBLOCKED": "Redis has changed its role",
 }
-"""What each code says of Redis, in words for clients."""
+"""What each code means, in words for clients."""
 
 STALE = frozenset({"LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED"})
-"""Codes after which a new connection may lead to another server: the old one is closed."""
+"""Codes after which a connection is closed, since a new one may lead to another server."""
 
 _CODE = re.compile(rf"-?\b({'|'.join(MEANINGS)})\b")
 _MISSING_RIGHT = re.compile(r"The user executing the script can't|no permissions? to", re.IGNORECASE)
 
 
 class MissingRightsError(redis.exceptions.NoPermissionError):
-    """The Redis user may not do what the service needs; the message names what is missing."""
+    """The Redis user lacks rights that the service needs; the message names them."""
 
 
 class RefusedError(redis.ConnectionError):
-    """Redis answered over a connection that is of no use any more. The message begins with Redis's code."""
+    """The connection leads to a server that cannot serve us. The message begins with Redis's code."""
 
 
 def code_of(error: BaseException) -> str | None:
-    """The code of Redis's answer, as in "OOM"; None where there is no answer, or none with a known code."""
+    """The code of Redis's error, as in "OOM"; None for an unknown code, or if Redis did not answer."""
     code = "NOPERM" if isinstance(error, MissingRightsError) else getattr(error, "status_code", None)
     if code in MEANINGS:
         return str(code)
@@ -62,7 +62,7 @@ def code_of(error: BaseException) -> str | None:
 
 
 def explain(error: redis.RedisError) -> str:
-    """What is wrong with Redis, in a few words for clients and the log."""
+    """What is wrong, in a few words for clients and the log."""
     if isinstance(error, MissingRightsError):
         return str(error)
     code = code_of(error)
@@ -74,10 +74,10 @@ def explain(error: redis.RedisError) -> str:
 
 
 class Reconnect(Retry):
-    """Sends a command once more over a new connection where the old one was dropped or is of no use.
+    """Repeats a command once over a new connection if the old one was dropped or has become useless.
 
-    A restarted Redis leaves dead connections in the pool. After a failover open connections stay on the old
-    primary, which is a replica now: they answer, but never take a write again.
+    After a restart of Redis, the pool contains dead connections. After a failover, open connections still
+    lead to the old primary, which is now a read-only replica.
     """
 
     def __init__(self) -> None:
@@ -87,10 +87,10 @@ class Reconnect(Retry):
         """Run `do`; see redis.retry.Retry.
 
         Raises:
-            RefusedError: the connection was of no use twice.
+            RefusedError: the new connection is useless, too.
         """
 
-        def refusing() -> T:
+        def do_or_refuse() -> T:
             try:
                 return do()
             except redis.ResponseError as error:
@@ -98,4 +98,4 @@ class Reconnect(Retry):
                     raise RefusedError(f"{code_of(error)}: {error}") from error
                 raise
 
-        return super().call_with_retry(refusing, *args, **more)
+        return super().call_with_retry(do_or_refuse, *args, **more)

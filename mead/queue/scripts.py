@@ -1,10 +1,8 @@
-"""The Lua scripts in mead/queue/lua, each of which is one change of state: nobody ever sees half of it.
+"""Loading the Lua scripts in mead/queue/lua.
 
-What a script has to publish, it publishes at its end, when the whole change is made.
-
-A script looks at the record first, so that sending it twice (after a dropped connection) does nothing the
-second time. Scripts name further keys from what the records say, which one Redis server allows (a Redis
-Cluster does not).
+Each script is one atomic change of state, and publishes its events at the end. It checks the record first,
+so running it again (after a dropped connection) changes nothing. Scripts derive names of keys from records,
+which a single Redis server allows and a Redis Cluster does not.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ local KEPT, BYTES = '{keys.KEPT_KEY}', '{keys.kept_bytes_key("")}'
 
 
 class Script:
-    """A script that Redis keeps once it has seen it (EVALSHA).
+    """Runs a script by its hash (EVALSHA), and sends the text (EVAL) if Redis does not have it.
 
-    Where Redis does not have it, its text goes along (EVAL). redis-py's own class loads the text first,
-    perhaps into another Redis than the one that is to run it: a failover may come between.
+    redis-py's own class sends the text in a separate command first (SCRIPT LOAD). After a failover in
+    between, the script would run on a server that does not have it.
     """
 
     def __init__(self, client: redis.Redis, text: str) -> None:
@@ -45,7 +43,7 @@ class Script:
         self.sha = hashlib.sha1(text.encode()).hexdigest()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run it; what it returns."""
+        """Run the script; returns its result."""
         try:
             return self.client.evalsha(self.sha, 0, *arguments)
         except redis.exceptions.NoScriptError:
@@ -53,7 +51,7 @@ class Script:
 
 
 def load_script(client: redis.Redis, name: str) -> Script:
-    """The script mead/queue/lua/NAME.lua."""
+    """The script mead/queue/lua/NAME.lua, with what all scripts share."""
     common, script = ((_FOLDER / f"{part}.lua").read_text("utf-8") for part in ("common", name))
     run = f"local function run()\n{script}end\nlocal answer = run()\npublish()\nreturn answer\n"
     return Script(client, _NAMES + common + run)

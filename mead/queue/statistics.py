@@ -1,4 +1,4 @@
-"""What the Lua scripts count in the hash `statistics`, read."""
+"""Reading the hash `statistics`, in which the Lua scripts count."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeAlias
 from mead.queue.job import ENDED
 
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
-"""Upper bounds of the histograms of wait and run times, in seconds; a last one is unbounded."""
+"""Upper bounds of the histograms of wait and run times, in seconds; a last bucket has none."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Times as Prometheus counts them.
+    """A histogram as in Prometheus.
 
     Attributes:
-        buckets: upper bound in seconds (the last is infinite) to how many took at most that long.
-        sum: seconds they took together.
+        buckets: how many times were at most so long, by the bound in seconds; the last bound is infinite.
+        sum: of all times, in seconds.
     """
 
     buckets: Mapping[float, int]
@@ -32,21 +32,21 @@ class Histogram:
 
 @dataclass(frozen=True)
 class KindStatistics:
-    """Of one type of job, since ever."""
+    """Counts of one type of job, since Redis was empty."""
 
     accepted: int
     ended: Mapping[str, int]  # by status
-    recovered: int  # times a job was put back because its worker had died
+    recovered: int  # times a job was requeued because its worker had died
     wait: Histogram  # from joining the queue to a worker, first attempts
     run: Histogram  # from a worker to the end, last attempts
 
 
 Statistics: TypeAlias = Mapping[str, KindStatistics]
-"""By type of job, those that were ever accepted."""
+"""By type of job."""
 
 
 def read_statistics(counted: Mapping[str, str]) -> Statistics:
-    """What the fields of the hash say (see `mead.queue.keys.STATISTICS_KEY`)."""
+    """The statistics in the fields of the hash (see `mead.queue.keys.STATISTICS_KEY`)."""
 
     def number(kind: str, what: str) -> int:
         return int(counted.get(f"{kind}:{what}", 0))

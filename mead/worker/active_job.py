@@ -1,4 +1,4 @@
-"""A job as its engine runs it: its revision, the time it took, and the pictures made of it."""
+"""A job that an engine is running: its revision, its time, its result."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ from mead.storage import Storage
 
 log = logging.getLogger(__name__)
 
-PREVIEW_PAUSE = 1.0  # seconds between two previews of one job
-STORE_PAUSE = 2.0  # seconds between two tries to store a result
-STORE_SECONDS = 600.0  # how long it is tried before the job fails: full disks are emptied
+PREVIEW_PAUSE = 1.0  # seconds between two previews of a job
+STORE_PAUSE = 2.0  # seconds between two attempts to store a result
+STORE_SECONDS = 600.0  # how long to retry before the job fails; someone may free disk space
 
 
 @dataclass(eq=False)
-class Running(Generic[R]):
-    """A job and the revision it has become."""
+class ActiveJob(Generic[R]):
+    """A job and its revision."""
 
     job: Job
     revision: R
-    seconds: float = 0.0  # spent on it so far, on what shared a batch with it too
-    picture: Image.Image | None = None  # once it is finished
-    result: Path | None = None  # where its picture lies, once it is stored
+    seconds: float = 0.0  # spent on it so far, steps of the whole batch included
+    picture: Image.Image | None = None  # once the revision is finished
+    result: Path | None = None  # the picture's file, once it is stored
     result_bytes: int = 0
-    error: Exception | None = None  # why it cannot go on
-    # when (time.monotonic):
+    error: Exception | None = None  # why the job must fail
+    # Times of time.monotonic:
     previewed: float = float("-inf")
     store_after: float = float("-inf")
-    store_until: float | None = None  # once it could not be stored
+    store_until: float | None = None  # set when storing has failed for the first time
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it has steps left to do."""
+        return not self.revision.finished and self.error is None
 
     def check_time(self, longest: int) -> None:
-        """Give up a job that has taken more than `longest` seconds (0: any time) and is not finished."""
-        if self.revision.finished or self.error is not None or not 0 < longest < self.seconds:
+        """Set `error` if the job has taken more than `longest` seconds (0: no limit) and is unfinished."""
+        if not self.is_unfinished or not 0 < longest < self.seconds:
             return
         why = (
             f"took longer than MAX_JOB_SECONDS={longest}: {self.revision.step} of {self.revision.steps} "
@@ -51,11 +56,11 @@ class Running(Generic[R]):
         self.error = ParamsError("iterations", why, out_of_range=True)
 
     def store(self, pipeline: Pipeline[R], storage: Storage) -> None:
-        """Make the finished picture and store it. Its name is new, so that it replaces no other worker's.
+        """Render the finished picture and store it under a new name.
 
-        Work of minutes is not thrown away because the disk is full: a picture that cannot be stored is kept
-        and tried again for STORE_SECONDS. The job keeps its place in the batch meanwhile, so that no more
-        pictures wait than fit in one.
+        A full disk should not waste minutes of work: if the picture cannot be stored, it is kept in memory,
+        and later calls try again until STORE_SECONDS have passed. The job keeps its place in the batch
+        meanwhile, which bounds the pictures in memory.
         """
         now = time.monotonic()
         if now < self.store_after:
@@ -69,7 +74,7 @@ class Running(Generic[R]):
         except OSError as error:
             if self.store_until is None:
                 self.store_until = now + STORE_SECONDS
-                log.warning("no room for a result; trying again", extra=self._about(error))
+                log.warning("no room for a result; trying again", extra=self._context(error))
             if now >= self.store_until:
                 self.error = error
             self.store_after = now + STORE_PAUSE
@@ -79,7 +84,7 @@ class Running(Generic[R]):
             self.result = path
 
     def preview(self, pipeline: Pipeline[R], storage: Storage) -> None:
-        """Store the picture so far, not more often than every PREVIEW_PAUSE."""
+        """Store the picture so far, at most once per PREVIEW_PAUSE. Never raises."""
         now = time.monotonic()
         if now - self.previewed < PREVIEW_PAUSE:
             return
@@ -87,20 +92,20 @@ class Running(Generic[R]):
         try:
             path = storage.preview_path(self.job.id)
             storage.write_picture(picture_of(pipeline, self.revision), path)
-        except Exception as error:  # the job itself may yet succeed
-            log.warning("no preview", extra=self._about(error))
+        except Exception as error:  # the job itself may still succeed
+            log.warning("no preview", extra=self._context(error))
 
     def discard(self) -> None:
-        """Remove a stored result that nobody will hear of; where that fails, the sweep does it."""
+        """Remove a stored result that no record names; if that fails, the sweep removes it."""
         if self.result is not None:
             remove(self.result)
 
-    def _about(self, error: Exception) -> dict[str, str | None]:
+    def _context(self, error: Exception) -> dict[str, str | None]:
         return {"job": self.job.id, "worker": self.job.worker, "error": reason(error)}
 
 
 def reason_of(error: Exception) -> str:
-    """What a job's record says of an internal error: in one line, and without this machine's folders."""
+    """An internal error as a job's record shows it: one line, without paths of this machine."""
     if isinstance(error, OSError) and error.strerror:
         return f"a picture could not be read or stored: {error.strerror}"
     return reason(error)

@@ -1,40 +1,50 @@
-"""Which engine of a process may take a job, so that a job that must run alone does."""
+"""Admission control: which engine of a process may claim a job, so that some jobs run alone."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
+from mead.queue.errors import NotAloneError
 from mead.queue.job import Job
-from mead.queue.jobs import NotAloneError
 
 
-class Company:
-    """The jobs that run in one process, whichever engine runs them.
+class AdmissionControl:
+    """Decides which of a process's engines may claim a job. All engines of the process share one.
 
-    A job whose worker died may have killed it, and would take down with it whatever runs beside it. So it is
-    taken only when nothing else runs in the process, and nothing else is taken until it has ended.
+    A job whose worker died may have caused that, and would take down every job that runs beside it. It is
+    claimed only while no other job runs in the process, and no other job is claimed until it has ended.
 
-    While such a job waits for the others to end, its queue is asked again each time its engine comes by: the
-    job may be gone (cancelled, or taken by another server), and then jobs are taken as before.
+    While such a job waits for the running ones to end, the process is reserved for its queue. The job may
+    meanwhile be cancelled, or claimed by another process; so the engine of that queue keeps trying to claim,
+    and the reservation ends when the next job in the queue is another one.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: set[str] = set()
-        self._alone: str | None = None  # the job that runs alone
-        self._waiting: str | None = None  # the queue whose next job must run alone
+        self._alone: str | None = None  # id of the job that runs alone
+        self._reserved_for: str | None = None
 
-    def take(self, queue: str, claim: Callable[[bool], Job | None]) -> Job | None:
-        """The job that `claim` gives, if `queue` may take one now. `claim` is told whether it is alone."""
-        with self._changed:  # so that no two engines take jobs at once
-            if self._alone is not None or self._waiting not in (None, queue):
+    @property
+    def reserved_for(self) -> str | None:
+        """The queue whose next job is waiting to run alone, if any."""
+        return self._reserved_for
+
+    def admit(self, queue: str, claim: Callable[[bool], Job | None]) -> Job | None:
+        """Claim a job of `queue`, if its engine may do so now.
+
+        Args:
+            claim: claims a job; its argument says whether no other job is running. May raise NotAloneError.
+        """
+        with self._changed:  # so that engines claim one after the other
+            if self._alone is not None or self._reserved_for not in (None, queue):
                 return None
-            self._waiting = None  # what was waited for may be taken or gone
+            self._reserved_for = None  # `claim` raises NotAloneError again if the job is still there
             try:
                 job = claim(not self._running)
             except NotAloneError:
-                self._waiting = queue
+                self._reserved_for = queue
                 return None
             finally:
                 self._changed.notify_all()
@@ -44,28 +54,27 @@ class Company:
                     self._alone = job.id
             return job
 
-    def pass_by(self, queue: str) -> None:
-        """The engine of `queue` is full: whatever comes next in it is not to be waited for yet."""
-        with self._changed:
-            if self._waiting == queue:
-                self._waiting = None
-                self._changed.notify_all()
-
-    def leave(self, job_id: str) -> None:
-        """A job does not run any more."""
+    def release(self, job_id: str) -> None:
+        """Note that a job no longer runs."""
         with self._changed:
             self._running.discard(job_id)
             if self._alone == job_id:
                 self._alone = None
             self._changed.notify_all()
 
-    def wait(self, queue: str, timeout: float) -> bool:
-        """Wait until `queue` may take a job; False if it may not after `timeout` seconds."""
+    def cancel_reservation(self, queue: str) -> None:
+        """End the reservation for `queue`, whose engine has no room for a job anyway."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._open(queue), timeout)
+            if self._reserved_for == queue:
+                self._reserved_for = None
+                self._changed.notify_all()
 
-    def _open(self, queue: str) -> bool:
-        """Whether a job of `queue` can be taken, as far as is known."""
+    def wait(self, queue: str, timeout: float) -> bool:
+        """Wait until the engine of `queue` may claim a job; False if it may not after `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_open(queue), timeout)
+
+    def _is_open(self, queue: str) -> bool:
         if self._alone is not None:
             return False
-        return self._waiting is None or (self._waiting == queue and not self._running)
+        return self._reserved_for is None or (self._reserved_for == queue and not self._running)

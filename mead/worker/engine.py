@@ -1,7 +1,7 @@
-"""The batch loop: one model's jobs, from the queue to their results.
+"""The engine: runs one model's jobs, from the queue to their results.
 
-Between any two steps the engine takes waiting jobs while it has room, so that a new job never waits for a
-batch to end. Then it advances all of them by one step, together, and reports.
+Before each step the engine claims queued jobs while it has room, so a new job never waits for a batch to end.
+Then it advances all of its jobs by one step together, and reports their progress.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -18,79 +17,77 @@ import torch
 
 from mead.log import reason
 from mead.params import JobParams, ParamsError, check
-from mead.queue.job import Job
-from mead.queue.jobs import Jobs, Load, Progress
+from mead.queue.heartbeats import EngineLoad
+from mead.queue.job import Job, JobProgress
+from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
-from mead.revision import Pipeline, R, check_loss, start
+from mead.revision import Pipeline, R, start
 from mead.storage import Storage
-from mead.worker.active_job import STORE_PAUSE, Running, reason_of
-from mead.worker.admission import Company
+from mead.worker.active_job import STORE_PAUSE, ActiveJob, reason_of
+from mead.worker.admission import AdmissionControl
+from mead.worker.batch import Batch
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 5.0  # seconds between two tries when Redis is away
+LONGEST_PAUSE = 5.0  # seconds between two attempts while Redis is away
 
 
 class Engine(Generic[R]):
-    """Runs the jobs of one queue on one pipeline, up to `capacity` in a batch.
+    """Runs the jobs of one queue on one pipeline, up to `capacity` at a time.
 
-    A job that fails (as it starts, in a step, as its picture is made or stored) fails alone, and so does one
-    whose loss or picture is not finite, or that takes longer than it may. Memory that does not suffice makes
-    the batch smaller until a job has ended. While Redis is away the jobs pause; what they have computed,
-    results too, is kept and reported when it is back. A result that cannot be stored is tried again for a
-    while.
+    A job that fails (as it starts, in a step, when its picture is rendered or stored) fails alone. So does a
+    job whose loss or picture is not finite, or that takes too long. When memory runs out, the batch shrinks
+    until a job has ended. While Redis is away the jobs pause; their state and results are kept, and reported
+    when it is back.
 
     Args:
         pipeline: the loaded networks.
         params: the model that reads a job's parameters.
-        jobs: the queue's Redis. Nobody else may claim under `worker` from `queue`.
-        queue: its name.
-        worker: this worker's name.
+        jobs: the jobs in Redis.
+        storage: where results and previews are written, and the files of ended jobs removed.
+        queue: the queue's name.
+        worker: the worker's name. Nothing else may claim jobs of `queue` under it.
         capacity: the most jobs in a batch.
-        storage: where results and previews go, and files are removed from when their job has ended.
-        pause: longest wait on the empty queue at a time, and first pause when Redis is away; seconds.
-        company: shared by all engines of the process.
-        max_job_seconds: how long a job may take, pauses while Redis is away not counted; 0: any time.
+        pause: seconds to wait for a job at a time, and first pause while Redis is away.
+        admission: shared by all engines of the process; by default the engine is the only one.
+        max_job_seconds: the longest a job may take, without pauses while Redis is away; 0: no limit.
     """
 
     def __init__(
         self,
         pipeline: Pipeline[R],
+        *,
         params: type[JobParams],
         jobs: Jobs,
+        storage: Storage,
         queue: str,
         worker: str,
-        capacity: int,
-        storage: Storage,
+        capacity: int = 1,
         pause: float = 1.0,
-        company: Company | None = None,
+        admission: AdmissionControl | None = None,
         max_job_seconds: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
         self.jobs = jobs
+        self.storage = storage
         self.queue = queue
         self.worker = worker
-        self.capacity = capacity
-        self.full_capacity = capacity
-        self.storage = storage
+        self.batch: Batch[R] = Batch(pipeline, capacity, {"queue": queue, "worker": worker})
         self.pause = pause
-        self.company = company or Company()
+        self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds
-        self.running: dict[str, Running[R]] = {}
-        self._steps = 0  # of all jobs together
-        self._measured = (time.monotonic(), 0)  # when, and how many steps had been done then
+        self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; then end the step and put all jobs back at the front of the queue."""
+        """Work until `stop` is set; then finish the current step and hand all jobs back."""
         pause = self.pause
         while not stop.is_set():
             try:
-                # Not while another engine's job runs alone, or the queue's next one waits to.
-                if not self.running and self.company.wait(self.queue, min(self.pause, LONGEST_PAUSE)):
-                    self.jobs.wait_for_work(self.queue, self.pause)
-                self.turn()
-                if self.running and not self._unfinished():  # results wait for room on the disk
+                if not self.batch.jobs:
+                    self._wait_for_work()
+                self.step()
+                if self.batch.jobs and not self.batch.unfinished():  # all results are waiting to be stored
                     stop.wait(STORE_PAUSE)
                 pause = self.pause
             except redis.RedisError as error:
@@ -98,206 +95,168 @@ class Engine(Generic[R]):
                 log.warning(explain(error), extra=extra)
                 stop.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-        self._put_all_back()
+        self.hand_back()
 
-    def turn(self) -> None:
-        """Take what there is room for, advance all by a step, report: one turn, which never waits for jobs.
+    def step(self) -> None:
+        """Claim jobs while there is room, advance all by one step, and report. Does not wait for jobs.
 
         Raises:
-            redis.RedisError: when Redis is away; nothing is lost by calling again later.
+            redis.RedisError: when Redis is away. Nothing is lost; call again later.
         """
-        self._admit()
-        unfinished = self._unfinished()
-        began = time.monotonic()
-        for first in range(0, len(unfinished), self.capacity):
-            self._step(unfinished[first : first + self.capacity])
-        for one in unfinished:
-            one.seconds += time.monotonic() - began
-            one.check_time(self.max_job_seconds)
-        self._report()
+        self.admit()
+        self.batch.advance()
+        for active in self.batch.unfinished():
+            active.check_time(self.max_job_seconds)
+        self.report()
 
-    def load(self) -> Load:
-        """What the engine does, its speed since it was asked last. For another thread, the same each time."""
-        now, steps = time.monotonic(), self._steps
+    def load(self) -> EngineLoad:
+        """How busy the engine is. The speed is measured since the last call. Not thread-safe."""
+        now, steps = time.monotonic(), self.batch.steps_done
         then, before = self._measured
         self._measured = (now, steps)
         speed = (steps - before) / max(now - then, 1e-3)
-        return Load(running=len(self.running), capacity=self.capacity, steps_per_second=round(speed, 3))
+        return EngineLoad(
+            running=len(self.batch.jobs), capacity=self.batch.capacity, steps_per_second=round(speed, 3)
+        )
 
-    # Taking jobs
+    # Starting jobs
 
-    def _admit(self) -> None:
-        while len(self.running) < self.capacity:
-            job = self.company.take(
+    def admit(self) -> None:
+        """Claim and start jobs while the queue has some and the batch has room."""
+        while not self.batch.is_full:
+            job = self.admission.admit(
                 self.queue, lambda alone: self.jobs.claim(self.queue, self.worker, alone=alone)
             )
             if job is None:
                 return
             self._start(job)
-        self.company.pass_by(self.queue)
+        self.admission.cancel_reservation(self.queue)
+
+    def _wait_for_work(self) -> None:
+        """Wait until the engine may claim a job and the queue has one, each for `pause` seconds at most."""
+        if self.admission.wait(self.queue, min(self.pause, LONGEST_PAUSE)):
+            self.jobs.wait_for_work(self.queue, self.pause)
 
     def _start(self, job: Job) -> None:
         began = time.monotonic()
         log.info("job started", extra={"job": job.id, "worker": self.worker, "attempts": job.attempts})
-        out_of_memory = False
         try:
             revision = start(self.pipeline, check(self.params, self.storage.parameters(job)))
         except torch.OutOfMemoryError as error:
-            out_of_memory = bool(self.running)
-            if not out_of_memory:
+            if not self.batch.jobs:
                 self._fail(job, error)
                 return
-        except ValueError as error:  # what is wrong with the parameters
+        except ValueError as error:  # the parameters are wrong
             self._fail(job, error, "input")
             return
         except Exception as error:
             self._fail(job, error)
             return
-        if out_of_memory:  # beside the others; it may well fit later
-            self._leave(job)
-            self._shrink(len(self.running))
-            self.jobs.put_back(self.queue, self.worker, [job.id])
-            return
-        self.running[job.id] = Running(job, revision, time.monotonic() - began)
-
-    # Advancing them
-
-    def _unfinished(self) -> list[Running[R]]:
-        return [one for one in self.running.values() if not one.revision.finished and one.error is None]
-
-    def _step(self, batch: Sequence[Running[R]]) -> None:
-        """Advance a batch by one step; where that fails, find the job at fault by stepping fewer together."""
-        revisions = [one.revision for one in batch]
-        before = [(revision.step, revision.generator.get_state()) for revision in revisions]
-        try:
-            self.pipeline.step(revisions)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                batch[0].error = error.with_traceback(None)
-                return
-            share = (len(batch) + 1) // 2
-            self._shrink(share)
-        except Exception as error:
-            if len(batch) == 1:
-                batch[0].error = error
-                return
-            log.warning(
-                "a step of %d jobs failed (%s); stepping them one by one",
-                len(batch),
-                error,
-                extra={"queue": self.queue, "worker": self.worker},
-            )
-            share = 1
         else:
-            self._steps += len(batch)
-            for one in batch:
-                try:
-                    check_loss(one.revision)
-                except FloatingPointError as error:
-                    one.error = error
+            self.batch.add(ActiveJob(job, revision, time.monotonic() - began))
             return
-        # Outside of `except`, whose traceback would keep the failed step's tensors in memory.
-        left = []
-        for one, (step, state) in zip(batch, before, strict=True):
-            if one.revision.step == step:
-                one.revision.generator.set_state(state)  # draws the same numbers as it would have alone
-                left.append(one)
-        for first in range(0, len(left), share):
-            self._step(left[first : first + share])
+        self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 
-    def _shrink(self, capacity: int) -> None:
-        self.capacity = max(1, capacity)
-        log.warning(
-            "out of memory; fewer jobs in a batch until one has ended",
-            extra={"queue": self.queue, "worker": self.worker, "capacity": self.capacity},
-        )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _requeue_for_memory(self, job: Job) -> None:
+        """Hand back a job that does not fit beside the running ones; it may fit later."""
+        self._release(job)
+        self.batch.shrink(len(self.batch.jobs))
+        self.jobs.requeue(self.queue, self.worker, [job.id])
 
-    # Reporting
+    # Reporting and ending jobs
 
-    def _report(self) -> None:
-        for one in self.running.values():
-            if one.revision.finished and one.result is None and one.error is None:
-                one.store(self.pipeline, self.storage)
-        revisions = {job_id: one.revision for job_id, one in self.running.items()}
-        progress = [
-            Progress(job_id, revision.step, revision.steps, revision.loss)
+    def report(self) -> None:
+        """Store finished pictures, report progress, and end the jobs that have finished or failed."""
+        for active in self.batch.jobs.values():
+            if active.revision.finished and active.result is None and active.error is None:
+                active.store(self.pipeline, self.storage)
+        reported = set(self.batch.jobs)
+        reply = self.jobs.report(self.queue, self.worker, self._progress())
+        for job_id in reply.lost:
+            self._drop(self.batch.jobs[job_id])
+        for active in list(self.batch.jobs.values()):
+            self._end_or_preview(active, active.job.id in reply.watched)
+        # Jobs that were claimed, but Redis's answer was lost. The next claim takes them.
+        if unknown := [job_id for job_id in reply.held if job_id not in reported]:
+            self.jobs.requeue(self.queue, self.worker, unknown)
+
+    def _progress(self) -> list[JobProgress]:
+        revisions = {job_id: active.revision for job_id, active in self.batch.jobs.items()}
+        return [
+            JobProgress(job_id, revision.step, revision.steps, revision.loss)
             for job_id, revision in revisions.items()
         ]
-        standing = self.jobs.report(self.queue, self.worker, progress)
-        for job_id in standing.lost:
-            self._drop(self.running[job_id])
-        for one in list(self.running.values()):
-            if one.error is not None:
-                self._fail(one.job, one.error, "input" if isinstance(one.error, ParamsError) else "internal")
-            elif one.result is not None:
-                self._succeed(one, one.result)
-            elif one.job.id in standing.watched:
-                one.preview(self.pipeline, self.storage)
-        # A claim whose answer was lost on its way: the next one shall take it.
-        if unknown := [job_id for job_id in standing.held if job_id not in revisions]:
-            self.jobs.put_back(self.queue, self.worker, unknown)
 
-    def _succeed(self, one: Running[R], result: Path) -> None:
-        if self.jobs.succeed(one.job, self.worker, result.name, one.result_bytes):
-            self._succeeded(one)
+    def _end_or_preview(self, active: ActiveJob[R], watched: bool) -> None:
+        if active.error is not None:
+            is_input = isinstance(active.error, ParamsError)
+            self._fail(active.job, active.error, "input" if is_input else "internal")
+        elif active.result is not None:
+            self._succeed(active, active.result)
+        elif watched:
+            active.preview(self.pipeline, self.storage)
+
+    def _succeed(self, active: ActiveJob[R], result: Path) -> None:
+        if self.jobs.succeed(active.job, self.worker, result.name, active.result_bytes):
+            self._succeeded(active)
         else:
-            self._drop(one)
+            self._drop(active)
 
-    def _succeeded(self, one: Running[R]) -> None:
-        extra = {"job": one.job.id, "worker": self.worker, "steps": one.revision.step}
+    def _succeeded(self, active: ActiveJob[R]) -> None:
+        extra = {"job": active.job.id, "worker": self.worker, "steps": active.revision.step}
         log.info("job succeeded", extra=extra)
-        self._leave(one.job)
-        self.storage.tidy(one.job)
+        self._release(active.job)
+        self.storage.cleanup(active.job)
 
     def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)
         try:
-            ours = self.jobs.fail(job, self.worker, why, kind, getattr(error, "field", None))
+            ended = self.jobs.fail(job, self.worker, why, kind, getattr(error, "field", None))
         except redis.RedisError:
-            if job.id not in self.running:  # as it started; it is put back, as one that nobody knows of
-                self._leave(job)
+            if job.id not in self.batch.jobs:  # it failed as it started; `report` will requeue it
+                self._release(job)
             raise
-        self._leave(job)
-        if ours:
-            extra = {"job": job.id, "worker": self.worker, "error": why}
+        self._release(job)
+        if ended:
             log.log(
                 logging.INFO if kind == "input" else logging.ERROR,
                 "job failed",
-                extra=extra,
+                extra={"job": job.id, "worker": self.worker, "error": why},
                 exc_info=error if kind == "internal" else None,
             )
-            self.storage.tidy(job, keep_uploads=kind == "internal")
+            self.storage.cleanup(job, keep_uploads=kind == "internal")
 
-    def _drop(self, one: Running[R]) -> None:
-        """Forget a job that the worker does not hold any more: it was cancelled, or given to another, or its
-        record is gone. Or it has its result, and the answer that said so was lost."""
-        end = self.jobs.ends([one.job.id]).get(one.job.id)
-        if one.result is not None and end is not None and Path(end.out_path or "").name == one.result.name:
-            self._succeeded(one)
+    def _drop(self, active: ActiveJob[R]) -> None:
+        """Drop a job that the worker no longer holds: cancelled, recovered by another worker, or deleted.
+
+        If the record names our own result, the job has succeeded, and only the answer was lost.
+        """
+        job = active.job
+        outcome = self.jobs.outcomes([job.id]).get(job.id)
+        out_path = outcome.out_path if outcome else None
+        if active.result is not None and Path(out_path or "").name == active.result.name:
+            self._succeeded(active)
             return
-        log.info("job dropped", extra={"job": one.job.id, "worker": self.worker})
-        self._leave(one.job)
-        one.discard()
-        if end is None or end.ended:
-            self.storage.tidy(one.job, keep_uploads=end is not None and end.needs_uploads)
+        log.info("job dropped", extra={"job": job.id, "worker": self.worker})
+        self._release(job)
+        active.discard()
+        if outcome is None or outcome.ended:
+            self.storage.cleanup(job, keep_uploads=outcome is not None and outcome.needs_uploads)
 
-    def _leave(self, job: Job) -> None:
-        self.running.pop(job.id, None)
-        # Where memory did not suffice, one job more is tried: it may have been this one that was too large.
-        self.capacity = min(self.capacity + 1, self.full_capacity)
-        self.company.leave(job.id)
+    def _release(self, job: Job) -> None:
+        self.batch.remove(job.id)
+        self.admission.release(job.id)
 
-    def _put_all_back(self) -> None:
+    def hand_back(self) -> None:
+        """Put all jobs back at the front of the queue."""
         handed_back: list[str] = []
         try:
-            handed_back = self.jobs.put_back(self.queue, self.worker)
+            handed_back = self.jobs.requeue(self.queue, self.worker)
         except redis.RedisError as error:
             log.error("jobs cannot be handed back: %s", error, extra={"worker": self.worker})
         for job_id in handed_back:
             log.info("job handed back", extra={"job": job_id, "worker": self.worker})
-        for one in list(self.running.values()):
-            self._leave(one.job)
-            if one.job.id in handed_back:  # else it may have ended with this result
-                one.discard()
+        for active in list(self.batch.jobs.values()):
+            self._release(active.job)
+            if active.job.id in handed_back:  # otherwise the job may have ended with this result
+                active.discard()

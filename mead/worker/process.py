@@ -1,4 +1,4 @@
-"""A worker as a process: what an inference server is made of, and how it ends."""
+"""The inference server's process: building its worker, and ending it on a signal."""
 
 from __future__ import annotations
 
@@ -14,39 +14,49 @@ from mead.queue.jobs import Jobs
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.storage import Storage
-from mead.worker.admission import Company
+from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
 from mead.worker.worker import OtherWeightsError, Worker, new_name
 
 
 def make_worker(settings: Settings) -> Worker:
-    """A worker with all models loaded, an engine each."""
+    """A worker with every model loaded, each in an engine of its own."""
     name = new_name()
     jobs, storage = Jobs(connect(settings.redis_url), settings.job_ttl), Storage(settings.data_dir)
-    company = Company()
+    admission = AdmissionControl()
     device = settings.device or best_device()
     engines = [
         Engine(
             spec.load_pipeline(settings.weights, device),
-            spec.params,
-            jobs,
-            settings.queue(spec),
-            name,
-            settings.threads(spec),
-            storage,
-            settings.server_sleep,
-            company,
-            settings.max_job_seconds,
+            params=spec.params,
+            jobs=jobs,
+            storage=storage,
+            queue=settings.queue(spec),
+            worker=name,
+            capacity=settings.threads(spec),
+            pause=settings.server_sleep,
+            admission=admission,
+            max_job_seconds=settings.max_job_seconds,
         )
         for spec in MODELS.values()
     ]
     return Worker(
-        name, engines, jobs, storage, settings.worker_ttl, settings.job_attempts, weights=settings.weights
+        name,
+        engines,
+        jobs,
+        storage,
+        ttl=settings.worker_ttl,
+        attempts=settings.job_attempts,
+        weights=settings.weights,
     )
 
 
 def serve(worker: Worker, what: str) -> NoReturn:
-    """Run a worker until SIGTERM or SIGINT, then end the process, whatever its threads are still doing."""
+    """Run a worker until SIGTERM or SIGINT, then end the process, even if a thread is still in a step.
+
+    Args:
+        what: what it serves, for the log.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -59,7 +69,7 @@ def serve(worker: Worker, what: str) -> NoReturn:
         logger.error(str(error))
         status = 2
     except BaseException:
-        logger.critical("the worker broke down", exc_info=True)
+        logger.critical("the worker has failed", exc_info=True)
         status = 1
     logging.shutdown()
-    os._exit(status)  # a thread in a long step would hold up the usual way out
+    os._exit(status)  # a normal exit would wait for a thread in a long step

@@ -26,11 +26,11 @@ def other(client: redis.Redis, settings: Settings) -> Iterator[redis.Redis]:
     """Another Redis: another database of the tests' own."""
     with connect(
         settings.model_copy(update={"redis_url": settings.redis_url.removesuffix("0") + "1"})
-    ) as one:
-        yield one
+    ) as client:
+        yield client
 
 
-def leave(storage: Storage) -> None:
+def abandon(storage: Storage) -> None:
     """As if no server had used the folder for a while."""
     os.utime(storage.marker, (0, 0))
 
@@ -65,7 +65,7 @@ def test_another_redis_is_refused_while_the_folder_is_in_use(
     with pytest.raises(FolderClaimedError, match="in use with another Redis"):
         claim_folder(other, storage, QUEUES)
     assert not other.keys("*")
-    leave(storage)
+    abandon(storage)
     hold_folder(client, storage, QUEUES)
     with pytest.raises(FolderClaimedError, match="in use with another Redis"):
         claim_folder(other, storage, QUEUES)
@@ -78,7 +78,7 @@ def test_a_redis_that_was_emptied_gets_its_folder_back(client: redis.Redis, stor
     hold_folder(client, storage, QUEUES)  # by a server that runs
     assert client.get(f"{QUEUES[0]}:data_folder") == made
     client.flushall()
-    leave(storage)
+    abandon(storage)
     claim_folder(client, storage, QUEUES)  # by one that starts, when none runs
     assert client.get(f"{QUEUES[0]}:data_folder") == made == storage.read_id()
 
@@ -117,7 +117,7 @@ def test_a_redis_that_refuses_to_be_written_to(mortal_redis: RedisServer, storag
 
 def test_clients_are_told(settings: Settings, jobs: Jobs, tmp_path: Path) -> None:
     """A caching server whose folder is not that of the queue takes no job; the answer names no folder."""
-    jobs.beat("me", QUEUES, 600)
+    jobs.heartbeat("me", QUEUES, 600)
     claim_folder(jobs.redis, Storage(tmp_path / "elsewhere"), QUEUES)
     door = create_app(settings).test_client()
     asked = {"data": {"prompt": "a house"}, "headers": {"Prefer": "respond-async"}}

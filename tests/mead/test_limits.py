@@ -34,7 +34,7 @@ LONG = "a red house " * ROOM
 @pytest.fixture
 def door(settings: Settings, jobs: Jobs) -> FlaskClient:
     """A client of an API whose workers are there."""
-    jobs.beat("worker", [settings.queues[0], settings.queues[1]], 600)
+    jobs.heartbeat("worker", [settings.queues[0], settings.queues[1]], 600)
     return create_app(settings).test_client()
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mead.imaging.pictures import Bitmap, write_picture
-from mead.queue.job import End, Job
+from mead.queue.job import Job, JobOutcome
 from mead.storage import UPLOAD_GROWTH, Storage
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
@@ -26,14 +26,14 @@ OTHER = "0" * 32
 
 def job_of(job_id: str = ID, **fields: Any) -> Job:
     """A job's record."""
-    told = {
+    usual = {
         "type": "lr",
         "queue": "q",
         "status": "succeeded",
         "ticket": 1,
         "created_at": "2026-11-23T04:45:10Z",
     }
-    return Job.model_validate({"id": job_id, **told, **fields})
+    return Job.model_validate({"id": job_id, **usual, **fields})
 
 
 def files(storage: Storage) -> set[str]:
@@ -63,9 +63,11 @@ def preview(storage: Storage, job_id: str = ID) -> Path:
     return path
 
 
-def sweep(storage: Storage, ends: dict[str, End], unclaimed: float = 600, kept: float = 6000) -> int:
-    def look(job_ids: Sequence[str]) -> dict[str, End]:
-        return {job_id: ends[job_id] for job_id in job_ids if job_id in ends}
+def sweep(
+    storage: Storage, outcomes: dict[str, JobOutcome], unclaimed: float = 600, kept: float = 6000
+) -> int:
+    def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
+        return {job_id: outcomes[job_id] for job_id in job_ids if job_id in outcomes}
 
     return storage.sweep(look, unclaimed, kept)
 
@@ -272,7 +274,7 @@ def test_ids_that_are_no_part_of_a_path(storage: Storage, job_id: str) -> None:
         storage.parameters(job)
     with pytest.raises(FileNotFoundError):
         storage.read_result(job)
-    storage.tidy(job)
+    storage.cleanup(job)
     assert files(storage) == {"x.preview.png"}
 
 
@@ -296,15 +298,15 @@ def test_uploads_of_one_job_are_removed(storage: Storage) -> None:
     assert files(storage) == {f"uploads/{OTHER}.img.upload", f"uploads/{OTHER}.img_enc.upload"}
 
 
-def test_tidying_takes_a_jobs_own_files_alone(storage: Storage) -> None:
+def test_cleanup_removes_a_jobs_own_files_alone(storage: Storage) -> None:
     own, kept = upload(storage), upload(storage, OTHER)
     old = own.with_suffix(".bmp")  # as older versions called it
     old.write_bytes(b"old")
     preview(storage)
     job = job_of(img_path=own.name, img_enc_path=f"/var/uploads/{old.name}", ne_img_enc_path=str(kept))
-    storage.tidy(job, keep_uploads=True)
+    storage.cleanup(job, keep_uploads=True)
     assert files(storage) == {f"uploads/{path.name}" for path in (own, old, kept)}
-    storage.tidy(job)
+    storage.cleanup(job)
     assert files(storage) == {f"uploads/{kept.name}"}
 
 
@@ -320,14 +322,14 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
     age(results["gone"], 7000)
     result(storage, ids["done"])  # of a worker that came too late
     states = {
-        "done": End("succeeded", results["done"].name),
-        "failed": End("failed", None, "internal"),
-        "refused": End("failed", None, "input"),
-        "running": End("processing", None),
-        "cancelled": End("cancelled", None),
+        "done": JobOutcome("succeeded", results["done"].name),
+        "failed": JobOutcome("failed", None, "internal"),
+        "refused": JobOutcome("failed", None, "input"),
+        "running": JobOutcome("processing", None),
+        "cancelled": JobOutcome("cancelled", None),
     }
-    ends = {ids[name]: end for name, end in states.items()}
-    sweep(storage, ends)
+    outcomes = {ids[name]: outcome for name, outcome in states.items()}
+    sweep(storage, outcomes)
     assert files(storage) == {
         f"results/{results['done'].name}",
         f"uploads/{ids['failed']}.img.upload",
@@ -335,14 +337,14 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
         f"uploads/{ids['running']}.img.upload",
         f"previews/{ids['running']}.preview.png",
     }
-    assert sweep(storage, ends) == 0
+    assert sweep(storage, outcomes) == 0
     sweep(storage, {}, unclaimed=0, kept=0)
     assert files(storage) == set()
 
 
 def test_a_whole_path_in_an_older_record_keeps_its_result(storage: Storage) -> None:
     path = result(storage)
-    assert sweep(storage, {ID: End("succeeded", f"/elsewhere/results/{path.name}")}, 0, 0) == 0
+    assert sweep(storage, {ID: JobOutcome("succeeded", f"/elsewhere/results/{path.name}")}, 0, 0) == 0
 
 
 def test_pictures_outlive_a_redis_that_has_lost_their_records(storage: Storage) -> None:
@@ -417,7 +419,7 @@ def test_what_cannot_be_removed_stops_nothing(
 
     result(storage)
 
-    def look(job_ids: Sequence[str]) -> dict[str, End]:
+    def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
         for path in storage.results.iterdir():
             path.unlink()
         storage.results.rmdir()
@@ -440,7 +442,7 @@ def test_many_files(storage: Storage) -> None:
         os.link(first, storage.new_result_path(secrets.token_hex(16)))
     asked: list[int] = []
 
-    def look(job_ids: Sequence[str]) -> dict[str, End]:
+    def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
         asked.append(len(job_ids))
         return {}
 

@@ -1,10 +1,10 @@
--- Ends a job as cancelled, whether it waits or runs. Returns 1, 0 (it had ended) or -1 (there is none).
--- ARGV: id, now, time to live.
-local id = ARGV[1]
+-- Cancels a job that is queued or running. Returns 1, 0 (it had already ended) or -1 (there is no such job).
+-- ARGV: id, now, now in ms, time to live.
+local id, now, now_ms, ttl = unpack(ARGV)
 local job = read(id, 'status', 'queue', 'ticket', 'worker')
 if not job[1] then return -1 end
 if job[1] ~= 'queued' and job[1] ~= 'processing' then return 0 end
-finish(id, {status = 'cancelled', finished_at = ARGV[2], bytes = 0}, ARGV[3])
+finish(id, {status = 'cancelled', bytes = 0}, now, now_ms, ttl)
 if job[1] == 'queued' then
     redis.call('ZADD', job[2] .. CANCELLED, job[3] or 0, id)
 else

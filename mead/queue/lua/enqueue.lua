@@ -1,19 +1,19 @@
--- Makes a job: its record, its ticket, its place at the end of the queue.
--- Returns "accepted" and its id (or the earlier job's of the same idempotency key), or why not: "repeated" (the key
--- was another request's), "full" (the queue), "many" (of the client's jobs have not ended), or which of the limits
--- of what is kept is reached.
--- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now, bytes, longest, most, and the most kept jobs
--- and bytes of all clients and of one; then names and values of parameters.
-local id, queue, kind, owner, client, key, fingerprint, now, bytes = unpack(ARGV, 1, 9)
-local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
+-- Creates a job: its record, its ticket and its place at the end of the queue.
+-- Returns "accepted" and the job's id (an earlier job's id if the idempotency key was used before), or why not:
+-- "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client), or the
+-- name of the limit on what is kept that has been reached.
+-- ARGV: id, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes, longest, most, limits on the
+-- kept jobs and bytes of all clients and of this one; then names and values of parameters.
+local id, queue, kind, owner, client, key, fingerprint, now, now_ms, bytes = unpack(ARGV, 1, 10)
+local longest, most = tonumber(ARGV[11]), tonumber(ARGV[12])
 local limits = {
-    {'kept_jobs', tonumber(ARGV[12]), 'kept_bytes', tonumber(ARGV[13])},
-    {'client_kept_jobs', tonumber(ARGV[14]), 'client_kept_bytes', tonumber(ARGV[15])},
+    {'kept_jobs', tonumber(ARGV[13]), 'kept_bytes', tonumber(ARGV[14])},
+    {'client_kept_jobs', tonumber(ARGV[15]), 'client_kept_bytes', tonumber(ARGV[16])},
 }
 local places = kept_places(client)
-local sums = {}  -- of bytes kept in each place, with this job's
+local sums = {}  -- of the bytes kept in each place, with this job's
 
--- Which of the limits of what is kept this job would pass.
+-- Which limit on what is kept this job would exceed.
 local function limit_reached()
     for n, sum in ipairs(redis.call('MGET', places[1] .. BYTES, places[2] .. BYTES)) do
         sums[n] = (tonumber(sum) or 0) + bytes
@@ -25,7 +25,7 @@ end
 
 local function forget_expired()
     for _, place in ipairs(places) do
-        local expired = redis.call('ZRANGEBYSCORE', place, '-inf', seconds(now), 'LIMIT', 0, 100)
+        local expired = redis.call('ZRANGEBYSCORE', place, '-inf', now_ms / 1000, 'LIMIT', 0, 100)
         for _, entry in ipairs(expired) do forget(place, entry) end
     end
 end
@@ -39,7 +39,7 @@ if key ~= '' then
 end
 
 local length = redis.call('LLEN', queue)
-if length == 0 then  -- also when somebody has emptied it by hand
+if length == 0 then  -- also after it was deleted by hand
     redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
     redis.call('DEL', queue .. CANCELLED)
 elseif longest > 0 and length >= longest and length - redis.call('ZCARD', queue .. CANCELLED) >= longest then
@@ -69,9 +69,9 @@ for n, place in ipairs(places) do
 end
 local ticket = redis.call('INCR', queue .. TICKETS)
 redis.call('RPUSH', queue, id)
-local record = {unpack(ARGV, 16)}
+local record = {unpack(ARGV, 17)}
 for _, part in ipairs({
-    'id', id, 'type', kind, 'queue', queue, 'created_at', now, 'owner', owner, 'client', client,
+    'id', id, 'type', kind, 'queue', queue, 'created_at', now, 'created_ms', now_ms, 'owner', owner, 'client', client,
     'fingerprint', fingerprint, 'bytes', bytes, 'status', 'queued', 'ticket', ticket, 'seq', 1, 'attempts', 0,
     'steps', 0,
 }) do record[#record + 1] = part end

@@ -1,18 +1,18 @@
--- Puts what a dead worker holds back at the front, or fails what has killed its workers too often. Returns the ids.
--- ARGV: worker, now, time to live, most attempts, then queues.
-local worker, now, ttl, most = unpack(ARGV, 1, 4)
+-- Requeues the jobs of a dead worker, or fails those that have had too many attempts. Returns their ids.
+-- ARGV: worker, now, now in ms, time to live, most attempts, then queues.
+local worker, now, now_ms, ttl, most = unpack(ARGV, 1, 5)
 local recovered = {}
 if redis.call('EXISTS', WORKER .. worker) == 1 then return recovered end
-for n = 5, #ARGV do
+for n = 6, #ARGV do
     local queue = ARGV[n]
     local processing = queue .. PROCESSING .. worker
     local id = redis.call('LINDEX', processing, -1)
-    while id do  -- from the newest to the oldest, which comes to lie in front
+    while id do  -- newest first, so that the oldest ends up in front
         if holds(worker, id) then
-            recover_job(id, queue, now, ttl, most)
+            recover_job(id, queue, now, now_ms, ttl, most)
             recovered[#recovered + 1] = id
-        elseif read(id, 'status')[1] == 'queued' then  -- half taken
-            put_back(id, queue, tonumber(read(id, 'attempts')[1]) or 0)
+        elseif read(id, 'status')[1] == 'queued' then  -- half claimed
+            requeue(id, queue, tonumber(read(id, 'attempts')[1]) or 0)
             recovered[#recovered + 1] = id
         end
         redis.call('RPOP', processing)

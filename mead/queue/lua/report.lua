@@ -1,12 +1,12 @@
--- Records how far a worker's jobs of one queue are. Returns the ids that it has lost, those somebody wants previews
--- of, and all that it holds.
--- ARGV: queue, worker, then of each job: id, steps, total steps, loss ('' if there is none).
+-- Records the progress of a worker's jobs of one queue. Returns the ids of those that it no longer holds, of those
+-- whose preview is wanted, and of all jobs that it holds.
+-- ARGV: queue, worker, then of each job: id, steps, total steps, loss ('' if not finite).
 local queue, worker = unpack(ARGV, 1, 2)
 local lost, watched = {}, {}
 for n = 3, #ARGV, 4 do
     local id = ARGV[n]
     if holds(worker, id) then
-        even_without_memory(id)
+        allow_without_memory(id)
         change(id, {status = 'processing', steps = tonumber(ARGV[n + 1]),
             total_steps = tonumber(ARGV[n + 2]), loss = tonumber(ARGV[n + 3])})
         if redis.call('EXISTS', PREVIEW .. id) == 1 then watched[#watched + 1] = id end

@@ -14,17 +14,10 @@ import pytest
 
 from mead.cli.child import Child, ServiceError
 from mead.installation import ROOT
+from tests.conftest import eventually
 
 LIMIT = 60  # seconds; far more than anything here takes
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:

@@ -55,9 +55,9 @@ def locked(client_with: Callable[..., FlaskClient]) -> FlaskClient:
 def worker(jobs: Jobs, settings: Settings) -> Iterator[str]:
     """A worker that lives, and takes no job on its own."""
     queues = [settings.queues[0], settings.queues[1]]
-    jobs.beat("worker", queues, 600)
+    jobs.heartbeat("worker", queues, 600)
     yield "worker"
-    jobs.leave("worker", queues)
+    jobs.deregister("worker", queues)
 
 
 # Keys

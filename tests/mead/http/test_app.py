@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,12 @@ from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
 from mead.imaging.pictures import write_picture
-from mead.queue.jobs import Jobs, Progress
+from mead.queue.job import JobProgress
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker.engine import Engine
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
-from tests.conftest import report
+from tests.conftest import eventually, make_engine, report, running
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -42,27 +40,23 @@ def http(settings: Settings) -> FlaskClient:
 
 @pytest.fixture
 def idle_worker(jobs: Jobs, settings: Settings) -> None:
-    jobs.beat("idle", [settings.queues[0], settings.queues[1]], 600)
+    jobs.heartbeat("idle", [settings.queues[0], settings.queues[1]], 600)
 
 
 @pytest.fixture
 def worker(settings: Settings, jobs: Jobs, storage: Storage, colours: Any) -> Iterator[Worker]:
     """A worker that makes every prompt, a colour, into a picture of 8 x 8."""
     engines = [
-        Engine(colours, params, jobs, queue, "me", 4, storage, settings.server_sleep)
+        make_engine(colours, jobs, storage, params=params, queue=queue)
         for params, queue in (
             (LatentRevisionsParams, settings.queues[0]),
             (StyleCLIPParams, settings.queues[1]),
         )
     ]
-    working = Worker("me", engines, jobs, storage, settings.worker_ttl)
-    jobs.beat("me", working.queues, settings.worker_ttl)
-    stop = threading.Event()
-    thread = threading.Thread(target=working.run, args=[stop])
-    thread.start()
-    yield working
-    stop.set()
-    thread.join(30)
+    working = Worker("me", engines, jobs, storage, ttl=settings.worker_ttl)
+    jobs.heartbeat("me", working.queues, settings.worker_ttl)
+    with running(working.run):
+        yield working
 
 
 def error_of(answer: TestResponse, status: int) -> dict[str, Any]:
@@ -71,14 +65,6 @@ def error_of(answer: TestResponse, status: int) -> dict[str, Any]:
     body = json.loads(answer.text)
     assert body["status"] == "error" and body["message"] and "field" in body
     return body
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def photo(form: str = "PNG", size: tuple[int, int] = (40, 30)) -> io.BytesIO:
@@ -121,10 +107,10 @@ def test_errors_of_flask_have_our_shape(http: FlaskClient) -> None:
 def test_health(http: FlaskClient, settings: Settings, jobs: Jobs) -> None:
     assert http.get("/healthz").json == {"status": "success"}
     assert "latentrevisions_queue" in error_of(http.get("/readyz"), 503)["message"]
-    jobs.beat("one", [settings.queues[0]], 60)
+    jobs.heartbeat("one", [settings.queues[0]], 60)
     reason = error_of(http.get("/readyz"), 503)["message"]
     assert "styleclip_queue" in reason and "latentrevisions_queue" not in reason
-    jobs.beat("two", [settings.queues[1]], 60)
+    jobs.heartbeat("two", [settings.queues[1]], 60)
     assert http.get("/readyz").json == {"status": "success"}
 
 
@@ -480,7 +466,7 @@ def test_a_job_that_redis_refuses_leaves_nothing(
 ) -> None:
     settings = settings.model_copy(update={"redis_url": mortal_redis.url})
     jobs = Jobs(connect(settings), 600)
-    jobs.beat("idle", [settings.queues[0]], 600)
+    jobs.heartbeat("idle", [settings.queues[0]], 600)
     http = create_app(settings).test_client()
     jobs.redis.config_set("maxmemory", 1)
     try:
@@ -631,7 +617,7 @@ def test_previews(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Sto
     where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
     job = jobs.claim("latentrevisions_queue", "idle")
     assert job is not None
-    progress = [Progress(job.id, 1, 2, 0.5)]
+    progress = [JobProgress(job.id, 1, 2, 0.5)]
     assert not jobs.report(job.queue, "idle", progress).watched
     none_yet = http.get(f"{where}/preview")
     assert none_yet.status_code == 202 and int(none_yet.headers["Retry-After"]) >= 1
@@ -759,7 +745,7 @@ def test_a_disk_that_is_nearly_full(settings: Settings, idle_worker: None, clien
 
 def test_workers_that_go_while_one_waits(settings: Settings, jobs: Jobs) -> None:
     http = create_app(settings.model_copy(update={"worker_ttl": 1})).test_client()
-    jobs.beat("mortal", [settings.queues[0]], 1)
+    jobs.heartbeat("mortal", [settings.queues[0]], 1)
     body = error_of(http.post("/latent_revision", data={"prompt": "teal"}), 503)
     assert "inference server" in body["message"] and jobs.get(body["id"]).status == "queued"
 

@@ -13,8 +13,9 @@ import redis
 
 from caching_config import Settings, connect
 from mead.http.events import ClosedError, Events
+from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
-from mead.queue.jobs import Jobs, UnknownJobError
+from mead.queue.jobs import Jobs
 from tests.conftest import RedisServer, report
 
 QUEUE = "latentrevisions_queue"

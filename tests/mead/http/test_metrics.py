@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
 from mead.http.app import create_app
-from mead.queue.jobs import Jobs, Load
+from mead.queue.heartbeats import EngineLoad
+from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from tests.conftest import RedisServer
 
@@ -104,11 +105,14 @@ def test_histograms_add_up(door: FlaskClient, jobs: Jobs) -> None:
 
 
 def test_what_workers_say(door: FlaskClient, jobs: Jobs) -> None:
-    load = Load(running=3, capacity=4, steps_per_second=17.5)
-    jobs.beat(
-        "first", {"latentrevisions_queue": load, "styleclip_queue": Load(capacity=2)}, 600, memory_bytes=10**9
+    load = EngineLoad(running=3, capacity=4, steps_per_second=17.5)
+    jobs.heartbeat(
+        "first",
+        {"latentrevisions_queue": load, "styleclip_queue": EngineLoad(capacity=2)},
+        600,
+        memory_bytes=10**9,
     )
-    jobs.beat("second", {"latentrevisions_queue": Load(capacity=8)}, 600)
+    jobs.heartbeat("second", {"latentrevisions_queue": EngineLoad(capacity=8)}, 600)
     value = samples(door)
     assert value("mead_workers", queue="latentrevisions_queue") == 2
     assert value("mead_workers", queue="styleclip_queue") == 1
@@ -118,7 +122,7 @@ def test_what_workers_say(door: FlaskClient, jobs: Jobs) -> None:
     assert value("mead_batch_capacity", **of_first) == 4
     assert value("mead_steps_per_second", **of_first) == 17.5
     assert value("mead_batch_capacity", worker="second", queue="latentrevisions_queue") == 8
-    jobs.leave("second", ["latentrevisions_queue"])
+    jobs.deregister("second", ["latentrevisions_queue"])
     assert samples(door)("mead_workers", queue="latentrevisions_queue") == 1
 
 
@@ -137,15 +141,15 @@ def test_ready(door: FlaskClient, jobs: Jobs) -> None:
     assert not_yet.status_code == 503 and int(not_yet.headers["Retry-After"]) > 0
     for queue in QUEUES:
         assert f"no live worker serves {queue}" in not_yet.get_json()["message"]
-    jobs.beat("worker", QUEUES[:1], 600)
+    jobs.heartbeat("worker", QUEUES[:1], 600)
     message = door.get("/readyz").get_json()["message"]
     assert QUEUES[1] in message and QUEUES[0] not in message
-    jobs.beat("worker", QUEUES, 600)
+    jobs.heartbeat("worker", QUEUES, 600)
     assert door.get("/readyz").status_code == 200
 
 
 def test_a_disk_that_is_nearly_full(settings: Settings, jobs: Jobs) -> None:
-    jobs.beat("worker", QUEUES, 600)
+    jobs.heartbeat("worker", QUEUES, 600)
     free = Storage(settings.data_dir).free_bytes()
     greedy = settings.model_copy(update={"min_free_disk_bytes": 100 * free})
     door = create_app(greedy).test_client()
@@ -157,7 +161,7 @@ def test_a_disk_that_is_nearly_full(settings: Settings, jobs: Jobs) -> None:
 
 
 def test_a_folder_that_cannot_be_written(settings: Settings, jobs: Jobs) -> None:
-    jobs.beat("worker", QUEUES, 600)
+    jobs.heartbeat("worker", QUEUES, 600)
     settings.data_dir.parent.mkdir(parents=True, exist_ok=True)
     settings.data_dir.write_text("a file where the folder should be")
     answer = create_app(settings).test_client().get("/readyz")
@@ -180,7 +184,7 @@ def test_redis_is_away(mortal_redis: RedisServer, settings: Settings) -> None:
 
 
 def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
-    jobs.beat("me", QUEUES, 60, weights="demo")
+    jobs.heartbeat("me", QUEUES, 60, weights="demo")
     jobs.redis.set(QUEUES[1], "text")
     answer = door.get("/readyz")
     assert answer.status_code == 503
@@ -201,7 +205,7 @@ def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> No
 
 
 def test_weights_must_be_those_of_the_workers(door: FlaskClient, jobs: Jobs) -> None:
-    jobs.beat("me", QUEUES, 60, weights="full")
+    jobs.heartbeat("me", QUEUES, 60, weights="full")
     answer = door.get("/readyz")
     assert answer.status_code == 503
     for queue in QUEUES:
@@ -209,5 +213,5 @@ def test_weights_must_be_those_of_the_workers(door: FlaskClient, jobs: Jobs) -> 
             f"the live worker of {queue} has the weights 'full', not 'demo'" in answer.get_json()["message"]
         )
     assert door.post("/latent_revision", data={"prompt": "a house"}).status_code == 503
-    jobs.beat("me", QUEUES, 60, weights="demo")
+    jobs.heartbeat("me", QUEUES, 60, weights="demo")
     assert door.get("/readyz").get_json() == {"status": "success"}

@@ -47,7 +47,7 @@ def form(*parts: bytes, boundary: str = "XbX") -> bytes:
 @pytest.fixture
 def http(settings: Settings, jobs: Jobs) -> FlaskClient:
     """A client of the API whose worker is alive but never takes a job."""
-    jobs.beat("idle", [settings.queues[0], settings.queues[1]], 600)
+    jobs.heartbeat("idle", [settings.queues[0], settings.queues[1]], 600)
     return create_app(settings).test_client()
 
 

@@ -233,7 +233,7 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
     go = page.get_by_role("button", name="Make the picture")
     go.click()
     expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text("no inference server")
-    waiting_room.jobs.beat("idle", ["latentrevisions_queue"], 600)
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
     go.click()
     state(page, "^Waiting: next in line$")
     first = newest(page)
@@ -253,7 +253,7 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
 def test_a_key_is_asked_for_when_it_is_needed(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     environment = {**waiting_room.environment, "PORT": str(port), "API_KEYS": "first-key-1"}
-    waiting_room.jobs.beat("idle", ["latentrevisions_queue"], 600)
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
     server = Process("caching_server.py", environment, tmp_path / "log")
     try:
         server.wait_until(lambda: answers(url + "/healthz"))

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from benchmarks.fuzz_uploads import HOSTILE, encoded, jpeg_in_a_tiff, jpeg_of_ar
 from mead.imaging.decoders import DecodeLimits, Decoders
 from mead.imaging.pictures import PictureError, read_picture
 from mead.imaging.turns import BusyError, Turns
+from tests.conftest import eventually
 from tests.mead.imaging.test_pictures import GREYS, KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -84,14 +84,6 @@ def processor_seconds(process: int) -> float:
 def at_work() -> int | None:
     """A decoder in the middle of a picture."""
     return next((process for process in processes() if processor_seconds(process) > 0.1), None)
-
-
-def eventually(found: Callable[[], int | None]) -> int:
-    deadline = time.monotonic() + 60
-    while (what := found()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return what
 
 
 @pytest.fixture
@@ -293,7 +285,7 @@ def test_clients_take_turns() -> None:
         for number, client in enumerate(["a"] * 5 + ["b", "c"], start=1):
             threads.append(threading.Thread(target=work, args=[client]))
             threads[-1].start()
-            eventually(lambda number=number: 1 if turns.waiting == number else None)  # type: ignore[misc]
+            eventually(lambda number=number: turns.waiting == number)  # type: ignore[misc]
     for thread in threads:
         thread.join()
     assert "".join(order) == "abcaaaa"
@@ -309,11 +301,11 @@ def test_no_more_wait_than_there_are_places() -> None:
 
         with turns.turn("first", "img"):
             waiting = [pool.submit(wait, "a") for _ in range(2)]
-            eventually(lambda: 1 if turns.waiting == 2 else None)
+            eventually(lambda: turns.waiting == 2)
             with pytest.raises(BusyError, match="img: too many pictures"):  # half of the places are others'
                 wait("a")
             waiting.append(pool.submit(wait, "b"))
-            eventually(lambda: 1 if turns.waiting == 3 else None)
+            eventually(lambda: turns.waiting == 3)
         for one in waiting:
             one.result()
     assert turns.waiting == 0

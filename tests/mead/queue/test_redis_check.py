@@ -1,4 +1,4 @@
-"""What the Redis user may do and whether Redis keeps what it is told, on real servers."""
+"""The checks of the Redis user's rights and of Redis's settings, on real servers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 import redis
 
 from caching_config import Settings, connect
-from mead.queue.jobs import Jobs, Progress
+from mead.queue.job import JobProgress
+from mead.queue.jobs import Jobs
+from mead.queue.recovery import Recovery
 from mead.queue.redis_check import check_rights, commands_tried, warnings
 from mead.queue.redis_errors import MissingRightsError
-from tests.conftest import ROOT, RedisServer
+from tests.conftest import ROOT, RedisServer, recover
 
 QUEUES = ("latentrevisions_queue", "styleclip_queue")
 
@@ -45,19 +47,19 @@ def test_the_documented_rights_are_enough(server: RedisServer) -> None:
     check_rights(client, QUEUES)
     assert warnings(client) == [] and client.keys("*") == []
     jobs = Jobs(client, 600)
-    jobs.beat("me", QUEUES, 60)
+    jobs.heartbeat("me", QUEUES, 60)
     for name in "abcd":
         jobs.enqueue(name, "lr", QUEUES[0], {"prompt": name}, idempotency_key=name, longest=9, most=9)
     first, second = jobs.claim(QUEUES[0], "me"), jobs.claim(QUEUES[0], "dead")
     assert first and second
-    jobs.report(QUEUES[0], "me", [Progress(first.id, 1, 2, 0.5)])
-    assert jobs.succeed(first, "me", "a.png") and jobs.recover(QUEUES, 3) == ["b"] and jobs.cancel("c")
+    jobs.report(QUEUES[0], "me", [JobProgress(first.id, 1, 2, 0.5)])
+    assert jobs.succeed(first, "me", "a.png") and recover(jobs, QUEUES) == ["b"] and jobs.cancel("c")
     jobs.ask_preview("b")
     jobs.wait_for_work(QUEUES[0], 1)
-    jobs.find_workers(QUEUES)
-    assert jobs.restore(QUEUES, 3) == [] and jobs.put_back(QUEUES[0], "me") == []
+    Recovery(jobs, QUEUES, 3).register_holders()
+    assert Recovery(jobs, QUEUES, 3).restore() == [] and jobs.requeue(QUEUES[0], "me") == []
     assert jobs.rank(jobs.get("d")) == 1 and jobs.queue_length(QUEUES[0]) == 2
-    jobs.leave("me", QUEUES)
+    jobs.deregister("me", QUEUES)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import redis
 from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
 from mead.http.app import create_app
-from mead.queue.jobs import Jobs, Progress
+from mead.queue.job import JobProgress
+from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import MEANINGS, code_of, explain
 from tests.conftest import RedisServer
 
@@ -70,7 +71,7 @@ STATES = {
 def test_clients_are_told_and_it_heals(server: RedisServer, tmp_path: Path, code: str) -> None:
     settings = Settings(redis_url=server.url, data_dir=tmp_path / "var")
     jobs, root = Jobs(connect(settings), 600), redis.Redis.from_url(server.url)
-    jobs.beat("me", QUEUES, 600)
+    jobs.heartbeat("me", QUEUES, 600)
     door = create_app(settings).test_client()
     asked = {"data": {"prompt": "a house"}, "headers": {"Prefer": "respond-async"}}
     assert door.post("/latent_revision", **asked).status_code == 202
@@ -89,7 +90,7 @@ def test_clients_are_told_and_it_heals(server: RedisServer, tmp_path: Path, code
 def test_reads_go_on_while_memory_is_full(server: RedisServer, tmp_path: Path) -> None:
     settings = Settings(redis_url=server.url, data_dir=tmp_path / "var")
     jobs, root = Jobs(connect(settings), 600), redis.Redis.from_url(server.url)
-    jobs.beat("me", QUEUES, 600)
+    jobs.heartbeat("me", QUEUES, 600)
     for name in "abc":
         jobs.enqueue(name, "lr", QUEUE, {"prompt": "a house"})
     job = jobs.claim(QUEUE, "me")
@@ -100,12 +101,12 @@ def test_reads_go_on_while_memory_is_full(server: RedisServer, tmp_path: Path) -
     assert door.post("/check", data={"id": "c"}).get_json()["status"] == "processing"
     assert door.get("/readyz").status_code == 503
     root.expire("worker:me", 5)
-    jobs.beat("me", QUEUES, 600)
+    jobs.heartbeat("me", QUEUES, 600)
     assert root.ttl("worker:me") > 5, "the heartbeat lives on"
-    assert not jobs.report(QUEUE, "me", [Progress("a", 1, 2, 0.5)]).lost
+    assert not jobs.report(QUEUE, "me", [JobProgress("a", 1, 2, 0.5)]).lost
     assert jobs.succeed(job, "me", "a.png") and jobs.cancel("b"), "jobs that run go on and end"
     with pytest.raises(redis.RedisError) as wrong:
-        jobs.beat("newcomer", QUEUES, 600)
+        jobs.heartbeat("newcomer", QUEUES, 600)
     assert code_of(wrong.value) == "OOM"
 
 

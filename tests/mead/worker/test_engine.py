@@ -1,11 +1,8 @@
-"""The batch loop, on a real Redis and a small real pipeline."""
+"""The engine, on a real Redis and a small real pipeline."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,23 @@ from mead.revision import run
 from mead.storage import Storage
 from mead.worker.active_job import reason_of
 from mead.worker.engine import Engine
-from tests.conftest import ColourPipeline, ColourRevision, end_of, told_of
+from tests.conftest import (
+    ColourPipeline,
+    ColourRevision,
+    end_of,
+    eventually,
+    follow_until,
+    make_engine,
+    recover,
+    running,
+)
 
 QUEUE = "latentrevisions_queue"
 
 
 @pytest.fixture
 def engine(colours: Any, jobs: Jobs, storage: Storage) -> Engine:
-    return Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    return make_engine(colours, jobs, storage)
 
 
 def put(jobs: Jobs, job_id: str, prompt: str = "teal", **more: Any) -> None:
@@ -44,31 +50,17 @@ def upload(storage: Storage, job_id: str) -> Path:
     return path
 
 
-def turns(engine: Engine, count: int) -> None:
+def steps(engine: Engine, count: int) -> None:
     for _ in range(count):
-        engine.turn()
-
-
-@contextmanager
-def running(engine: Engine) -> Iterator[threading.Event]:
-    """The engine's loop in a thread of its own."""
-    stop = threading.Event()
-    thread = threading.Thread(target=engine.run, args=[stop])
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
+        engine.step()
 
 
 def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     put(jobs, "a", prompt="#ff8000", iterations=60, img_path=upload(storage, "a"))
-    turns(engine, 1)
+    steps(engine, 1)
     halfway = jobs.get("a")
     assert halfway.status == "processing" and halfway.steps == 1 and halfway.total_steps == 60
-    turns(engine, 59)
+    steps(engine, 59)
     job = jobs.get("a")
     assert job.status == "succeeded" and job.steps == 60 and job.loss is not None and job.loss < 0.01
     assert job.out_path is not None and Path(job.out_path).name == job.out_path
@@ -80,11 +72,11 @@ def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
 
 def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any) -> None:
     put(jobs, "a")
-    turns(engine, 2)
+    steps(engine, 2)
     put(jobs, "b")
-    turns(engine, 3)
+    steps(engine, 3)
     assert jobs.get("a").status == "succeeded" and jobs.get("b").steps == 3
-    turns(engine, 2)
+    steps(engine, 2)
     assert jobs.get("b").status == "succeeded"
     assert colours.batches == [1, 1, 2, 2, 2, 1, 1]
 
@@ -92,20 +84,20 @@ def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any)
 def test_admission_is_bounded(engine: Engine, jobs: Jobs, client: redis.Redis, colours: Any) -> None:
     for name in "abcdef":
         put(jobs, name)
-    turns(engine, 1)
+    steps(engine, 1)
     assert client.lrange(QUEUE, 0, -1) == ["e", "f"]
     assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == list("abcd")
-    turns(engine, 9)
+    steps(engine, 9)
     assert all(jobs.get(name).status == "succeeded" for name in "abcdef")
     assert colours.batches == [4] * 5 + [2] * 5
 
 
-def test_the_picture_does_not_depend_on_the_company(
+def test_the_picture_does_not_depend_on_the_batch(
     engine: Engine, jobs: Jobs, colours: Any, storage: Storage
 ) -> None:
     for seed, name in enumerate("abcd"):
         put(jobs, name, seed=seed)
-    turns(engine, 5)
+    steps(engine, 5)
     for seed, name in enumerate("abcd"):
         check_picture(jobs, storage, colours, name, seed)
 
@@ -113,7 +105,7 @@ def test_the_picture_does_not_depend_on_the_company(
 def test_what_is_wrong_with_the_parameters_fails_that_job(engine: Engine, jobs: Jobs) -> None:
     put(jobs, "a")
     put(jobs, "b", prompt="no such colour")
-    turns(engine, 5)
+    steps(engine, 5)
     assert jobs.get("a").status == "succeeded"
     failed = jobs.get("b")
     assert (
@@ -125,7 +117,7 @@ def test_what_is_wrong_with_the_parameters_fails_that_job(engine: Engine, jobs: 
 def test_only_a_jobs_own_pictures_are_opened(engine: Engine, jobs: Jobs, storage: Storage, path: str) -> None:
     upload(storage, "b")
     put(jobs, "a", img_path=path)
-    turns(engine, 1)
+    steps(engine, 1)
     job = jobs.get("a")
     assert job.status == "failed" and job.error_kind == "internal"
     assert "a picture could not be read" in str(job.error)
@@ -135,24 +127,24 @@ def test_only_a_jobs_own_pictures_are_opened(engine: Engine, jobs: Jobs, storage
 @pytest.mark.parametrize("folder", ["", "/mounted/elsewhere/uploads/"])
 def test_pictures_are_found_by_name(engine: Engine, jobs: Jobs, storage: Storage, folder: str) -> None:
     put(jobs, "a", img_path=folder + upload(storage, "a").name)
-    turns(engine, 5)
+    steps(engine, 5)
     assert jobs.get("a").status == "succeeded" and list(storage.uploads.iterdir()) == []
 
 
 def test_an_id_that_is_no_part_of_a_path_fails_its_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     put(jobs, "../a")
     put(jobs, "b")
-    turns(engine, 5)
+    steps(engine, 5)
     assert jobs.get("../a").status == "failed" and jobs.get("b").status == "succeeded"
 
 
-def test_uploads_stay_for_a_job_that_can_be_put_back(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_uploads_stay_for_a_job_that_can_be_requeued(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     put(jobs, "a", prompt="no such colour", img_path=upload(storage, "a"))
     put(jobs, "b", img_path=upload(storage, "b"))
     jobs.ask_preview("b")
-    turns(engine, 2)
-    engine.running["b"].error = RuntimeError("no fault of the job's")
-    turns(engine, 1)
+    steps(engine, 2)
+    engine.batch.jobs["b"].error = RuntimeError("no fault of the job's")
+    steps(engine, 1)
     assert jobs.get("a").error_kind == "input" and jobs.get("b").error_kind == "internal"
     assert [path.name for path in storage.uploads.iterdir()] == ["b.img.upload"]
     assert not list(storage.previews.iterdir())
@@ -163,9 +155,9 @@ def test_a_failing_step_fails_its_job_alone(
 ) -> None:
     for seed, name in enumerate("abc"):
         put(jobs, name, seed=seed)
-    turns(engine, 2)
-    engine.running["b"].revision.target = torch.zeros(1, 3, 2, 2)
-    turns(engine, 3)
+    steps(engine, 2)
+    engine.batch.jobs["b"].revision.target = torch.zeros(1, 3, 2, 2)
+    steps(engine, 3)
     assert [jobs.get(name).status for name in "abc"] == ["succeeded", "failed", "succeeded"]
     assert str(jobs.get("b").error).startswith("RuntimeError: ")
     assert jobs.get("b").error_kind == "internal"
@@ -186,14 +178,14 @@ def test_a_loss_that_is_not_finite_fails_its_job_alone(
 ) -> None:
     for seed, name in enumerate("abc"):
         put(jobs, name, seed=seed)
-    turns(engine, 2)
+    steps(engine, 2)
     with torch.no_grad():
-        engine.running["b"].revision.latents.fill_(float(loss))
-    turns(engine, 1)
+        engine.batch.jobs["b"].revision.latents.fill_(float(loss))
+    steps(engine, 1)
     failed = jobs.get("b")
     assert (failed.status, failed.error_kind, failed.steps) == ("failed", "internal", 3)
     assert failed.error == f"FloatingPointError: step 3 of 5: the loss is {loss}"
-    turns(engine, 2)
+    steps(engine, 2)
     for seed, name in ((0, "a"), (2, "c")):
         check_picture(jobs, storage, colours, name, seed)
     assert colours.batches[:5] == [3, 3, 3, 2, 2]  # no step was done twice
@@ -205,17 +197,17 @@ def test_latents_that_are_not_finite_make_no_picture(
 ) -> None:
     """Here after the last loss. No preview is made of them either."""
     put(jobs, "a")
-    turns(engine, 4)
+    steps(engine, 4)
     jobs.ask_preview("a")
-    (one,) = engine.running.values()
-    one.revision.latents.data[0, 0, 0, 0] = float(value)
-    engine._report()
+    (active,) = engine.batch.jobs.values()
+    active.revision.latents.data[0, 0, 0, 0] = float(value)
+    engine.report()
     assert "no preview" in caplog.text and not storage.previews.exists()
-    one.revision.step = 5
-    engine._report()
+    active.revision.step = 5
+    engine.report()
     failed = jobs.get("a")
     assert failed.error == "FloatingPointError: after step 5 of 5: the latents are not finite"
-    assert not engine.running and not storage.results.exists()
+    assert not engine.batch.jobs and not storage.results.exists()
 
 
 class BrokenStart(ColourPipeline):
@@ -228,40 +220,40 @@ class BrokenStart(ColourPipeline):
 
 
 def test_first_latents_that_are_not_finite(jobs: Jobs, storage: Storage) -> None:
-    engine = Engine(BrokenStart(), LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    engine = make_engine(BrokenStart(), jobs, storage)
     put(jobs, "a")
-    turns(engine, 1)
+    steps(engine, 1)
     assert jobs.get("a").error == "FloatingPointError: after step 0 of 5: the latents are not finite"
-    assert jobs.get("a").error_kind == "internal" and not engine.running
+    assert jobs.get("a").error_kind == "internal" and not engine.batch.jobs
 
 
 def test_a_job_that_takes_too_long(jobs: Jobs, storage: Storage, colours: Any) -> None:
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, max_job_seconds=50)
+    engine = make_engine(colours, jobs, storage, max_job_seconds=50)
     put(jobs, "a", iterations=20)
     put(jobs, "b")
     put(jobs, "c", iterations=1)
-    engine._admit()
-    engine.running["a"].seconds = engine.running["c"].seconds = 49.9999999
-    turns(engine, 1)
+    engine.admit()
+    engine.batch.jobs["a"].seconds = engine.batch.jobs["c"].seconds = 49.9999999
+    steps(engine, 1)
     failed = jobs.get("a")
     assert (failed.status, failed.error_kind, failed.error_field) == ("failed", "input", "iterations")
     assert str(failed.error).startswith(
         "iterations: took longer than MAX_JOB_SECONDS=50: 1 of 20 steps were done; ask for fewer steps"
     )
     assert jobs.get("c").status == "succeeded"  # it was done with its last step
-    turns(engine, 4)
+    steps(engine, 4)
     assert jobs.get("b").status == "succeeded"
 
 
 def test_only_time_at_work_counts(jobs: Jobs, storage: Storage, colours: Any) -> None:
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, max_job_seconds=50)
+    engine = make_engine(colours, jobs, storage, max_job_seconds=50)
     put(jobs, "a")
-    turns(engine, 2)
-    (one,) = engine.running.values()
-    assert 0 < one.seconds < 50
-    before = one.seconds
-    engine._report()
-    assert one.seconds == before
+    steps(engine, 2)
+    (active,) = engine.batch.jobs.values()
+    assert 0 < active.seconds < 50
+    before = active.seconds
+    engine.report()
+    assert active.seconds == before
 
 
 # Results that cannot be stored
@@ -280,12 +272,12 @@ def test_a_result_that_cannot_be_stored_is_kept_for_a_while(
     engine: Engine, jobs: Jobs, storage: Storage, in_the_way: Path, colours: Any
 ) -> None:
     put(jobs, "a")
-    turns(engine, 8)
+    steps(engine, 8)
     put(jobs, "b", iterations=6)
-    turns(engine, 5)
+    steps(engine, 5)
     assert jobs.get("a").status == "processing" and jobs.get("a").steps == 5
     in_the_way.unlink()
-    turns(engine, 1)
+    steps(engine, 1)
     assert jobs.get("a").status == jobs.get("b").status == "succeeded"
     check_picture(jobs, storage, colours, "a", 1)
     assert colours.batches[:11] == [1] * 11  # it was not made twice
@@ -297,9 +289,9 @@ def test_one_that_never_can_be_stored_fails_its_job_alone(
     monkeypatch.setattr("mead.worker.active_job.STORE_SECONDS", 0)
     put(jobs, "a")
     put(jobs, "b", iterations=6)
-    turns(engine, 5)
+    steps(engine, 5)
     in_the_way.unlink()
-    turns(engine, 1)
+    steps(engine, 1)
     assert jobs.get("a").status == "failed" and jobs.get("b").status == "succeeded"
     assert jobs.get("a").error == "a picture could not be read or stored: File exists"
 
@@ -310,8 +302,8 @@ def test_results_that_wait_for_room_leave_redis_in_peace(
     """And are stored once there is some, with nothing else to do."""
     put(jobs, "a")
     put(jobs, "b")
-    with running(engine):
-        told_of(jobs, "a", lambda job: job.steps == 5)
+    with running(engine.run):
+        follow_until(jobs, "a", lambda job: job.steps == 5)
         seq = jobs.get("a").seq
         time.sleep(1)
         assert jobs.get("a").seq - seq < 10
@@ -322,21 +314,21 @@ def test_results_that_wait_for_room_leave_redis_in_peace(
 def test_files_that_cannot_be_removed_end_nothing(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     put(jobs, "a")
     put(jobs, "b")
-    turns(engine, 1)
+    steps(engine, 1)
     jobs.cancel("b")
     for name in "ab":
         storage.preview_path(name).mkdir(parents=True)  # no file
-    turns(engine, 4)
-    assert jobs.get("a").status == "succeeded" and not engine.running
+    steps(engine, 4)
+    assert jobs.get("a").status == "succeeded" and not engine.batch.jobs
 
 
 def test_out_of_memory_shrinks_the_batch(engine: Engine, jobs: Jobs, colours: Any) -> None:
     colours.room = 2
     for name in "abcdef":
         put(jobs, name)
-    turns(engine, 4)
-    assert engine.capacity == 2
-    turns(engine, 16)
+    steps(engine, 4)
+    assert engine.batch.capacity == 2
+    steps(engine, 16)
     assert all(jobs.get(name).status == "succeeded" for name in "abcdef")
     assert max(colours.batches) == 2
 
@@ -345,22 +337,22 @@ def test_the_batch_grows_again_once_the_large_job_has_ended(engine: Engine, jobs
     colours.room = 1
     for name in "abcd":
         put(jobs, name, iterations=9)
-    turns(engine, 1)
-    assert engine.capacity == 1
+    steps(engine, 1)
+    assert engine.batch.capacity == 1
     jobs.cancel("a")
-    turns(engine, 1)
+    steps(engine, 1)
     colours.room = 4
     for name in "efgh":
         put(jobs, name)
-    turns(engine, 30)
+    steps(engine, 30)
     assert all(jobs.get(name).status == "succeeded" for name in "bcdefgh")
-    assert engine.capacity == 4 and max(colours.batches) == 4
+    assert engine.batch.capacity == 4 and max(colours.batches) == 4
 
 
 def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -> None:
     colours.room = 0
     put(jobs, "a")
-    turns(engine, 1)
+    steps(engine, 1)
     assert jobs.get("a").status == "failed" and "OutOfMemoryError" in str(jobs.get("a").error)
 
 
@@ -369,11 +361,11 @@ def test_a_cancelled_job_is_dropped_at_its_next_step(
 ) -> None:
     put(jobs, "a", img_path=upload(storage, "a"))
     put(jobs, "b")
-    turns(engine, 1)
+    steps(engine, 1)
     assert jobs.cancel("a")
-    turns(engine, 4)
+    steps(engine, 4)
     assert jobs.get("a").status == "cancelled" and jobs.get("b").status == "succeeded"
-    assert not engine.running and colours.batches == [2, 2, 1, 1, 1]
+    assert not engine.batch.jobs and colours.batches == [2, 2, 1, 1, 1]
     assert list(storage.uploads.iterdir()) == []
     assert [path.name.split(".")[0] for path in storage.results.iterdir()] == ["b"]
 
@@ -383,17 +375,17 @@ def test_a_worker_that_comes_back_too_late_leaves_nothing(
 ) -> None:
     """The worker stopped between making a picture and saying so; another has finished the job meanwhile."""
     put(jobs, "a", img_path=upload(storage, "a"))
-    turns(engine, 4)
-    (one,) = engine.running.values()
-    colours.step([one.revision])
-    one.store(colours, storage)
+    steps(engine, 4)
+    (active,) = engine.batch.jobs.values()
+    colours.step([active.revision])
+    active.store(colours, storage)
     assert len(list(storage.results.iterdir())) == 1
-    assert jobs.recover([QUEUE], attempts=3) == ["a"]  # it has no heartbeat
-    other = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "another", 4, storage)
-    turns(other, 1)
-    turns(engine, 1)
-    assert not engine.running and storage.upload_path("a", "img").exists()  # the other still needs it
-    turns(other, 4)
+    assert recover(jobs) == ["a"]  # it has no heartbeat
+    other = make_engine(colours, jobs, storage, worker="another")
+    steps(other, 1)
+    steps(engine, 1)
+    assert not engine.batch.jobs and storage.upload_path("a", "img").exists()  # the other still needs it
+    steps(other, 4)
     job = jobs.get("a")
     assert job.status == "succeeded" and job.worker == "another" and job.attempts == 2
     assert [path.name for path in storage.results.iterdir()] == [job.out_path]
@@ -403,11 +395,11 @@ def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storag
     put(jobs, "a")
     put(jobs, "b")
     jobs.ask_preview("a")
-    turns(engine, 2)
+    steps(engine, 2)
     with Image.open(storage.preview_path("a")) as preview:
         assert preview.size == (8, 8)
     assert [path.name for path in storage.previews.iterdir()] == ["a.preview.png"]
-    turns(engine, 3)
+    steps(engine, 3)
     assert list(storage.previews.iterdir()) == []
 
 
@@ -421,59 +413,59 @@ def test_reasons_name_no_folders() -> None:
 # A job whose worker died runs alone
 
 
-def recovered(jobs: Jobs, *names: str) -> None:
+def put_recovered(jobs: Jobs, *names: str) -> None:
     """Jobs in the queue whose worker has died once."""
-    jobs.beat("me", [QUEUE], 60)
+    jobs.heartbeat("me", [QUEUE], 60)
     for name in names:
         put(jobs, name)
         assert jobs.claim(QUEUE, "dead") is not None
-    assert sorted(jobs.recover([QUEUE], attempts=3)) == sorted(names)
+    assert sorted(recover(jobs)) == sorted(names)
 
 
 def test_a_job_whose_worker_died_runs_alone(engine: Engine, jobs: Jobs, colours: Any) -> None:
-    recovered(jobs, "a", "b")
+    put_recovered(jobs, "a", "b")
     put(jobs, "c")
     put(jobs, "d")
-    turns(engine, 15)
+    steps(engine, 15)
     assert [jobs.get(name).status for name in "abcd"] == ["succeeded"] * 4
     assert colours.batches == [1] * 10 + [2] * 5
 
 
 def test_it_waits_for_others_to_end_and_lets_no_more_in(engine: Engine, jobs: Jobs, colours: Any) -> None:
-    jobs.beat("me", [QUEUE], 60)
+    jobs.heartbeat("me", [QUEUE], 60)
     put(jobs, "a")
-    turns(engine, 2)
+    steps(engine, 2)
     put(jobs, "c")
     recovered_in_front = jobs.claim(QUEUE, "dead")
     assert recovered_in_front is not None
-    jobs.recover([QUEUE], attempts=3)
+    recover(jobs)
     put(jobs, "d")
-    turns(engine, 13)
+    steps(engine, 13)
     assert [jobs.get(name).status for name in "acd"] == ["succeeded"] * 3
     assert colours.batches == [1] * 15
 
 
 def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, storage: Storage) -> None:
     """Also the other model's engine lets its jobs end first, and then takes none."""
-    other = Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, company=engine.company)
+    other = make_engine(colours, jobs, storage, queue="other", admission=engine.admission)
 
     def put_other(name: str) -> None:
         jobs.enqueue(name, "sc", "other", {"prompt": "teal", "seed": 1, "iterations": 5})
 
-    recovered(jobs, "a")
+    put_recovered(jobs, "a")
     put_other("x")
-    turns(other, 1)
-    turns(engine, 1)
+    steps(other, 1)
+    steps(engine, 1)
     assert jobs.get("a").status == "queued"
     put_other("y")
-    turns(other, 4)
+    steps(other, 4)
     assert jobs.get("x").status == "succeeded" and jobs.get("y").status == "queued"
-    assert not engine.company.wait("other", 0) and engine.company.wait(QUEUE, 0)
-    turns(engine, 1)
-    turns(other, 1)
+    assert not engine.admission.wait("other", 0) and engine.admission.wait(QUEUE, 0)
+    steps(engine, 1)
+    steps(other, 1)
     assert jobs.get("a").steps == 1 and jobs.get("y").status == "queued"
-    turns(engine, 4)
-    turns(other, 5)
+    steps(engine, 4)
+    steps(other, 5)
     assert jobs.get("a").status == "succeeded" and jobs.get("y").status == "succeeded"
 
 
@@ -483,7 +475,7 @@ def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, 
 @pytest.fixture
 def other(engine: Engine, jobs: Jobs, storage: Storage, colours: Any) -> Engine:
     """The engine of the other model in the same process."""
-    return Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, 0.1, engine.company)
+    return make_engine(colours, jobs, storage, queue="other", admission=engine.admission)
 
 
 def put_other(jobs: Jobs, job_id: str) -> None:
@@ -511,16 +503,16 @@ def test_the_job_that_must_run_alone_goes_away(
 ) -> None:
     """While another runs: both engines take jobs again, and the other one goes on all the while."""
     put(jobs, "long", iterations=1000)
-    turns(engine, 1)
-    recovered(jobs, "a")
+    steps(engine, 1)
+    put_recovered(jobs, "a")
     put_other(jobs, "x")
-    turns(engine, 2)
-    turns(other, 2)
+    steps(engine, 2)
+    steps(other, 2)
     assert jobs.get("a").status == jobs.get("x").status == "queued"
     take_away(jobs, client, how)
     put(jobs, "b")
-    turns(engine, 5)
-    turns(other, 5)
+    steps(engine, 5)
+    steps(other, 5)
     assert jobs.get("b").status == jobs.get("x").status == "succeeded"
     assert jobs.get("long").status == "processing"
 
@@ -531,18 +523,15 @@ def test_it_goes_away_while_the_other_engine_runs(
 ) -> None:
     """Its own engine has nothing to do, and waits."""
     put_other(jobs, "x")
-    turns(other, 1)
-    recovered(jobs, "a")
-    with running(engine):
-        deadline = time.monotonic() + 60
-        while engine.company._waiting is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    steps(other, 1)
+    put_recovered(jobs, "a")
+    with running(engine.run):
+        eventually(lambda: engine.admission.reserved_for)
         take_away(jobs, client, how)
         put(jobs, "b")
         assert end_of(jobs, "b").status == "succeeded"
     put_other(jobs, "y")
-    turns(other, 5)
+    steps(other, 5)
     assert jobs.get("x").status == jobs.get("y").status == "succeeded"
 
 
@@ -550,14 +539,14 @@ def test_a_full_engine_waits_for_nothing(engine: Engine, other: Engine, jobs: Jo
     """Its batch has shrunk, so that it cannot take what its queue waits to run alone."""
     put(jobs, "long", iterations=20)
     put_other(jobs, "x")
-    turns(engine, 1)
-    recovered(jobs, "a")
-    turns(engine, 1)
-    engine.capacity = 1
-    turns(engine, 1)
-    turns(other, 5)
+    steps(engine, 1)
+    put_recovered(jobs, "a")
+    steps(engine, 1)
+    engine.batch.capacity = 1
+    steps(engine, 1)
+    steps(other, 5)
     assert jobs.get("x").status == "succeeded" and jobs.get("a").status == "queued"
-    turns(engine, 25)
+    steps(engine, 25)
     assert jobs.get("long").status == jobs.get("a").status == "succeeded"
     assert colours.batches == [1] * 30
 
@@ -567,21 +556,21 @@ def test_redis_goes_away_while_a_job_waits_to_run_alone(
 ) -> None:
     """And comes back without it."""
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
-    other = Engine(colours, LatentRevisionsParams, jobs, "other", "me", 4, storage, 0.1, engine.company)
+    engine = make_engine(colours, jobs, storage)
+    other = make_engine(colours, jobs, storage, queue="other", admission=engine.admission)
     put_other(jobs, "x")
-    turns(other, 1)
-    recovered(jobs, "a")
-    turns(engine, 1)
+    steps(other, 1)
+    put_recovered(jobs, "a")
+    steps(engine, 1)
     put_other(jobs, "y")
     jobs.redis.delete(QUEUE)
     mortal_redis.stop()
-    for one in (engine, other):
+    for each in (engine, other):
         with pytest.raises(redis.RedisError):
-            one.turn()
+            each.step()
     mortal_redis.start()
-    turns(engine, 1)
-    turns(other, 5)
+    steps(engine, 1)
+    steps(other, 5)
     assert jobs.get("x").status == jobs.get("y").status == "succeeded"
 
 
@@ -596,22 +585,22 @@ def test_a_failure_that_cannot_be_told_holds_no_place(mortal_redis: Any, storage
             return super().start(params)
 
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
-    engine = Engine(Leaving(), LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    engine = make_engine(Leaving(), jobs, storage)
     put(jobs, "poison", prompt="black")
     with pytest.raises(redis.RedisError):
-        engine.turn()
+        engine.step()
     mortal_redis.start()
-    recovered(jobs, "a")
-    turns(engine, 5)
+    put_recovered(jobs, "a")
+    steps(engine, 5)
     assert jobs.get("a").status == "succeeded"
 
 
-def test_stopping_puts_jobs_back_in_their_order(engine: Engine, jobs: Jobs, client: redis.Redis) -> None:
+def test_stopping_requeues_jobs_in_their_order(engine: Engine, jobs: Jobs, client: redis.Redis) -> None:
     for name in "abcdef":
         put(jobs, name, iterations=2000)
-    with running(engine):
+    with running(engine.run):
         for name in "abcd":
-            told_of(jobs, name, lambda job: job.steps > 0)
+            follow_until(jobs, name, lambda job: job.steps > 0)
     assert client.lrange(QUEUE, 0, -1) == list("abcdef")
     assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == []
     assert [jobs.get(name).status for name in "abcdef"] == ["queued"] * 6
@@ -619,7 +608,7 @@ def test_stopping_puts_jobs_back_in_their_order(engine: Engine, jobs: Jobs, clie
 
 
 def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
-    with running(engine):
+    with running(engine.run):
         for name in "abc":
             put(jobs, name)
             assert end_of(jobs, name).status == "succeeded"
@@ -628,10 +617,10 @@ def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
 def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     settings = Settings(redis_url=mortal_redis.url)
     jobs = Jobs(connect(settings), 600)
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    engine = make_engine(colours, jobs, storage)
     put(jobs, "a", iterations=1000)
-    with running(engine):
-        told_of(jobs, "a", lambda job: job.steps > 0)
+    with running(engine.run):
+        follow_until(jobs, "a", lambda job: job.steps > 0)
         mortal_redis.stop()
         mortal_redis.start()
         put(jobs, "b")
@@ -644,17 +633,17 @@ def test_a_result_made_while_redis_was_away_is_kept(
     mortal_redis: Any, colours: Any, storage: Storage
 ) -> None:
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage)
+    engine = make_engine(colours, jobs, storage)
     put(jobs, "a")
-    turns(engine, 4)
+    steps(engine, 4)
     mortal_redis.stop()
     for _ in range(3):
         with pytest.raises(redis.RedisError):
-            engine.turn()
+            engine.step()
     mortal_redis.start()
-    (one,) = engine.running.values()
-    one.revision.step = one.revision.steps  # its last step was done, or is now
-    engine.turn()
+    (active,) = engine.batch.jobs.values()
+    active.revision.step = active.revision.steps  # its last step was done, or is now
+    engine.step()
     (result,) = storage.results.iterdir()
     assert jobs.get("a").status == "succeeded" and jobs.get("a").out_path == result.name
     assert len(colours.batches) <= 5
@@ -666,16 +655,16 @@ def test_a_result_whose_answer_was_lost_is_kept(
 ) -> None:
     """Redis has written the end down and gone away before it could say so."""
     put(jobs, "a")
-    turns(engine, 4)
-    (one,) = engine.running.values()
-    colours.step([one.revision])
-    one.store(colours, storage)
-    assert jobs.succeed(one.job, "me", str(one.result))
+    steps(engine, 4)
+    (active,) = engine.batch.jobs.values()
+    colours.step([active.revision])
+    active.store(colours, storage)
+    assert jobs.succeed(active.job, "me", str(active.result))
     if stopping:
-        engine._put_all_back()
+        engine.hand_back()
     else:
-        turns(engine, 1)
-    assert not engine.running and jobs.get("a").status == "succeeded"
+        steps(engine, 1)
+    assert not engine.batch.jobs and jobs.get("a").status == "succeeded"
     check_picture(jobs, storage, colours, "a", 1)
 
 
@@ -684,10 +673,10 @@ def test_a_record_that_is_gone_ends_its_job_alone(
 ) -> None:
     put(jobs, "a", img_path=upload(storage, "a"))
     put(jobs, "b")
-    turns(engine, 2)
+    steps(engine, 2)
     client.delete("job:a")
-    turns(engine, 4)
-    assert not engine.running and jobs.get("b").status == "succeeded"
+    steps(engine, 4)
+    assert not engine.batch.jobs and jobs.get("b").status == "succeeded"
     assert client.lrange(f"{QUEUE}:processing:me", 0, -1) == []
     assert list(storage.uploads.iterdir()) == []
 
@@ -696,19 +685,19 @@ def test_a_flushed_redis_ends_what_ran(
     engine: Engine, jobs: Jobs, client: redis.Redis, storage: Storage
 ) -> None:
     put(jobs, "a")
-    turns(engine, 2)
+    steps(engine, 2)
     client.flushall()
-    turns(engine, 1)
-    assert not engine.running
+    steps(engine, 1)
+    assert not engine.batch.jobs
     put(jobs, "b")
-    turns(engine, 5)
+    steps(engine, 5)
     assert jobs.get("b").status == "succeeded"
 
 
 def test_a_claim_whose_answer_was_lost_is_taken_up(engine: Engine, jobs: Jobs) -> None:
     put(jobs, "a")
     jobs.claim(QUEUE, "me")  # Redis has given it away, and the engine does not know
-    turns(engine, 6)
+    steps(engine, 6)
     assert jobs.get("a").status == "succeeded" and jobs.get("a").attempts == 1
 
 
@@ -716,7 +705,7 @@ def test_load(engine: Engine, jobs: Jobs) -> None:
     put(jobs, "a")
     put(jobs, "b")
     engine.load()
-    turns(engine, 2)
+    steps(engine, 2)
     load = engine.load()
     assert load.running == 2 and load.capacity == 4 and load.steps_per_second > 0
     assert engine.load().steps_per_second == 0

@@ -7,7 +7,7 @@ import resource
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,25 +16,15 @@ import redis
 from PIL import Image
 
 from caching_config import Settings, connect
-from LatentRevisions.params import LatentRevisionsParams
 from mead.data_folder import claim_folder
 from mead.imaging.pictures import write_picture
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
-from mead.worker.engine import Engine
 from mead.worker.worker import OtherWeightsError, Worker, new_name
-from tests.conftest import end_of
+from tests.conftest import end_of, eventually, make_engine, recover, running
 
 QUEUE = "latentrevisions_queue"
 LIMIT = 60
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def put(jobs: Jobs, job_id: str, prompt: str = "teal") -> None:
@@ -43,29 +33,16 @@ def put(jobs: Jobs, job_id: str, prompt: str = "teal") -> None:
 
 @pytest.fixture
 def worker(colours: Any, jobs: Jobs, storage: Storage) -> Worker:
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    engine = make_engine(colours, jobs, storage)
     return Worker("me", [engine], jobs, storage, ttl=1, attempts=2, unclaimed=0)
-
-
-@contextmanager
-def at_work(worker: Worker) -> Iterator[threading.Event]:
-    stop = threading.Event()
-    thread = threading.Thread(target=worker.run, args=[stop])
-    thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        thread.join(LIMIT)
-        assert not thread.is_alive()
 
 
 def test_no_two_workers_have_one_name() -> None:
     assert new_name() != new_name()
 
 
-def test_it_beats_and_leaves(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
-    with at_work(worker):
+def test_it_sends_heartbeats_and_deregisters(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    with running(worker.run):
         put(jobs, "a")
         assert end_of(jobs, "a").status == "succeeded"
         first = jobs.workers()["me"]
@@ -75,9 +52,9 @@ def test_it_beats_and_leaves(worker: Worker, jobs: Jobs, client: redis.Redis) ->
     assert jobs.workers() == {} and not client.smembers("workers")
 
 
-def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+def test_its_heartbeat_comes_before_its_first_claim(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
     put(jobs, "a")
-    with client.monitor() as monitor, at_work(worker):
+    with client.monitor() as monitor, running(worker.run):
         commands = (command["command"] for command in monitor.listen())
         for command in commands:
             if command.startswith("SET worker:me "):
@@ -89,7 +66,7 @@ def test_it_beats_before_it_takes_a_job(worker: Worker, jobs: Jobs, client: redi
 def test_a_broken_engine_stops_the_worker(worker: Worker, jobs: Jobs) -> None:
     put(jobs, "a")
     worker.engines[0].params = None  # type: ignore[assignment]
-    worker.engines[0].storage = None  # type: ignore[assignment]  # a bug: even saying so fails
+    worker.engines[0].storage = None  # type: ignore[assignment]  # so that failing the job fails, too
     with pytest.raises(AttributeError):
         worker.run(threading.Event())
     assert jobs.workers() == {}
@@ -99,14 +76,14 @@ def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.R
     """A worker that died with two jobs, one of which it had died with before, and one whose name is lost."""
     put(jobs, "twice")
     jobs.claim(QUEUE, "first")
-    jobs.recover([QUEUE], attempts=2)
+    recover(jobs, attempts=2)
     put(jobs, "once")
     assert [jobs.claim(QUEUE, "second") is not None for _ in range(2)] == [True, True]
     put(jobs, "lost")
     jobs.claim(QUEUE, "nameless")
     client.srem("workers", "nameless")
     client.rpush(f"{QUEUE}:processing:nameless", "a job without a record")
-    with at_work(worker):
+    with running(worker.run):
         for name in ("once", "lost"):
             assert end_of(jobs, name).status == "succeeded"
         failed = end_of(jobs, "twice")
@@ -116,13 +93,13 @@ def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.R
 
 
 def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
-    jobs.beat("another", [QUEUE], LIMIT)
+    jobs.heartbeat("another", [QUEUE], LIMIT)
     put(jobs, "a")
     jobs.claim(QUEUE, "another")
-    jobs.beat("dead", [QUEUE], LIMIT)
+    jobs.heartbeat("dead", [QUEUE], LIMIT)
     put(jobs, "b")
     jobs.claim(QUEUE, "dead")
-    with at_work(worker):
+    with running(worker.run):
         jobs.redis.delete("worker:dead")
         assert end_of(jobs, "b").status == "succeeded"
     assert jobs.get("a").worker == "another"
@@ -135,7 +112,7 @@ def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storag
         picture = storage.upload_path(name, "img")
         write_picture(Image.new("RGB", (8, 8)), picture)
         jobs.enqueue(name, "lr", QUEUE, {"prompt": prompt, "iterations": 5, "img_path": str(picture)})
-    with at_work(worker):
+    with running(worker.run):
         assert end_of(jobs, ids[0]).status == "succeeded"
         eventually(lambda: not jobs.redis.keys("job:*"))
         eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
@@ -146,7 +123,7 @@ def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, stor
     claim_folder(jobs.redis, storage, [QUEUE])
     ours = f"{QUEUE}:data_folder"
     result = storage.new_result_path(secrets.token_hex(16))
-    with at_work(worker):
+    with running(worker.run):
         eventually(lambda: "me" in jobs.workers())
         jobs.redis.set(ours, "0" * 32)  # as if it had been replaced
         storage.write_picture(Image.new("RGB", (8, 8)), result)
@@ -161,19 +138,19 @@ def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, stor
 def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     mortal_redis.stop()
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
-    with at_work(Worker("me", [engine], jobs, storage, ttl=1)):
+    engine = make_engine(colours, jobs, storage)
+    with running(Worker("me", [engine], jobs, storage, ttl=1).run):
         mortal_redis.start()
         put(jobs, "a")
         assert end_of(jobs, "a").status == "succeeded"
 
 
-def test_it_leaves_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+def test_it_stops_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
-    engine = Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, pause=0.1)
+    engine = make_engine(colours, jobs, storage)
     worker = Worker("me", [engine], jobs, storage, ttl=1)
     try:
-        with at_work(worker) as stop:
+        with running(worker.run) as stop:
             put(jobs, "a")
             assert end_of(jobs, "a").status == "succeeded"
             os.kill(mortal_redis.process.pid, 19)  # SIGSTOP: it answers nothing and refuses nothing
@@ -205,12 +182,12 @@ def test_a_full_disk_holds_results_back_and_heals(
     jobs.ask_preview("a")
     with full_disk():
         for _ in range(8):
-            engine.turn()
+            engine.step()
     for name in "ab":
         job = jobs.get(name)
         assert job.status == "processing" and job.steps == 5
     assert not list(storage.results.iterdir())
-    engine.turn()
+    engine.step()
     ended = [jobs.get(name) for name in "ab"]
     assert [job.status for job in ended] == ["succeeded"] * 2
     assert {path.name for path in storage.results.iterdir()} == {job.out_path for job in ended}
@@ -223,15 +200,9 @@ def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: 
     put(jobs, "a")
     other = jobs.claim(QUEUE, "other")
     assert other is not None
-    jobs.beat("other", [QUEUE], LIMIT)
-    worker = Worker(
-        "me",
-        [Engine(colours, LatentRevisionsParams, jobs, QUEUE, "me", 4, storage, 0.1)],
-        jobs,
-        storage,
-        ttl=1,
-    )
-    with at_work(worker):
+    jobs.heartbeat("other", [QUEUE], LIMIT)
+    worker = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=1)
+    with running(worker.run):
         eventually(lambda: "me" in jobs.workers())
         jobs.redis.config_set("maxmemory", "1kb")
         jobs.redis.delete("worker:other")
@@ -241,23 +212,23 @@ def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: 
             assert jobs.get("a").worker == "other" and jobs.get("a").attempts == 1
         assert "me" in jobs.workers(), "its own heartbeat is kept alive"
         jobs.redis.config_set("maxmemory", "0")
-        jobs.beat("other", [QUEUE], LIMIT)
+        jobs.heartbeat("other", [QUEUE], LIMIT)
         put(jobs, "b")
         assert end_of(jobs, "b").status == "succeeded"
         assert jobs.get("a").worker == "other"
 
 
-def test_no_two_sets_of_weights_on_one_queue(worker: Worker, jobs: Jobs) -> None:
-    worker.weights = "demo"
-    jobs.beat("older", [QUEUE], LIMIT)  # says nothing of its weights
-    jobs.beat("another", [QUEUE], LIMIT, weights="full")
+def test_no_two_sets_of_weights_on_one_queue(colours: Any, jobs: Jobs, storage: Storage) -> None:
+    worker = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=1, weights="demo")
+    jobs.heartbeat("older", [QUEUE], LIMIT)  # says nothing of its weights
+    jobs.heartbeat("another", [QUEUE], LIMIT, weights="full")
     with pytest.raises(
         OtherWeightsError, match="another serves latentrevisions_queue with the weights 'full'"
     ):
         worker.run(threading.Event())
     assert "me" not in jobs.workers()
-    jobs.beat("another", [QUEUE], LIMIT, weights="demo")
+    jobs.heartbeat("another", [QUEUE], LIMIT, weights="demo")
     put(jobs, "a")
-    with at_work(worker):
+    with running(worker.run):
         assert end_of(jobs, "a").status == "succeeded"
         assert jobs.workers()["me"].weights == "demo"

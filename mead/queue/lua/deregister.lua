@@ -1,4 +1,4 @@
--- Takes back a worker's heartbeat, and its name if it holds no job.
+-- Deletes a worker's heartbeat, and its name unless it still holds jobs.
 -- ARGV: worker, then queues.
 redis.call('DEL', WORKER .. ARGV[1])
 for n = 2, #ARGV do
