@@ -47,8 +47,15 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/operating.md", "docs/reliability.md"])
 def test_every_setting_that_a_page_names_is_there(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    named = set(re.findall(r"`([A-Z]{2,}(?:_[A-Z]+)+)`", text))
+    named = set(re.findall(r"`([A-Z]{2,}(?:_[A-Z]+)+)(?:=[^`]*)?`", text))
     assert named - {name.upper() for name in Settings.model_fields} - OTHER_VARIABLES == set()
+
+
+def test_the_limits_that_the_page_on_reliability_gives_are_the_defaults() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    limits = dict(re.findall(r"`([A-Z_]+)=(\d+)`", text.partition("\n## Measurements\n")[0]))
+    assert len(limits) > 10
+    assert limits == {name: str(Settings.model_fields[name.lower()].default) for name in limits}
 
 
 def test_every_message_that_the_readme_quotes_is_the_codes() -> None:
