@@ -20,7 +20,7 @@ from mead.http.app import create_app
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs, Load
 from tests.conftest import RedisServer, report
-from tests.test_docs import texts_of_the_code
+from tests.test_docs import missing_from_the_code
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
@@ -61,7 +61,7 @@ def test_every_metric_is_there(settings: Settings, jobs: Jobs) -> None:
 def test_every_event_of_the_log_is_one_that_the_code_logs() -> None:
     events = re.findall(r"`(.+?)`", "\n".join(row[0] for row in rows("The log")))
     assert len(events) > 10
-    assert set(events) - texts_of_the_code() == set()
+    assert missing_from_the_code(events) == set()
 
 
 # What the lines for redis-cli say
