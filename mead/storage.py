@@ -78,7 +78,7 @@ class Storage:
         """The path of a running job's preview."""
         return self.previews / f"{_checked(job_id)}.preview.png"
 
-    def write(self, content: bytes, path: Path) -> None:
+    def write(self, content: bytes | bytearray, path: Path) -> None:
         """Write a file whole, creating its folder if necessary.
 
         Raises:

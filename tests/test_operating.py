@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
-from mead.cli.local_redis import find_redis, local_redis
+from mead.cli.local_redis import find_redis, free_port, local_redis, no_answer
 from mead.http.app import create_app
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from tests.conftest import RedisServer, report
+from tests.test_docs import missing_from_the_code
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operating.md").read_text("utf-8")
@@ -50,8 +55,14 @@ def test_every_metric_is_there(settings: Settings, jobs: Jobs) -> None:
     jobs.heartbeat("worker", {QUEUE: EngineLoad()}, 600)
     text = create_app(settings).test_client().get("/metrics").text
     ours = {family.name for family in parse(text) if family.name.startswith("mead_")}
-    told = set(re.findall(r"`(mead_\w+)`", "\n".join(row[0] for row in rows("Is it well?"))))
+    told = set(re.findall(r"`(mead_\w+)`", "\n".join(row[0] for row in rows("Health and metrics"))))
     assert {name.removesuffix("_total") for name in told} == ours
+
+
+def test_every_event_of_the_log_is_one_that_the_code_logs() -> None:
+    events = re.findall(r"`(.+?)`", "\n".join(row[0] for row in rows("The log")))
+    assert len(events) > 10
+    assert missing_from_the_code(events) == set()
 
 
 # What the lines for redis-cli say
@@ -71,22 +82,41 @@ def queue(redis_server: RedisServer, jobs: Jobs) -> dict[str, str]:
     return {"QUEUE": QUEUE, "ID": "runs", "FAILED": "failed", "WORKER": "here-1-ab"}
 
 
-def said(question: str, names: dict[str, str], redis_server: RedisServer) -> str:
-    """What the lines under a question of the page print, run as they stand there."""
+def script(question: str, redis_server: RedisServer) -> list[str]:
+    """The lines under a question of the page, after those that the page has for a Redis of one's own."""
     block = re.search(rf"\*\*{re.escape(question)}.*?```console\n(.*?)```", section(REDIS), re.DOTALL)
     assert block is not None, question
     lines = re.findall(r"^\$ (redis-cli EVAL .*?\$FAILED$|.*?$)", block[1], re.DOTALL | re.MULTILINE)
-    assert lines, question
-    client = find_redis().with_name(find_redis().name.replace("server", "cli"))
-    # as a script, not a function: `timeout` runs programs only
-    (redis_server.folder / "redis-cli").write_text(f'#!/bin/sh\nexec {client} -p {redis_server.port} "$@"\n')
-    (redis_server.folder / "redis-cli").chmod(0o755)
-    environment = {**os.environ, **names, "PATH": f"{redis_server.folder}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=60
+    alias = re.search(r"`(alias redis-cli='redis-cli -u redis://host:port/0')`", section(REDIS))
+    assert lines and alias, question
+    own = alias[1].replace("host:port", f"127.0.0.1:{redis_server.port}")
+    return ["shopt -s expand_aliases", own, *lines]
+
+
+def shell(lines: Iterable[str], folder: Path, **names: str) -> subprocess.Popen[str]:
+    """Runs lines of the page in `folder`, with the redis-cli that belongs to our Redis."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "redis-cli").unlink(missing_ok=True)
+    (programs / "redis-cli").symlink_to(find_redis().with_name(find_redis().name.replace("server", "cli")))
+    return subprocess.Popen(
+        ["bash", "-c", "\n".join(lines)],
+        cwd=folder,
+        env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert not result.stderr
-    return result.stdout
+
+
+def said(question: str, names: dict[str, str], redis_server: RedisServer) -> str:
+    """What the lines under a question of the page print, run as they stand there."""
+    with shell(script(question, redis_server), redis_server.folder, **names) as process:
+        output, errors = process.communicate(timeout=60)
+    assert not errors
+    return output
 
 
 REDIS = "Looking in with redis-cli"
@@ -97,20 +127,37 @@ def test_the_lines_that_reach_our_own_redis(tmp_path: Path, page: str) -> None:
     lines = re.findall(
         r"^(?:export REDISCLI_AUTH|alias redis-cli)=.*var/redis.*$", (ROOT / page).read_text(), re.M
     )
-    client = find_redis().with_name(find_redis().name.replace("server", "cli"))
-    (tmp_path / "redis-cli").symlink_to(client)
-    script = "\n".join(["shopt -s expand_aliases", *lines, "redis-cli lpush latentrevisions_queue a"])
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with local_redis(tmp_path / "var" / "redis"):
-        said = subprocess.run(
-            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        process = shell(
+            ["shopt -s expand_aliases", *lines, "redis-cli lpush latentrevisions_queue a"], tmp_path
         )
-    assert (said.stdout, said.stderr) == ("1\n", "")
+        assert process.communicate(timeout=60) == ("1\n", "")
+
+
+def test_the_configuration_of_a_redis_of_ones_own(tmp_path: Path) -> None:
+    told = re.search(r"`redis.conf`:\n\n```\n(.*?)```", PAGE, re.DOTALL)
+    assert told is not None
+    (tmp_path / "redis.conf").write_text(told[1])
+    port = free_port()
+    command = [find_redis(), tmp_path / "redis.conf", "--port", str(port), "--dir", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            while no_answer(url := f"redis://:SECRET@127.0.0.1:{port}/0") is not None:
+                assert server.poll() is None, "Redis does not take the configuration"
+                time.sleep(0.05)
+            client = redis.Redis.from_url(url, decode_responses=True)
+            assert client.config_get("appendonly", "appendfsync", "maxmemory-policy") == {
+                "appendonly": "yes",
+                "appendfsync": "always",
+                "maxmemory-policy": "noeviction",
+            }
+        finally:
+            server.terminate()
 
 
 def test_what_waits(queue: dict[str, str], redis_server: RedisServer) -> None:
-    assert said("How many wait?", queue, redis_server).split() == ["3", "1"]
-    waiting = [line.split("\t") for line in said("What waits?", queue, redis_server).splitlines()]
+    assert said("How many jobs wait?", queue, redis_server).split() == ["3", "1"]
+    waiting = [line.split("\t") for line in said("Which jobs wait?", queue, redis_server).splitlines()]
     assert [(one[0], one[2]) for one in waiting] == [
         ("first", "the first house"),
         ("cancelled", "the cancelled house"),
@@ -120,22 +167,34 @@ def test_what_waits(queue: dict[str, str], redis_server: RedisServer) -> None:
 
 
 def test_who_works_and_what_runs(queue: dict[str, str], redis_server: RedisServer) -> None:
-    names, heartbeat = said("Who works?", queue, redis_server).splitlines()
+    names, heartbeat = said("Which workers are there?", queue, redis_server).splitlines()
     assert names == "here-1-ab" and '"capacity":4' in heartbeat
-    (line,) = said("What runs, where, since when, and how far is it?", queue, redis_server).splitlines()
+    (line,) = said("Which jobs run?", queue, redis_server).splitlines()
     job_id, worker, since, steps, total = line.split("\t")
     assert (job_id, worker, steps, total) == ("runs", "here-1-ab", "7", "100") and since.endswith("+00:00")
 
 
 def test_one_job(queue: dict[str, str], redis_server: RedisServer) -> None:
-    told = said("What is known of one job?", queue, redis_server)
-    assert "status\tprocessing" in told and "prompt\tthe runs house" in told and "events:runs" in told
+    told = said("What does a job's record hold?", queue, redis_server)
+    assert "status\tprocessing" in told and "prompt\tthe runs house" in told
+
+
+def test_following_a_job(queue: dict[str, str], redis_server: RedisServer, jobs: Jobs) -> None:
+    process = shell(script("What is a job doing now?", redis_server), redis_server.folder, **queue)
+    output = iter(process.stdout.readline, "")
+    assert [next(output) for _ in range(3)] == ["subscribe\n", "events:runs\n", "1\n"]
+    running = jobs.get("runs")
+    assert report(jobs, running, 8, 100)
+    assert [next(output), next(output)] == ["message\n", "events:runs\n"]
+    assert '"steps":8' in next(output)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    process.communicate(timeout=60)
 
 
 def test_what_failed_and_why(queue: dict[str, str], redis_server: RedisServer) -> None:
-    told = said("Why did it fail?", queue, redis_server).splitlines()
+    told = said("Why did a job fail?", queue, redis_server).splitlines()
     assert told[:5] == ["failed", "internal", "no such colour", "here-1-ab", "1"]
-    (line,) = said("What has failed?", queue, redis_server).splitlines()
+    (line,) = said("Which jobs failed?", queue, redis_server).splitlines()
     assert line.startswith("failed\t") and line.endswith("\tno such colour")
     assert said("How many jobs were there", queue, redis_server).split("\t")[:4] == ["5", "", "1", "1"]
 
