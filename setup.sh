@@ -73,7 +73,7 @@ set_up_packages() {
     say "installing packages of $1 (the first time some 3 GB are fetched)"
     "$python" -m pip install --disable-pip-version-check --no-input --require-hashes -r "$1" >&2 ||
         fail "pip could not install $1: see its message above. It needs the network (a proxy or mirror is set in" \
-            "pip's configuration) and about 7 GB of disk; a second call goes on from here"
+            "pip's configuration) and about 7 GB of disk; run it again to resume"
     echo "$wanted" >"$note"
 }
 
@@ -112,7 +112,7 @@ set_up_browser() {
 set_up_weights() {
     if [ -z "$weights" ]; then return; fi
     "$python" -m mead weights fetch "$weights" >&2 ||
-        fail "the weights $weights are not all here: see above. A second call goes on from here"
+        fail "the weights $weights are not all here: see above. Run it again to resume"
 }
 
 # One lock serves all Pythons and machines; uv keeps the versions that are in it unless told to --upgrade.

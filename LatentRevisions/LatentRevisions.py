@@ -20,7 +20,8 @@ from LatentRevisions.losses import Similarity
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
-from mead.imaging.pictures import read_picture, to_picture, to_tensor
+from mead.imaging.pictures import read_picture
+from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
 from mead.nn.losses import Apply, Sum

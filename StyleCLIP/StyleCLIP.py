@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from mead.imaging.pictures import PictureError, read_picture, to_picture, to_tensor
+from mead.imaging.pictures import PictureError, read_picture
+from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
 from mead.nn.losses import Apply, Scale, Sum

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check

@@ -27,7 +27,7 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from mead.files import create, is_shared, make_private_folder, remove, write_whole
-from mead.imaging.pictures import Bitmap, png_bytes, webp_bytes
+from mead.imaging.encoding import Bitmap, png_bytes, webp_bytes
 from mead.queue.job import Job, JobOutcome
 
 log = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ def test_weights_are_fetched_too(checkout: Path) -> None:
     assert log.read_text() == f"{fetched}{fetched}-m mead serve WEIGHTS=full\n"
     done = setup(checkout, "--weights", "full", "demo", FETCH="1")
     assert done.returncode == 1
-    assert "the weights full are not all here: see above. A second call goes on from here" in done.stderr
+    assert "the weights full are not all here: see above. Run it again to resume" in done.stderr
     assert log.read_text().endswith(fetched)
     assert setup(checkout, "--weights").returncode == 2
 

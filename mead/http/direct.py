@@ -15,7 +15,7 @@ from mead.http.forms import ApiError, Forms, input_error
 from mead.http.openapi import Content, Description, describe
 from mead.http.responses import Change, Picture, success
 from mead.http.sse import EVENT_STREAM, event, stream, wants_events
-from mead.imaging.pictures import png_bytes
+from mead.imaging.encoding import png_bytes
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams

@@ -28,8 +28,9 @@ from typing import Any
 
 from PIL import Image
 
+from mead.imaging.encoding import Bitmap
 from mead.imaging.formats import FORMATS
-from mead.imaging.pictures import BYTES_PER_PIXEL, Bitmap, PictureError, read_picture
+from mead.imaging.pictures import BYTES_PER_PIXEL, PictureError, read_picture
 
 ORDER = struct.Struct("!ii")
 """0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from mead.imaging.decoder import ANSWER, ORDER, receive, send
-from mead.imaging.pictures import BMP_HEADER, Bitmap, PictureError
+from mead.imaging.encoding import BMP_HEADER, Bitmap
+from mead.imaging.pictures import PictureError
 from mead.imaging.turns import BusyError, Turns
 from mead.installation import ROOT
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -30,20 +29,13 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from mead.files import write_whole
 from mead.imaging.colours import to_srgb
 from mead.imaging.formats import FORMATS, why_not_read
-
-if TYPE_CHECKING:  # the caching server reads pictures too, without PyTorch
-    import torch
 
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 16_384  # the longest side of a WebP, longer than any camera's
 MAX_PIECES = 200_000  # reads of a file's chunks, segments or blocks; a PNG of 32 MB takes some 16,000
 MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about ten
-
-BMP_HEADER = struct.Struct("<2sI4xI IiiHH4xIii8x")
-DOTS_PER_METRE = 3780  # 96 an inch, as Pillow writes them
 
 BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
@@ -140,76 +132,6 @@ def read_picture(
 def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
     """`picture`, shrunk to fit `width` x `height` if it is larger; the aspect ratio is kept."""
     return picture.resize(_fitted(picture.size, (width, height)), Image.Resampling.LANCZOS)
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a PNG file. The same pixels give the same bytes."""
-    file = BytesIO()
-    picture.save(file, "PNG", compress_level=3)
-    return file.getvalue()
-
-
-class Bitmap:
-    """An RGB picture as a BMP file: as large as its pixels, and made in a hundredth of the time a PNG takes.
-
-    Args:
-        size: width and height.
-        file: the whole file.
-
-    Raises:
-        ValueError: the file is not just what `of` makes of a picture of this size.
-    """
-
-    def __init__(self, size: tuple[int, int], file: bytes | bytearray) -> None:
-        header = self._header(size)
-        if len(file) != len(header) + self._row(size) * size[1] or not file.startswith(header):
-            raise ValueError("no such bitmap")
-        self.size = size
-        self.file = file
-
-    @classmethod
-    def of(cls, picture: Image.Image) -> Bitmap:
-        """A picture of mode RGB as a bitmap."""
-        rows = picture.tobytes("raw", "BGR", cls._row(picture.size), -1)
-        return cls(picture.size, cls._header(picture.size) + rows)
-
-    def picture(self) -> Image.Image:
-        """The picture."""
-        rows = self.file[BMP_HEADER.size :]
-        return Image.frombytes("RGB", self.size, rows, "raw", "BGR", self._row(self.size), -1)
-
-    @staticmethod
-    def _row(size: tuple[int, int]) -> int:
-        """Bytes of a row: three a pixel, and up to a multiple of four."""
-        return (3 * size[0] + 3) // 4 * 4
-
-    @classmethod
-    def _header(cls, size: tuple[int, int]) -> bytes:
-        length = cls._row(size) * size[1]
-        whole, offset, info = BMP_HEADER.size + length, BMP_HEADER.size, 40
-        return BMP_HEADER.pack(
-            b"BM", whole, offset, info, *size, 1, 24, length, DOTS_PER_METRE, DOTS_PER_METRE
-        )
-
-
-def webp_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a lossless WebP file, at the fastest compression.
-
-    A photo takes a third of its raw size and half the time of a PNG; repetitive pictures become tiny.
-    """
-    file = BytesIO()
-    picture.save(file, "WEBP", lossless=True, quality=0, method=0)
-    return file.getvalue()
-
-
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write `picture` as a PNG, creating its folder if needed; the permissions follow the umask.
-
-    Raises:
-        OSError: if the disk is full or the folder is not writable.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, png_bytes(picture))
 
 
 class _Upload(BytesIO):
@@ -363,22 +285,3 @@ def _scale_transparent_colour(image: Image.Image) -> None:
         image.info["transparency"] = transparent * (85 if raw_mode == "L;2" else 17)
     elif raw_mode == "RGB;16B":
         image.info["transparency"] = tuple(level >> 8 for level in transparent)
-
-
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """An RGB picture as [1, 3, H, W] in [0, 1]."""
-    import torch
-
-    return torch.from_numpy(np.array(picture, np.uint8)).permute(2, 0, 1)[None].float() / 255
-
-
-def to_picture(image: torch.Tensor) -> Image.Image:
-    """[1, 3, H, W] in [0, 1] (clipped to it) as an RGB picture.
-
-    Raises:
-        FloatingPointError: where a value is not finite.
-    """
-    if not image.isfinite().all():
-        raise FloatingPointError("the picture is not finite")
-    levels = image[0].float().clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

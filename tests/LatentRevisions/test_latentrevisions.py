@@ -22,7 +22,8 @@ from LatentRevisions.LatentRevisions import (
     load_pipeline,
 )
 from LatentRevisions.params import LatentRevisionsParams
-from mead.imaging.pictures import read_picture, to_tensor
+from mead.imaging.pictures import read_picture
+from mead.imaging.tensors import to_tensor
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, run
 from tests.conftest import DATA, psnr

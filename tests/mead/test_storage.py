@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mead.imaging.pictures import Bitmap, write_picture
+from mead.imaging.encoding import Bitmap, write_picture
 from mead.queue.job import Job, JobOutcome
 from mead.storage import UPLOAD_GROWTH, Storage
 

@@ -14,7 +14,7 @@ from PIL import Image
 from LatentRevisions.LatentRevisions import LatentRevisionsPipeline
 from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from mead.params import JobParams
 from mead.revision import Pipeline, Revision
 from mead.weights.sets import WeightSet

@@ -21,7 +21,7 @@ from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.storage import Storage

@@ -22,15 +22,9 @@ from PIL import Image, ImageCms
 from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_chunk, png_claiming, tiff
 from benchmarks.fuzz_uploads import encoded as file_of
 from mead.imaging.colours import screen_profile
-from mead.imaging.pictures import (
-    MAX_SIDE,
-    Bitmap,
-    PictureError,
-    fit_within,
-    png_bytes,
-    read_picture,
-    to_picture,
-)
+from mead.imaging.encoding import Bitmap, png_bytes
+from mead.imaging.pictures import MAX_SIDE, PictureError, fit_within, read_picture
+from mead.imaging.tensors import to_picture
 
 
 def encoded(picture: Image.Image, form: str, **options: object) -> io.BytesIO:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from mead.queue.jobs import Jobs
 from mead.revision import run
 from mead.storage import Storage

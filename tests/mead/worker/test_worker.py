@@ -17,7 +17,7 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from mead.data_folder import claim_folder
-from mead.imaging.pictures import write_picture
+from mead.imaging.encoding import write_picture
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from mead.worker.worker import OtherWeightsError, Worker, new_name
