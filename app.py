@@ -11,7 +11,7 @@ import logging
 import torch
 
 from mead import log
-from mead.http.access import check_listening, is_loopback
+from mead.http.anonymous import check_listening, is_loopback
 from mead.http.direct import create_app
 from mead.settings import Settings
 

@@ -8,11 +8,11 @@ has done it. Under a gunicorn of your own: `gunicorn -k caching_server.Worker --
 from __future__ import annotations
 
 from mead import log
-from mead.http.access import check_listening
+from mead.http.anonymous import check_listening
 from mead.http.app import create_app
 from mead.http.gunicorn_worker import Worker
 from mead.http.readiness import log_problems
-from mead.http.server import CachingServer, allow_open_files, within_open_files
+from mead.http.server import CachingServer, allow_open_files, limit_threads
 from mead.imaging.decoder import give_back_memory
 from mead.settings import Settings
 
@@ -27,7 +27,7 @@ def main() -> None:
     log_problems(settings)
     allow_open_files()
     give_back_memory()
-    CachingServer(within_open_files(settings)).run()
+    CachingServer(limit_threads(settings)).run()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def normal_host(host: str) -> str:
         ) from None
 
 
-def may_be_named(host: str, allowed: Collection[str]) -> bool:
+def is_allowed_host(host: str, allowed: Collection[str]) -> bool:
     """Whether a request with this header Host may come in where no key protects the service.
 
     A page whose name leads to an address of its own at first and to this machine later (DNS rebinding) is of

@@ -21,7 +21,7 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityToo
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
-from mead.http.forms import ApiError
+from mead.http.errors import ApiError
 
 Parsed = tuple[IO[bytes], MultiDict[str, str], MultiDict[str, FileStorage]]
 Text = tuple[str, bytes, "str | None"]
@@ -41,7 +41,7 @@ class FormParser(FormDataParser):
 
     Raises:
         ApiError: 400, naming the field that cannot be decoded.
-        BadRequest: where the body is malformed or cut off.
+        BadRequest: where the body is malformed or incomplete.
         RequestEntityTooLarge: where it has too many fields or too long a text.
     """
 
@@ -66,7 +66,7 @@ class FormParser(FormDataParser):
             except ParserLimitReached:
                 raise RequestEntityTooLarge from None
             except MultipartError:
-                raise BadRequest("the multipart form is malformed or cut off") from None
+                raise BadRequest("the multipart form is malformed or incomplete") from None
         elif mimetype == "application/x-www-form-urlencoded":
             texts = self._read_urlencoded(stream)
         else:
@@ -146,12 +146,12 @@ def _read(stream: IO[bytes], size: int) -> bytes:
     """Read of a request's body.
 
     Raises:
-        BadRequest: it is malformed or cut off.
+        BadRequest: it is malformed or incomplete.
     """
     try:
         return stream.read(size)
     except (ClientDisconnected, OSError, ParseException):  # Werkzeug's, the socket's, gunicorn's
-        raise BadRequest("the body of the request is malformed or cut off") from None
+        raise BadRequest("the body of the request is malformed or incomplete") from None
 
 
 def _name_of(segment: MultipartSegment) -> str:
