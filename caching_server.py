@@ -1,8 +1,8 @@
-"""The API for real use: `python caching_server.py`.
+"""The API with a queue, for production: `python caching_server.py`.
 
-Checks what is asked for, stores its pictures, queues the job in Redis and answers when an inference server
-has done it. Under a gunicorn of your own: `gunicorn -k caching_server.Worker --threads N
-'caching_server:create_app()'`.
+Checks requests, stores their pictures, queues their jobs in Redis and answers when an inference server has
+run them. With your own gunicorn:
+`gunicorn -k caching_server.Worker --threads N 'caching_server:create_app()'`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Worker", "create_app"]
 
 
 def main() -> None:
-    """Read the settings, check the address to listen on, serve."""
+    """Read the settings, check the address to listen on, and serve."""
     settings = Settings()
     log.set_up(settings)
     check_listening(settings)

@@ -1,4 +1,4 @@
-"""How much one job may ask for: of the service, by its settings, and of CLIP, by what it reads."""
+"""Limits on a job: those of the service's settings, and the length of the texts that CLIP reads."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from gunicorn.workers.gthread import TConn
@@ -18,6 +18,7 @@ from mead.settings import Settings
 
 SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
 SEND_BYTES = 256 * 2**10
+RATE_SECONDS = 10.0  # over which the rate of a body is measured
 KEEPALIVE_SECONDS = 60  # after which a silent, unreachable client counts as disconnected
 
 Stage: TypeAlias = "dict[Connection, None]"
@@ -114,6 +115,44 @@ class Connection(TConn):
         self.incoming.close()
         self.incoming = IncomingRequest(self.settings.max_upload_bytes)
         return rest
+
+
+class Stages:
+    """The connections that the loop waits for, by what it waits for.
+
+    Attributes:
+        lingering: the last answer was sent.
+        heads: headers are being received.
+        idle: kept for another request.
+        bodies: a body is being received.
+    """
+
+    def __init__(self) -> None:
+        self.lingering: Stage = {}
+        self.heads: Stage = {}
+        self.idle: Stage = {}
+        self.bodies: Stage = {}
+        # with the seconds after which a connection may be evicted
+        self._all = ((self.lingering, 0.0), (self.heads, 1.0), (self.idle, 1.0), (self.bodies, RATE_SECONDS))
+
+    def evictable(self) -> Connection | None:
+        """The connection that matters least, if any may be closed to make room for others."""
+        now = time.monotonic()
+        for stage, seconds in self._all:
+            oldest = next(iter(stage), None)
+            if oldest is not None and now - oldest.entered >= seconds:
+                return oldest
+        return None
+
+    def expired(self, now: float, force: bool = False) -> Iterator[Connection]:
+        """The connections whose deadline has passed; with `force`, all of them."""
+        return (conn for stage, _ in self._all for conn in stage if force or conn.deadline <= now)
+
+    def cap_idle(self, deadline: float) -> None:
+        """Wait only until `deadline` for requests that have hardly begun."""
+        for stage in (self.idle, self.heads):
+            for conn in stage:
+                conn.deadline = min(conn.deadline, deadline)
 
 
 def enable_keepalive(listener: socket.socket) -> None:

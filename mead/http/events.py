@@ -14,13 +14,13 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import redis
 
 from mead.http.errors import ShuttingDownError
+from mead.http.topics import JobState, Subscriber, Topic, Update, UpdateQueue
 from mead.log import reason
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs, UnknownJobError
@@ -37,47 +37,6 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 2.0  # seconds between two attempts to rec
 NOT_LISTENING = "no thread listens to the events of jobs"
 
 
-@dataclass(eq=False)
-class JobState:
-    """A job after a change; one object for all subscribers.
-
-    Attributes:
-        formatted: the job as text, by whatever the text depends on, so that it is formatted once.
-    """
-
-    job: Job
-    formatted: dict[Any, str] = field(default_factory=dict)
-
-
-Update: TypeAlias = JobState | type[ShuttingDownError] | type[UnknownJobError]
-"""The job after a change, or why no more changes follow."""
-Subscriber: TypeAlias = Callable[[Update], object]
-UpdateQueue: TypeAlias = "queue.SimpleQueue[Update]"
-
-
-class _Topic:
-    """A followed job.
-
-    Attributes:
-        state: the latest one; None until the record was first read.
-        subscribers: each with whether it has received its first state.
-        due: when the record is read next (time.monotonic).
-    """
-
-    def __init__(self) -> None:
-        self.state: JobState | None = None
-        self.subscribers: dict[Subscriber, bool] = {}
-        self.due = time.monotonic() + REFRESH_SECONDS
-
-    def publish(self, update: Update) -> None:
-        """Pass an update to all subscribers; `Events._lock` is held, which keeps updates in order."""
-        if isinstance(update, JobState):
-            self.state = update
-        for subscriber, started in self.subscribers.items():
-            if started:
-                subscriber(update)
-
-
 class Events:
     """Delivers the changes of jobs to their subscribers.
 
@@ -90,7 +49,7 @@ class Events:
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
-        self._topics: OrderedDict[str, _Topic] = OrderedDict()  # by when they are due
+        self._topics: OrderedDict[str, Topic] = OrderedDict()  # by when they are due
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._problem: str | None = None
@@ -139,7 +98,7 @@ class Events:
         with self._lock:
             if self._closed:
                 raise ShuttingDownError(job_id)
-            topic = self._topics.setdefault(job_id, _Topic())
+            topic = self._topics.setdefault(job_id, Topic(time.monotonic() + REFRESH_SECONDS))
             topic.subscribers[subscriber] = False
         try:
             self.ensure_listening()
@@ -319,7 +278,7 @@ class Events:
                 return
             self._refresh(job_id, topic)
 
-    def _refresh(self, job_id: str, topic: _Topic) -> None:
+    def _refresh(self, job_id: str, topic: Topic) -> None:
         """Read a record, and publish it if it has changed.
 
         Raises:

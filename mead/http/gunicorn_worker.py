@@ -21,7 +21,7 @@ from typing import Any
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from mead.http.connection import ClientSocket, Connection, Stage, enable_keepalive
+from mead.http.connection import RATE_SECONDS, ClientSocket, Connection, Stage, Stages, enable_keepalive
 from mead.http.errors import DISK_FULL, DISK_FULL_ERRNOS, ApiError
 from mead.http.incoming import ByteBudget
 from mead.http.job_stream import Handover
@@ -32,7 +32,6 @@ from mead.http.stream_writer import StreamWriter
 
 log = logging.getLogger(__name__)
 
-RATE_SECONDS = 10.0  # over which the rate of a body is measured
 LINGER_SECONDS = 2.0  # that a client has to read the end of an answer and close its connection
 READ_BYTES = 64 * 2**10  # at a time
 ACCEPT_BATCH = 16  # connections
@@ -54,17 +53,7 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lingering: Stage = {}  # the last answer was sent
-        self.heads: Stage = {}  # receiving headers
-        self.idle: Stage = {}  # between two requests
-        self.bodies: Stage = {}  # receiving a body
-        # what is closed if connections run out, and after how many seconds at the earliest
-        self.stages = (
-            (self.lingering, 0.0),
-            (self.heads, 1.0),
-            (self.idle, 1.0),
-            (self.bodies, RATE_SECONDS),
-        )
+        self.stages = Stages()
         self.scheduler = Scheduler(self.worker_connections // 2 + EXTRA_QUEUED, self.submit)
         self.next_check = self.accept_again = 0.0
 
@@ -120,7 +109,7 @@ class Worker(ThreadWorker):
             conn = Connection(self.cfg, sock, address, listener.getsockname(), self.settings)
             sock.start_waiting = partial(self.scheduler.start_waiting, conn)
             self.nr_conns += 1
-            self.watch(conn, self.heads, self.settings.header_timeout)
+            self.watch(conn, self.stages.heads, self.settings.header_timeout)
             if self.nr_conns >= self.worker_connections and not self.evict():
                 return
 
@@ -141,13 +130,11 @@ class Worker(ThreadWorker):
 
     def evict(self) -> bool:
         """Close the connection that matters least; False if all are needed."""
-        now = time.monotonic()
-        for stage, seconds in self.stages:
-            oldest = next(iter(stage), None)
-            if oldest is not None and now - oldest.entered >= seconds:
-                self.drop(oldest)
-                return True
-        return False
+        conn = self.stages.evictable()
+        if conn is None:
+            return False
+        self.drop(conn)
+        return True
 
     # Receiving
 
@@ -177,9 +164,9 @@ class Worker(ThreadWorker):
         except OSError:
             data = b""
         if data:
-            if conn.stage is not self.lingering:
+            if conn.stage is not self.stages.lingering:
                 self.receive(conn, data)
-        elif conn.stage is self.bodies:  # the client may still read
+        elif conn.stage is self.stages.bodies:  # the client may still read
             self.refuse(conn, 400, "the body of the request is incomplete")
         else:
             self.drop(conn)
@@ -202,16 +189,16 @@ class Worker(ThreadWorker):
         elif not self.reserve(conn, len(data)):
             self.refuse(conn, 503, "the service is receiving too many large requests; try again soon")
         elif not incoming.has_head:
-            if conn.stage is not self.heads:
-                self.watch(conn, self.heads, self.settings.header_timeout)
+            if conn.stage is not self.stages.heads:
+                self.watch(conn, self.stages.heads, self.settings.header_timeout)
         else:
             self.receive_body(conn)
 
     def receive_body(self, conn: Connection) -> None:
         """Start to wait for a body, or extend the deadline if it arrives fast enough."""
         incoming = conn.incoming
-        if conn.stage is not self.bodies:
-            self.watch(conn, self.bodies, min(RATE_SECONDS, self.settings.body_timeout))
+        if conn.stage is not self.stages.bodies:
+            self.watch(conn, self.stages.bodies, min(RATE_SECONDS, self.settings.body_timeout))
             conn.rate_size = incoming.size
             if incoming.expects_continue:
                 with contextlib.suppress(OSError):
@@ -224,7 +211,7 @@ class Worker(ThreadWorker):
     def reserve(self, conn: Connection, size: int) -> bool:
         """Reserve bytes for received data; if there are too few, drop the oldest unfinished bodies."""
         while not self.buffer_budget.take(size):
-            oldest = next((other for other in self.bodies if other is not conn), None)
+            oldest = next((other for other in self.stages.bodies if other is not conn), None)
             if oldest is None:
                 return False
             self.drop(oldest)
@@ -242,10 +229,10 @@ class Worker(ThreadWorker):
         self.next_check = now + CHECK_SECONDS
         self.scheduler.release_waiting()
         self.streams.check()
-        expired = (conn for stage, _ in self.stages for conn in stage if force or conn.deadline <= now)
+        expired = self.stages.expired(now, force)
         slow = 0
         for conn in list(expired if force else islice(expired, CLOSE_BATCH)):
-            if conn.incoming.size and conn.stage is not self.lingering:
+            if conn.incoming.size and conn.stage is not self.stages.lingering:
                 slow += 1
                 self.refuse(conn, 408, "the request took too long to arrive")
             else:
@@ -256,9 +243,7 @@ class Worker(ThreadWorker):
     def _cap_keepalive(self, deadline: float) -> None:
         """Wait only until `deadline` for requests that have hardly begun. Called by gunicorn as it stops."""
         super()._cap_keepalive(deadline)
-        for stage in (self.idle, self.heads):
-            for conn in stage:
-                conn.deadline = min(conn.deadline, deadline)
+        self.stages.cap_idle(deadline)
 
     # Serving
 
@@ -321,7 +306,7 @@ class Worker(ThreadWorker):
         self.scheduler.release(conn)
         try:
             rest = conn.next_request()
-            self.watch(conn, self.idle, self.settings.keep_alive if self.alive else LINGER_SECONDS)
+            self.watch(conn, self.stages.idle, self.settings.keep_alive if self.alive else LINGER_SECONDS)
         except (OSError, ValueError):  # the socket is closed
             self.drop(conn)
             return
@@ -341,7 +326,7 @@ class Worker(ThreadWorker):
         self.release(conn)
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-            self.watch(conn, self.lingering, LINGER_SECONDS)
+            self.watch(conn, self.stages.lingering, LINGER_SECONDS)
         except (OSError, ValueError):  # already closed
             self.drop(conn)
 

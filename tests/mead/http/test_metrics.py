@@ -184,7 +184,7 @@ def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
     jobs.redis.set(QUEUES[1], "text")
     answer = door.get("/readyz")
     assert answer.status_code == 503
-    assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is no list, but a string"
+    assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is not a list, but a string"
 
 
 def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> None:

@@ -134,9 +134,9 @@ def test_urlencoded_texts_in_any_encoding(prompt_of: Callable[..., str], charset
 @pytest.mark.parametrize(
     ("charset", "value", "told"),
     [
-        ("", "grün".encode("latin-1"), "prompt: is not utf-8"),
-        ("", b"half \xf0\x9f\x98", "prompt: is not utf-8"),
-        ("", b"a lone surrogate \xed\xb3\xbf", "prompt: is not utf-8"),
+        ("", "grün".encode("latin-1"), "prompt: is not valid utf-8"),
+        ("", b"half \xf0\x9f\x98", "prompt: is not valid utf-8"),
+        ("", b"a lone surrogate \xed\xb3\xbf", "prompt: is not valid utf-8"),
         ("us-ascii", "grün".encode(), "prompt: is not us-ascii"),
         ("shift_jis", b"\xff\xff", "prompt: is not shift_jis"),
         ("x-unheard-of", b"a house", "prompt: the charset 'x-unheard-of' is not known"),
