@@ -141,7 +141,7 @@ def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, t
     for client in waiting:
         status, body = client.answer()
         answer = json.loads(body)
-        assert status == 503 and answer["status"] == "error" and "stopping" in answer["message"]
+        assert status == 503 and answer["status"] == "error" and "shutting down" in answer["message"]
         told.add(answer["id"])
     for client in streaming:
         status, body = client.answer()
