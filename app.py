@@ -1,7 +1,7 @@
-"""The API for trying the models out: the forms of caching_server.py, without Redis and one job at a time.
+"""The API for trying out the models: like caching_server.py, but without Redis and one job at a time.
 
-`python app.py`, or `flask run`. /styleclip without a picture starts from the average face. With `Accept:
-text/event-stream` each step is told, and the last event holds the picture.
+Run `python app.py` or `flask run`. /styleclip without a picture starts from the average face. With `Accept:
+text/event-stream`, each step sends an event, and the last event contains the picture.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import torch
 
 from mead import log
-from mead.http.access import check_listening, is_loopback
+from mead.http.anonymous import check_listening, is_loopback
 from mead.http.direct import create_app
 from mead.settings import Settings
 
@@ -25,7 +25,7 @@ def main() -> None:
     check_listening(settings)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    debug = settings.debug and is_loopback(settings.host)  # the debugger runs whatever it is sent
+    debug = settings.debug and is_loopback(settings.host)  # the debugger runs any code it is sent
     logging.getLogger("app").info("listening", extra={"at": f"http://{settings.listening_at}"})
     create_app(settings).run(
         settings.host, settings.port, debug=debug, threaded=settings.threaded, use_reloader=False

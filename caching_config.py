@@ -1,8 +1,7 @@
-"""Every setting of the service, each readable from the environment under its own name.
+"""The settings of the service, read from environment variables by `Settings()`.
 
-`Settings()` reads them all. The first version's module-level names (`LATENTREVISIONS_QUEUE`, `db`, ...) still
-import from here; what comes from the environment is read when the name is asked for, and `db` connects on its
-first command.
+The module-level names of the first version (`LATENTREVISIONS_QUEUE`, `db`, ...) can still be imported from
+here. The environment is read when a name is imported, and `db` connects on its first command.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from mead.settings import SHORTEST_KEY, Settings
 __all__ = ["IMAGE_CHANS", "SHORTEST_KEY", "Settings", "connect", "redis_passwords", "without_password"]
 
 IMAGE_CHANS = 3
-"""Channels of every stored picture: red, green, blue. Not a setting: the networks take nothing else."""
+"""The channels of stored pictures: red, green, blue. Not a setting: the networks require it."""
 
 
 def connect(settings: Settings, timeout: float = 30) -> redis.Redis:
-    """A client of the service's Redis, see `mead.queue.client.connect`."""
+    """A client of the service's Redis; see `mead.queue.client.connect`."""
     return client.connect(settings.redis_url, timeout)
 
 
@@ -33,7 +32,7 @@ def _db() -> redis.Redis:
 
 
 def __getattr__(name: str) -> Any:
-    """The first version's names: `db`, and each setting in capitals, as the environment has it now."""
+    """The names of the first version: `db`, and each setting in capitals, from the current environment."""
     if name == "db":
         return _db()
     if name.isupper() and name.lower() in Settings.model_fields:

@@ -1,18 +1,18 @@
-"""The API for real use: `python caching_server.py`.
+"""The API with a queue, for production: `python caching_server.py`.
 
-Checks what is asked for, stores its pictures, queues the job in Redis and answers when an inference server
-has done it. Under a gunicorn of your own: `gunicorn -k caching_server.Worker --threads N
-'caching_server:create_app()'`.
+Checks requests, stores their pictures, queues their jobs in Redis and answers when an inference server has
+run them. With your own gunicorn:
+`gunicorn -k caching_server.Worker --threads N 'caching_server:create_app()'`.
 """
 
 from __future__ import annotations
 
 from mead import log
-from mead.http.access import check_listening
+from mead.http.anonymous import check_listening
 from mead.http.app import create_app
 from mead.http.gunicorn_worker import Worker
 from mead.http.readiness import log_problems
-from mead.http.server import CachingServer, allow_open_files, within_open_files
+from mead.http.server import CachingServer, allow_open_files, limit_threads
 from mead.imaging.decoder import give_back_memory
 from mead.settings import Settings
 
@@ -20,14 +20,14 @@ __all__ = ["Worker", "create_app"]
 
 
 def main() -> None:
-    """Read the settings, check the address to listen on, serve."""
+    """Read the settings, check the address to listen on, and serve."""
     settings = Settings()
     log.set_up(settings)
     check_listening(settings)
     log_problems(settings)
     allow_open_files()
     give_back_memory()
-    CachingServer(within_open_files(settings)).run()
+    CachingServer(limit_threads(settings)).run()
 
 
 if __name__ == "__main__":

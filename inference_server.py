@@ -1,7 +1,7 @@
-"""Takes jobs from Redis, runs them in shared batches and writes their results: `python inference_server.py`.
+"""Takes jobs from Redis, runs them in batches and writes their results: `python inference_server.py`.
 
-SIGTERM or Ctrl-C ends the current step, puts the jobs back at the front of their queues and leaves, within
-five seconds.
+On SIGTERM or Ctrl-C it finishes the current step, puts its jobs back at the front of their queues and exits
+within five seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mead.worker.process import make_worker, serve
 
 
 def main() -> None:
-    """Read the settings, load the networks, work until told to stop."""
+    """Read the settings, load the networks, and run jobs until SIGTERM or Ctrl-C."""
     settings = Settings()
     log.set_up(settings)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: no job is held yet, so there is nothing to end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: there is no job to put back yet
     worker = make_worker(settings)
     serve(worker, f"weights {settings.weights}")
 

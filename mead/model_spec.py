@@ -1,5 +1,5 @@
-"""What the service knows of a model: everything that HTTP, the inference server, the command line, the page
-and the weights need to offer it. A model's folder has its own in `spec.py`; `mead.registry` lists them.
+"""The description of a model: everything that HTTP, the inference server, the command line, the page and the
+weights need to know about it. Each model defines its own in `spec.py`; `mead.registry` lists them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mead.params import JobParams
 
-if TYPE_CHECKING:  # a weights set is only handed on
+if TYPE_CHECKING:  # only passed on
     from mead.weights.sets import WeightSet
 
 
@@ -21,7 +21,7 @@ Class: TypeAlias = type[Any]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much a job computes: so many steps, each on a picture of width x height pixels and its cutouts."""
+    """The size of a job: its steps, and the width, height (pixels) and cutouts of each step."""
 
     width: int
     height: int
@@ -34,13 +34,13 @@ class NetworkSpec:
     """A network of a weights set.
 
     Attributes:
-        name: in the set, as in "vqgan".
-        loads: the class it is loaded as, "package.module.Class"; imported when it is needed.
-        hyperparameters: attributes of that class that describe the network, beside the shapes of its tensors.
+        name: its name in the set, such as "vqgan".
+        loads: its class, "package.module.Class"; imported on first use.
+        hyperparameters: attributes of that class that describe the network, besides its tensors' shapes.
         optional: whether the model works without it.
-        trained_with: networks it only works beside if they are the very ones it was trained with.
-        extra: tensors of its file that are not the network's own: by name, the attributes of the class that
-            give their shape.
+        trained_with: networks that it only works with if it was trained with exactly those.
+        extra: tensors of its file that are not parameters of the network: by name, the attributes of the
+            class that give their shape.
     """
 
     name: str
@@ -57,14 +57,14 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class FormField:
-    """A field of the page's form; what else there is to say of it comes from the model's parameters.
+    """A field of the page's form; everything else comes from the model's parameters.
 
     Attributes:
-        name: of the field, as in HTTP.
-        label: what stands above it.
-        about: in place of the parameter's own description.
+        name: the field's name in HTTP.
+        label: its label.
+        about: its description, instead of the parameter's.
         weight_of: the field whose weight this is.
-        first_weight: the weight it gets once that field is filled in.
+        first_weight: its value once that field is filled in.
     """
 
     name: str
@@ -76,13 +76,13 @@ class FormField:
 
 @dataclass(frozen=True)
 class PageForm:
-    """A model's form on the page. Parameters that no section names follow under "More".
+    """A model's form on the page. Parameters that are in no section follow under "More".
 
     Attributes:
-        title: of its tab.
-        submit: text of its button.
-        sections: fields by legend.
-        reuse: text of the button that takes a finished picture as this form's `img`; "" for none.
+        title: the title of its tab.
+        submit: the label of its button.
+        sections: its fields, by legend.
+        reuse: the label of the button that uses a finished picture as this form's `img`; "" for none.
     """
 
     title: str
@@ -97,20 +97,20 @@ class ModelSpec:
 
     Attributes:
         type: the `type` of its jobs' records.
-        name: of its Python class, of its section in manifests and, in capitals, of its settings.
-        route: of the POST, and the name of its command.
+        name: the name of its Python class, of its section in manifests and the prefix of its settings.
+        route: the path of its POST, and the name of its command.
         summary: what it does, in a sentence.
-        about: more of it, for the API's description.
-        params: the model that checks its parameters.
-        hyperparameters: the dataclass of what a weights set may say of it, with the published values.
-        networks: what it loads of a weights set.
-        module: has the class `name`, `load_pipeline(weights, device)` and `trial(pipeline)`, which makes a
-            first step and returns its loss; imported when it is needed, and PyTorch with it.
-        own_extent: how much a job computes that leaves everything to the weights set.
-        form: of the page.
-        required_files: pictures that the service cannot do without.
-        examples: whole forms, each by what it shows.
-        demo: the form and the files (names of sample photos) of the demonstration's job.
+        about: more about it, for the API's description.
+        params: the pydantic model of its parameters.
+        hyperparameters: the dataclass of its settings in a weights set, with the published values.
+        networks: the networks that it loads from a weights set.
+        module: has the class `name`, `load_pipeline(weights, device)` and `trial(pipeline)`, which makes one
+            step and returns its loss; imported, and PyTorch with it, on first use.
+        own_extent: the size of a job that leaves everything to the weights set.
+        form: its form on the page.
+        required_files: file fields that its POST requires.
+        examples: examples of its form, by title.
+        demo: the form and the files (names of sample photos) of the demo's job.
     """
 
     type: str
@@ -130,34 +130,34 @@ class ModelSpec:
 
     @property
     def queue_setting(self) -> str:
-        """The setting that names its queue, and that queue's name by default."""
+        """The setting for the name of its queue, and the default name."""
         return f"{self.name.lower()}_queue"
 
     @property
     def threads_setting(self) -> str:
-        """The setting that says how many of its jobs run in one batch."""
+        """The setting for the size of its batches."""
         return f"{self.name.lower()}_threads"
 
     @property
     def output_path(self) -> str:
-        """The folder of pictures made without a server."""
+        """The folder for pictures made without a server."""
         return f"{self.name.lower()}_out"
 
     @property
     def required_networks(self) -> frozenset[str]:
-        """Names of the networks that a weights set must have for it."""
+        """The names of the networks that it requires of a weights set."""
         return frozenset(network.name for network in self.networks if not network.optional)
 
     def load_pipeline(self, weights: str, device: str) -> Any:
-        """Its `mead.revision.Pipeline`, loaded once a process.
+        """Its `mead.revision.Pipeline`, loaded once per process.
 
         Raises:
-            WeightsError: naming the file that is missing or not whole.
+            WeightsError: a file is missing or incomplete.
         """
         return load_object(f"{self.module}.load_pipeline")(weights, device)
 
     def trial(self, weights: str, device: str) -> float:
-        """The loss of a first step with a weights set."""
+        """The loss of one step with a weights set."""
         loss: float = load_object(f"{self.module}.trial")(self.load_pipeline(weights, device))
         return loss
 
@@ -167,7 +167,7 @@ class ModelSpec:
 
 
 def load_object(path: str) -> Any:
-    """What "package.module.name" names."""
+    """Import the object "package.module.name"."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

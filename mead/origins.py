@@ -1,6 +1,6 @@
-"""Origins and host names, in the one spelling in which they can be compared.
+"""Origins and host names, normalised so that they can be compared.
 
-A browser sends `https://example.org` where people write `https://Example.org:443/`.
+Browsers send `https://example.org` where people may write `https://Example.org:443/`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-OWN_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]*)?")
 
 
 def normal_origin(origin: str) -> str:
-    """An origin as browsers send it: `scheme://host`, with `:port` where it is not the scheme's own.
+    """An origin as browsers send it: `scheme://host`, with `:port` unless it is the scheme's default.
 
-    "null", the origin of pages that have none, stays as it is.
+    "null", which browsers send for opaque origins, is unchanged.
 
     Raises:
-        ValueError: it is no origin.
+        ValueError: it is not an origin.
     """
     if origin == "null":
         return origin
@@ -33,38 +33,39 @@ def normal_origin(origin: str) -> str:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"{origin!r} is no origin: give scheme://host or scheme://host:port, as in https://app.example.com"
+            f"{origin!r} is not an origin: use scheme://host or scheme://host:port, such as https://app.example.com"
         ) from None
-    own_port = port is None or port == OWN_PORTS.get(parts.scheme)
-    return f"{parts.scheme}://{host}" if own_port else f"{parts.scheme}://{host}:{port}"
+    default_port = port is None or port == DEFAULT_PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{host}" if default_port else f"{parts.scheme}://{host}:{port}"
 
 
 def normal_host(host: str) -> str:
-    """A name by which a service is reached, as browsers send it; ".example.com" stands for all names in it.
+    """A host name as browsers send it; ".example.com" matches all names in that domain.
 
     Raises:
-        ValueError: it is no name.
+        ValueError: it is not a host name.
     """
     dot = "." if host.startswith(".") else ""
     try:
         return dot + _normal_name(host.removeprefix(".").strip("[]")).removesuffix(".")
     except ValueError:
         raise ValueError(
-            f"{host!r} is no host: give a name without scheme, port and path, as in pictures.example.com, or "
-            ".example.com for all names in it"
+            f"{host!r} is not a host: use a name without scheme, port and path, such as app.example.com, or "
+            ".example.com for all names in that domain"
         ) from None
 
 
-def may_be_named(host: str, allowed: Collection[str]) -> bool:
-    """Whether a request with this header Host may come in where no key protects the service.
+def is_allowed_host(host: str, allowed: Collection[str]) -> bool:
+    """Whether to accept a request with this header Host if the service has no API keys.
 
-    A page whose name leads to an address of its own at first and to this machine later (DNS rebinding) is of
-    the service's origin for its browser, but cannot hide its name. So a name with a dot in it has to be among
-    the `allowed`. Nobody can have pages under an address, under a name of one label or in `localhost`.
+    This protects against DNS rebinding: a page's name may first resolve to a foreign address and later to
+    this machine, so that its browser takes the service for its own origin. But the browser still sends the
+    page's name. So a name with a dot must be `allowed`; nobody can serve pages under our address, a name of
+    one label or a name in `localhost`.
 
     Args:
         host: with or without a port.
-        allowed: names, of `normal_host`.
+        allowed: names from `normal_host`.
     """
     found = _HOST.fullmatch(host.lower())
     if found is None:
@@ -73,7 +74,7 @@ def may_be_named(host: str, allowed: Collection[str]) -> bool:
     *inner, last = name.split(".")
     if name.startswith("[") or not inner or last.isdigit() or last == "localhost":
         return True
-    return any(name == one or (one.startswith(".") and f".{name}".endswith(one)) for one in allowed)
+    return any(name == known or (known.startswith(".") and f".{name}".endswith(known)) for known in allowed)
 
 
 def _normal_name(name: str) -> str:

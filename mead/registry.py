@@ -1,6 +1,6 @@
-"""The models of the service. This is the only module of mead/ that names them: all others loop over MODELS.
+"""The models of the service. This is the only module of mead/ that names them; all others loop over MODELS.
 
-A new model is a folder with a `spec.py`, and one line here.
+A new model needs a folder with a `spec.py`, and one line here.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from mead.params import JobParams
 from StyleCLIP.spec import SPEC as STYLECLIP
 
 MODELS: dict[str, ModelSpec] = {spec.type: spec for spec in (LATENT_REVISIONS, STYLECLIP)}
-"""By the `type` of their jobs' records."""
+"""The models, by the `type` of their jobs."""
 
 
 def networks() -> dict[str, NetworkSpec]:
-    """The networks of all models, by name; a network of several models is theirs together."""
+    """The networks of all models, by name; models may share networks."""
     return {network.name: network for spec in MODELS.values() for network in spec.networks}
 
 
 def spec_of(params: type[JobParams]) -> ModelSpec:
-    """The model that takes these parameters.
+    """The model of a parameters class.
 
     Raises:
-        KeyError: none does.
+        KeyError: there is none.
     """
     for spec in MODELS.values():
         if issubclass(params, spec.params):

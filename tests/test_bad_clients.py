@@ -200,7 +200,7 @@ def test_half_a_body_makes_no_job(room: Room) -> None:
     client = connected(room, HEAD + b"Content-Length: 100\r\n\r\n" + FORM)
     client.shutdown(socket.SHUT_WR)
     answer = received(client)
-    assert statuses(answer) == [400] and b"cut off" in answer and room.redis.llen(QUEUE) == 0
+    assert statuses(answer) == [400] and b"incomplete" in answer and room.redis.llen(QUEUE) == 0
 
 
 def test_connections_are_kept(room: Room) -> None:

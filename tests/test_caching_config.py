@@ -132,10 +132,10 @@ def test_a_url_that_is_no_rediss_is_told_without_its_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("CORS_ORIGINS", "https://a.example/app", "'https://a.example/app' is no origin"),
-        ("CORS_ORIGINS", "*,a.example", "'a.example' is no origin"),
-        ("ALLOWED_HOSTS", "https://a.example", "'https://a.example' is no host"),
-        ("ALLOWED_HOSTS", "a.example:8080", "'a.example:8080' is no host"),
+        ("CORS_ORIGINS", "https://a.example/app", "'https://a.example/app' is not an origin"),
+        ("CORS_ORIGINS", "*,a.example", "'a.example' is not an origin"),
+        ("ALLOWED_HOSTS", "https://a.example", "'https://a.example' is not a host"),
+        ("ALLOWED_HOSTS", "a.example:8080", "'a.example:8080' is not a host"),
     ],
 )
 def test_origins_and_hosts_are_checked(

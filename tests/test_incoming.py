@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mead.http.incoming import IN_MEMORY, MAX_HEAD, Arrived, Incoming, RefusedError, Space
+from mead.http.errors import ApiError
+from mead.http.incoming import IN_MEMORY, MAX_HEAD, BufferedUnreader, ByteBudget, IncomingRequest
 
 LONGEST = 10**6
 HEAD = b"POST /latent_revision?a=b HTTP/1.1\r\nHost: here\r\n"
@@ -21,12 +22,12 @@ REQUESTS = {
 }
 
 
-def taken(whole: bytes, size: int) -> tuple[Incoming, int]:
+def taken(whole: bytes, size: int) -> tuple[IncomingRequest, int]:
     """The request once it is whole, and how many bytes of `whole` it took, in pieces of `size`."""
-    request = Incoming(LONGEST)
+    request = IncomingRequest(LONGEST)
     for at in range(0, len(whole), size):
         request.feed(whole[at : at + size])
-        if request.whole:
+        if request.ready:
             return request, at + size
     raise AssertionError("it has no end")
 
@@ -36,21 +37,21 @@ def taken(whole: bytes, size: int) -> tuple[Incoming, int]:
 def test_the_end_is_found_whatever_the_pieces(name: str, size: int) -> None:
     whole = REQUESTS[name]
     request, took = taken(whole, size)
-    assert took >= len(whole) > took - size and not request.cut
+    assert took >= len(whole) > took - size and not request.truncated
     assert request.source().read() == whole
 
 
 def test_what_comes_behind_belongs_to_the_next_request() -> None:
     request, _ = taken(REQUESTS["length"] + REQUESTS["no body"], 10**6)
-    reader = Arrived(request)
+    reader = BufferedUnreader(request)
     assert reader.read(len(REQUESTS["length"])) == REQUESTS["length"]
-    assert reader.rest() == REQUESTS["no body"] and not reader.short
+    assert reader.rest() == REQUESTS["no body"] and not reader.exhausted
 
 
 def test_the_parser_meets_the_end() -> None:
     request, _ = taken(REQUESTS["length"], 10)
-    reader = Arrived(request)
-    assert reader.read(10**6) == REQUESTS["length"] and reader.short
+    reader = BufferedUnreader(request)
+    assert reader.read(10**6) == REQUESTS["length"] and reader.exhausted
     assert reader.read() == b"" and reader.rest() == b""
 
 
@@ -58,11 +59,11 @@ def test_path_and_expectation() -> None:
     request, _ = taken(REQUESTS["length"], 5)
     assert request.path == b"/latent_revision" and not request.expects_continue
     for version, expects in ((b"1.1", True), (b"1.0", False)):
-        request = Incoming(LONGEST)
+        request = IncomingRequest(LONGEST)
         request.feed(
             b"POST /x HTTP/%s\r\nA: b\r\nexpect: 100-Continue\r\nContent-Length: 5\r\n\r\n" % version
         )
-        assert request.has_head and not request.whole and request.expects_continue is expects
+        assert request.has_head and not request.ready and request.expects_continue is expects
 
 
 def test_a_long_body_is_in_a_file() -> None:
@@ -81,12 +82,12 @@ def test_a_long_body_is_in_a_file() -> None:
 )
 def test_too_long_a_body_is_not_waited_for(body: bytes) -> None:
     request, _ = taken(HEAD + body + b"more", 10_000)
-    assert request.cut
+    assert request.truncated
 
 
 def test_a_bare_newline_is_for_the_parser_to_refuse() -> None:
     request, _ = taken(b"GET / HTTP/1.1\nHost: here\n\n", 1)
-    assert request.cut
+    assert request.truncated
 
 
 @pytest.mark.parametrize(
@@ -103,13 +104,13 @@ def test_a_bare_newline_is_for_the_parser_to_refuse() -> None:
 )
 @pytest.mark.parametrize("size", [1, 10**6])
 def test_what_is_refused(what: bytes, status: int, size: int) -> None:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(ApiError) as refused:
         taken(what, size)
     assert refused.value.status == status
 
 
-def test_space_is_shared() -> None:
-    space = Space(10)
-    assert space.take(6) and not space.take(5) and space.take(4)
-    space.give_back(6)
-    assert space.take(6) and not space.take(1)
+def test_a_budget_is_shared() -> None:
+    budget = ByteBudget(10)
+    assert budget.take(6) and not budget.take(5) and budget.take(4)
+    budget.give_back(6)
+    assert budget.take(6) and not budget.take(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,10 @@ def room(rooms: Callable[..., Room]) -> Room:
     return rooms(**MANY)
 
 
+class RefusedError(Exception):
+    """The server has answered 429."""
+
+
 class Follower:
     """A client that follows a job over a plain socket, of which it has read the first event.
 
@@ -74,6 +80,9 @@ class Follower:
         self.received = bytearray()
         while not re.search(rb"data: .*\n\n", self.received):
             self.received += self.socket.recv(1000)
+            if self.received.startswith(b"HTTP/1.1 429"):
+                self.socket.close()
+                raise RefusedError
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
         """Kind and data of each event, once the last one has come."""
@@ -200,7 +209,7 @@ def test_a_hang_up_frees_its_place_at_once(rooms: Callable[..., Room], reset: bo
     room = rooms(MAX_OPEN_REQUESTS_PER_CLIENT="1")
     job_id = make(room, f"left-{reset}")
     for _ in range(3):
-        client = Follower(room.url, job_id)
+        client = follow_once_free(room, job_id)
         assert not begins(room, job_id)
         if reset:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -208,6 +217,14 @@ def test_a_hang_up_frees_its_place_at_once(rooms: Callable[..., Room], reset: bo
         eventually(lambda: begins(room, job_id))
         eventually(lambda: begins(room, job_id))  # its own place, too
     room.end_all()
+
+
+def follow_once_free(room: Room, job_id: str) -> Follower:
+    """A client that follows a job, once the place of the one before it is free."""
+    while True:
+        with contextlib.suppress(RefusedError):
+            return Follower(room.url, job_id)
+        time.sleep(0.02)
 
 
 def begins(room: Room, job_id: str) -> bool:
@@ -241,6 +258,6 @@ def test_a_stop_is_told_to_the_streams(rooms: Callable[..., Room]) -> None:
     room.caching.process.send_signal(signal.SIGTERM)
     for client in crowd:
         *_, (kind, data) = client.events()
-        assert kind == "closing" and data["id"] == "stopped" and "stopping" in data["message"]
+        assert kind == "closing" and data["id"] == "stopped" and "shutting down" in data["message"]
     assert room.caching.process.wait(LIMIT) == 0
     room.end_all()

@@ -131,7 +131,7 @@ def test_a_stop_answers_those_who_wait(room: Room, redis_of_room: RedisServer, t
     for client in waiting:
         status, body = client.answer()
         answer = json.loads(body)
-        assert status == 503 and answer["status"] == "error" and "stopping" in answer["message"]
+        assert status == 503 and answer["status"] == "error" and "shutting down" in answer["message"]
         told.add(answer["id"])
     for client in streaming:
         status, body = client.answer()
@@ -197,12 +197,12 @@ def test_those_who_wait_hear_that_their_job_is_gone(room: Room, flushed: bool) -
     told = []
     for client in waiting:
         status, body = client.answer()
-        assert status == 404 and "not kept any more" in body
+        assert status == 404 and "has expired" in body
         told.append(json.loads(body)["id"])
     for client in streaming:
         status, body = client.answer()
         told.append(json.loads(body.partition("event: closing\ndata: ")[2].splitlines()[0])["id"])
-        assert status == 200 and "not kept any more" in body and "event: end" not in body
+        assert status == 200 and "has expired" in body and "event: end" not in body
     assert sorted(told) == sorted(ids)
     room.end_all()
 

@@ -1,1 +1,1 @@
-"""The HTTP API: what answers requests."""
+"""The HTTP API."""

@@ -1,7 +1,7 @@
-"""How many requests may stay open at once, in all and for each client.
+"""Limits on requests that stay open, in total and per client.
 
 A POST that waits for its picture holds a thread until the job has ended, a stream of events a connection.
-There are fewer of them than threads, so that whatever is answered at once always finds one.
+The limit is lower than the number of threads, so that other requests always find one.
 """
 
 from __future__ import annotations
@@ -10,40 +10,43 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from mead.http.forms import ApiError
+from mead.http.errors import ApiError
 from mead.settings import Settings
+
+INSTEAD = "try again later, or send `Prefer: respond-async` and poll for the job"
 
 
 class ConcurrencyLimit:
-    """Counts the requests of this process that stay open.
+    """Counts the open requests of this process.
 
     Args:
-        most: in all.
-        most_per_client: of one client.
+        limit: of all clients.
+        limit_per_client: of one client.
     """
 
-    def __init__(self, most: int, most_per_client: int) -> None:
-        self.most = most
-        self.most_per_client = most_per_client
+    def __init__(self, limit: int, limit_per_client: int) -> None:
+        self.limit = limit
+        self.limit_per_client = limit_per_client
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def enter(self, client: str) -> Callable[[], None]:
-        """Count one more request of this client.
+        """Count an open request of this client.
 
         Returns:
-            What to call when it has ended; a second call does nothing.
+            A function to call when the request has ended; a second call does nothing.
 
         Raises:
-            ApiError: 429 where this client has too many, 503 where there are too many in all.
+            ApiError: 429 if this client has too many open requests, 503 if all clients have.
         """
         with self._lock:
-            if self._open[client] >= self.most_per_client:
+            if self._open[client] >= self.limit_per_client:
                 raise ApiError(
-                    429, f"{self.most_per_client} of your requests wait or follow events already; {INSTEAD}"
+                    429,
+                    f"{self.limit_per_client} of your requests are already waiting or streaming; {INSTEAD}",
                 )
-            if self._open.total() >= self.most:
-                raise ApiError(503, f"too many requests wait or follow events already; {INSTEAD}")
+            if self._open.total() >= self.limit:
+                raise ApiError(503, f"too many requests are already waiting or streaming; {INSTEAD}")
             self._open[client] += 1
         entered = [client]
 
@@ -59,12 +62,9 @@ class ConcurrencyLimit:
         return leave
 
 
-INSTEAD = "try again later, or send `Prefer: respond-async` and ask for the job now and then"
-
-
-def open_requests(settings: Settings) -> ConcurrencyLimit:
-    """The limit that the settings say: unset, three quarters of the threads, of which one client may have
-    five sixths.
+def open_request_limit(settings: Settings) -> ConcurrencyLimit:
+    """The limit from the settings; by default three quarters of the threads, and five sixths of that for one
+    client.
     """
-    most = settings.max_open_requests or max(1, settings.http_threads * 3 // 4)
-    return ConcurrencyLimit(most, settings.max_open_requests_per_client or max(1, most * 5 // 6))
+    limit = settings.max_open_requests or max(1, settings.http_threads * 3 // 4)
+    return ConcurrencyLimit(limit, settings.max_open_requests_per_client or max(1, limit * 5 // 6))

@@ -1,4 +1,4 @@
-"""Clients' connections, as the loop reads them and as threads write to them."""
+"""Client connections, as the loop reads from them and threads write to them."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from gunicorn.workers.gthread import TConn
 
-from mead.http.incoming import Arrived, Incoming
-from mead.http.sse import Stream
+from mead.http.incoming import BufferedUnreader, IncomingRequest
+from mead.http.job_stream import JobStream
 from mead.settings import Settings
 
 SEND_SECONDS = 30.0  # that a client may take to read SEND_BYTES of an answer
 SEND_BYTES = 256 * 2**10
-VANISHED_SECONDS = 60  # without a sign of life after which a client is gone
+RATE_SECONDS = 10.0  # over which the rate of a body is measured
+KEEPALIVE_SECONDS = 60  # after which a silent, unreachable client counts as disconnected
 
 Stage: TypeAlias = "dict[Connection, None]"
-"""Connections in the same state, in the order in which they entered it."""
+"""The connections in one state, in the order in which they entered it."""
 
 
-class Client(socket.socket):
-    """A client's socket, as a thread writes to it. Who does not read what it is sent counts as hung up."""
+class ClientSocket(socket.socket):
+    """A client's socket, as a thread writes to it. A client that does not read its answer is disconnected."""
 
-    takes_over = True
-    """Whether the server can go on with a stream of events without the thread that began it."""
-    begin_to_wait: Callable[[], None]
-    """Says that its request takes no work from here on, but waits."""
+    can_hand_over = True
+    """Whether the server can continue a stream of events without the thread that has started it."""
+    start_waiting: Callable[[], None]
+    """Tells the scheduler that the request only waits from now on."""
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send all of it; SEND_BYTES at least must be taken in SEND_SECONDS."""
+        """Send all data. The client must read at least SEND_BYTES in SEND_SECONDS."""
         view, taken, deadline = memoryview(data), 0, time.monotonic() + SEND_SECONDS
         while view:
             try:
                 sent = self.send(view, flags)
             except BlockingIOError:
-                self.begin_to_wait()
+                self.start_waiting()
                 poll = select.poll()
                 poll.register(self, select.POLLOUT)
                 if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
@@ -50,7 +51,7 @@ class Client(socket.socket):
                 taken, deadline = 0, time.monotonic() + SEND_SECONDS
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send `count` bytes of a file, in the same pieces."""
+        """Send `count` bytes of a file, under the same limit."""
         file.seek(offset)
         sent = 0
         while piece := file.read(SEND_BYTES if count is None else min(SEND_BYTES, count - sent)):
@@ -60,42 +61,42 @@ class Client(socket.socket):
 
 
 class Connection(TConn):
-    """A connection and the request that comes in over it.
+    """A connection and its current request.
 
     Attributes:
-        host: address of the client, behind trusted proxies as well.
-        stage: what the loop waits for; None while a thread has it, or it waits for one.
-        deadline: when the loop's patience ends (time.monotonic).
-        kept: whether it can serve another request after this one.
-        stream: of events, which the loop goes on with; None where there is none.
-        chunked: whether the stream's events are chunks (RFC 9112, 7.1).
-        unsent: of the stream, what the client does not take yet.
+        host: the client's address, also behind trusted proxies.
+        stage: what the loop waits for; None while a thread serves the request, or it is queued for one.
+        deadline: when the loop stops waiting (time.monotonic).
+        keep_alive: whether another request may follow this one.
+        stream: the stream of events that the loop continues, if any.
+        chunked: whether the stream is sent in chunks (RFC 9112, 7.1).
+        unsent: data of the stream that the client has not accepted yet.
     """
 
-    def __init__(self, cfg: Any, sock: Client, client: Any, server: Any, settings: Settings) -> None:
+    def __init__(self, cfg: Any, sock: ClientSocket, client: Any, server: Any, settings: Settings) -> None:
         super().__init__(cfg, sock, client, server)
         self.settings = settings
-        self.incoming = Incoming(settings.max_upload_bytes)
+        self.incoming = IncomingRequest(settings.max_upload_bytes)
         self.host = ""
         self.stage: Stage | None = None
         self.entered = self.deadline = 0.0
-        self.noted = 0  # bytes of its body when its rate was last looked at
-        self.space = 0  # bytes it has taken of `Worker.space`
-        self.has_turn = False
-        self.kept = False
-        self.stream: Stream | None = None
+        self.rate_size = 0  # bytes of the request when its rate was last checked
+        self.reserved = 0  # bytes of `Worker.buffer_budget`
+        self.has_slot = False
+        self.keep_alive = False
+        self.stream: JobStream | None = None
         self.chunked = False
         self.unsent = b""
-        self.data_ready = True  # a thread need not wait for the first byte
+        self.data_ready = True  # so that gunicorn's thread does not wait for the first byte
 
     def init(self) -> None:
-        """Make the parser read what has come in. Runs in the thread."""
+        """Let the parser read the buffered request. Runs in the thread."""
         super().init()
         self.sock.setblocking(False)
-        self.parser.unreader = Arrived(self.incoming)
+        self.parser.unreader = BufferedUnreader(self.incoming)
 
     def enter(self, stage: Stage, seconds: float) -> None:
-        """Be in another stage from now on, for so long."""
+        """Enter a stage, for at most `seconds`."""
         if self.stage is not None:
             del self.stage[self]
         stage[self] = None
@@ -104,23 +105,61 @@ class Connection(TConn):
         self.deadline = self.entered + seconds
 
     def identify(self) -> None:
-        """Find out whose request it is; a Unix socket has no address."""
+        """Set `host`; a Unix socket has no address."""
         own = str(self.client[0]) if isinstance(self.client, tuple) else ""
         self.host = self.incoming.forwarded_for(self.settings.trusted_proxies) or own
 
     def next_request(self) -> bytes:
-        """Begin anew; what has come in of the next request already."""
+        """Prepare for the next request; returns what was already received of it."""
         rest: bytes = self.parser.unreader.rest()
         self.incoming.close()
-        self.incoming = Incoming(self.settings.max_upload_bytes)
+        self.incoming = IncomingRequest(self.settings.max_upload_bytes)
         return rest
 
 
-def notice_the_vanished(listener: socket.socket) -> None:
-    """Have the system find out about clients that vanish without a word; connections inherit this (Linux)."""
+class Stages:
+    """The connections that the loop waits for, by what it waits for.
+
+    Attributes:
+        lingering: the last answer was sent.
+        heads: headers are being received.
+        idle: kept for another request.
+        bodies: a body is being received.
+    """
+
+    def __init__(self) -> None:
+        self.lingering: Stage = {}
+        self.heads: Stage = {}
+        self.idle: Stage = {}
+        self.bodies: Stage = {}
+        # with the seconds after which a connection may be evicted
+        self._all = ((self.lingering, 0.0), (self.heads, 1.0), (self.idle, 1.0), (self.bodies, RATE_SECONDS))
+
+    def evictable(self) -> Connection | None:
+        """The connection that matters least, if any may be closed to make room for others."""
+        now = time.monotonic()
+        for stage, seconds in self._all:
+            oldest = next(iter(stage), None)
+            if oldest is not None and now - oldest.entered >= seconds:
+                return oldest
+        return None
+
+    def expired(self, now: float, force: bool = False) -> Iterator[Connection]:
+        """The connections whose deadline has passed; with `force`, all of them."""
+        return (conn for stage, _ in self._all for conn in stage if force or conn.deadline <= now)
+
+    def cap_idle(self, deadline: float) -> None:
+        """Wait only until `deadline` for requests that have hardly begun."""
+        for stage in (self.idle, self.heads):
+            for conn in stage:
+                conn.deadline = min(conn.deadline, deadline)
+
+
+def enable_keepalive(listener: socket.socket) -> None:
+    """Let the system detect unreachable clients (TCP keepalive); on Linux, connections inherit this."""
     with contextlib.suppress(OSError, AttributeError):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, VANISHED_SECONDS // 2)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, VANISHED_SECONDS // 6)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS // 2)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS // 6)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_SECONDS * 1000)

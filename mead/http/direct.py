@@ -1,4 +1,4 @@
-"""The API without a queue: each request runs its job itself, one at a time. app.py serves it."""
+"""The API without a queue: each request runs its job itself, one at a time. Served by app.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mead.http.app import new_app
-from mead.http.forms import ApiError, Forms, input_error
-from mead.http.openapi import Content, Description, describe
-from mead.http.responses import Change, Picture, success
-from mead.http.sse import EVENT_STREAM, event, stream, wants_events
+from mead.http.answers import Change, Picture
+from mead.http.app import base_app
+from mead.http.description import Content, Description, describe
+from mead.http.errors import ApiError, input_error
+from mead.http.forms import FormReader
+from mead.http.openapi_texts import EVENT_STREAM
+from mead.http.responses import picture_response
+from mead.http.sse import HEARTBEAT, event_response, format_event, wants_events
+from mead.http.uploads import PendingUploads
 from mead.imaging.encoding import png_bytes
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
@@ -26,78 +30,91 @@ from mead.storage import Storage
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The API; each model's weights are loaded when it is first asked for."""
+    """The API; each model's weights are loaded on its first request."""
     settings = settings or Settings()
-    storage = Storage(settings.data_dir)
-    forms = Forms(storage, settings)
-    one_at_a_time = threading.Lock()
-    app = new_app(settings)
-
-    def answer(spec: ModelSpec) -> Response:
-        job_id = secrets.token_hex(16)
-        params = forms.read(request, spec.params, job_id).params
-        if wants_events(request):
-            return stream(story(job_id, params, spec), settings.client_sleep)
-        try:
-            with one_at_a_time:
-                picture = run(pipeline(spec), params)
-        except ValueError as error:  # what the model says of the parameters
-            raise input_error(error) from error
-        except FloatingPointError as error:
-            raise ApiError(500, str(error)) from error
-        finally:
-            storage.remove_uploads(params.pictures().values())
-        return success(job_id, png_bytes(picture))
-
-    def story(job_id: str, params: JobParams, spec: ModelSpec) -> Iterator[str]:
-        """A job as events. A client that hangs up ends it: nobody else could have its picture."""
-        try:
-            while not one_at_a_time.acquire(timeout=settings.sse_heartbeat):
-                yield ": still waiting\n\n"
-            try:
-                yield from events_of(job_id, params, pipeline(spec))
-            finally:
-                one_at_a_time.release()
-        finally:
-            storage.remove_uploads(params.pictures().values())
-
-    def pipeline(spec: ModelSpec) -> Pipeline[Any]:
-        pipeline: Pipeline[Any] = spec.load_pipeline(settings.weights, settings.device or best_device())
-        return pipeline
-
+    runner = Runner(settings)
+    app = base_app(settings)
     for spec in MODELS.values():
-        app.add_url_rule(f"/{spec.route}", spec.route, _view(spec, answer), methods=["POST"])
+        app.add_url_rule(f"/{spec.route}", spec.route, _view(spec, runner), methods=["POST"])
     return app
 
 
-def _view(spec: ModelSpec, answer: Callable[[ModelSpec], Response]) -> Callable[[], Response]:
+def _view(spec: ModelSpec, runner: Runner) -> Callable[[], Response]:
     """The view of a model's POST, described."""
 
     def view() -> Response:
-        return answer(spec)
+        return runner.answer(spec)
 
     view.__doc__ = f"{spec.summary}\n\n{spec.about}"
     answers: Mapping[int, Sequence[Content]] = {200: (Picture, EVENT_STREAM)}
     errors = (400, 403, 413, 415, 422, 429, 500, 503)
-    return describe(Description(answers, errors, spec.params, examples=spec.examples, about="pictures"))(view)
+    return describe(Description(answers, errors, spec.params, examples=spec.examples, tag="pictures"))(view)
 
 
-def events_of(job_id: str, params: JobParams, pipeline: Pipeline[Any]) -> Iterator[str]:
-    """Run a job: the event `progress` after each step, `end` with the picture or with what was wrong."""
-    now = Change(id=job_id, status="processing", steps=0)
+class Runner:
+    """Runs jobs in this process, one at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.storage = Storage(settings.data_dir)
+        self.forms = FormReader(settings)
+        self._lock = threading.Lock()
+
+    def answer(self, spec: ModelSpec) -> Response:
+        """Run the job of this request, and answer with its picture or its events.
+
+        Raises:
+            ApiError: the form is invalid, or the job has failed.
+        """
+        job_id = secrets.token_hex(16)
+        with PendingUploads(self.storage, job_id) as uploads:
+            params = self.forms.read(request, spec.params, uploads).params
+            if wants_events(request):
+                events = self._events(job_id, params, spec)
+                response = event_response(events, self.settings.client_sleep)
+                response.call_on_close(uploads.remove)
+                uploads.keep()
+                return response
+            try:
+                with self._lock:
+                    picture = run(self._pipeline(spec), params)
+            except ValueError as error:  # the model refuses the parameters
+                raise input_error(error) from error
+            except FloatingPointError as error:
+                raise ApiError(500, str(error)) from error
+        return picture_response(job_id, png_bytes(picture))
+
+    def _events(self, job_id: str, params: JobParams, spec: ModelSpec) -> Iterator[str]:
+        """A job's events. The job ends if the client disconnects: nobody else could get its picture."""
+        while not self._lock.acquire(timeout=self.settings.sse_heartbeat):
+            yield HEARTBEAT
+        try:
+            yield from job_events(job_id, params, self._pipeline(spec))
+        finally:
+            self._lock.release()
+
+    def _pipeline(self, spec: ModelSpec) -> Pipeline[Any]:
+        device = self.settings.device or best_device()
+        pipeline: Pipeline[Any] = spec.load_pipeline(self.settings.weights, device)
+        return pipeline
+
+
+def job_events(job_id: str, params: JobParams, pipeline: Pipeline[Any]) -> Iterator[str]:
+    """Run a job: `progress` after each step, then `end` with the picture or the error."""
+    change = Change(id=job_id, status="processing", steps=0)
     try:
         revision = start(pipeline, params)
-        now = now.model_copy(update={"total_steps": revision.steps})
+        change = change.model_copy(update={"total_steps": revision.steps})
         while not revision.finished:
             pipeline.step([revision])
             check_loss(revision)
-            now = now.model_copy(update={"steps": revision.step, "loss": revision.loss})
-            yield event("progress", now, revision.step)
+            change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
+            yield format_event("progress", change, revision.step)
         image = base64.b64encode(png_bytes(picture_of(pipeline, revision))).decode("ascii")
         end: dict[str, Any] = {"status": "succeeded", "image": image}
-    except ValueError as error:  # what the model says of the parameters
-        wrong = input_error(error)
-        end = {"status": "failed", "message": wrong.message, "field": wrong.field}
+    except ValueError as error:  # the model refuses the parameters
+        api_error = input_error(error)
+        end = {"status": "failed", "message": api_error.message, "field": api_error.field}
     except FloatingPointError as error:
         end = {"status": "failed", "message": str(error)}
-    yield event("end", now.model_copy(update=end))
+    yield format_event("end", change.model_copy(update=end))

@@ -1,8 +1,8 @@
-"""What happens to jobs, told to everyone in this process who waits, over one connection to Redis.
+"""Changes of jobs, delivered to all subscribers in this process over one connection to Redis.
 
-Nobody polls for progress: one thread hears of every change, and tells those who follow the job. But messages
-can be lost, forged or stopped by a deleted record, so that the thread also reads the record of each job that
-is followed every LOOK_SECONDS, and always before it believes that a job has ended.
+Nobody polls for progress: one thread receives every change and passes it to the job's subscribers. Messages
+may be lost, forged, or stop because a record was deleted. So the thread also reads the record of each
+followed job every REFRESH_SECONDS, and always before it reports that a job has ended.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import redis
 
+from mead.http.errors import ShuttingDownError
+from mead.http.topics import JobState, Subscriber, Topic, Update, UpdateQueue
 from mead.log import reason
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
@@ -29,314 +30,274 @@ from mead.queue.redis_errors import explain
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 3.0  # between two looks at the record of a job that is followed
-LOOKS_AT_ONCE = 16  # before the next message is heard
-STRAY_SECONDS = 60.0  # between two lines in the log about messages that are not ours
-QUIET = 10.0  # seconds without a message after which the connection is asked whether it lives, or let go
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries when Redis is away
-
-
-class ClosedError(Exception):
-    """The server is stopping; what is waited for has to be asked for again."""
-
-
-@dataclass(eq=False)
-class State:
-    """A job after a change: one object for all who are told of it.
-
-    Attributes:
-        texts: what has been written of it, by whatever that depends on, so that it is written once.
-    """
-
-    job: Job
-    texts: dict[Any, str] = field(default_factory=dict)
-
-
-Told: TypeAlias = State | type[ClosedError] | type[UnknownJobError]
-"""The job after a change; or why there is no more to tell."""
-Tell: TypeAlias = Callable[[Told], object]
-Mailbox: TypeAlias = "queue.SimpleQueue[Told]"
-
-
-class _Followed:
-    """A job that is followed.
-
-    Attributes:
-        state: as it was told last; None until somebody has read the record.
-        followers: how each is told; False for one who has not been given the first state yet.
-        due: when its record is looked at next (time.monotonic).
-    """
-
-    def __init__(self) -> None:
-        self.state: State | None = None
-        self.followers: dict[Tell, bool] = {}
-        self.due = time.monotonic() + LOOK_SECONDS
-
-    def tell(self, told: Told) -> None:
-        """Tell all who follow; their order of hearing is the order of calls, as `Events._lock` is held."""
-        if isinstance(told, State):
-            self.state = told
-        for tell, begun in self.followers.items():
-            if begun:
-                tell(told)
+REFRESH_SECONDS = 3.0  # between two reads of a followed job's record
+REFRESH_BATCH = 16  # records that are read before the next message
+FOREIGN_LOG_SECONDS = 60.0  # between two log lines about invalid messages
+IDLE_SECONDS = 10.0  # without a message, after which the connection is checked, or closed if unused
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.1, 2.0  # seconds between two attempts to reconnect
+NOT_LISTENING = "no thread listens to the events of jobs"
 
 
 class Events:
-    """Hands the events of all jobs to those who follow them.
+    """Delivers the changes of jobs to their subscribers.
 
-    One thread listens to the channels of all jobs (PSUBSCRIBE). A follower starts it where there is none, and
-    it ends when a quiet moment, or a lost connection, finds nobody who follows. Who follows a job is known
-    before the record is read, so no event falls between looking and listening; each time the connection was
-    lost, the records are read again. Events that a record already held are known by their `seq`. While
-    nothing can be heard, changes are still found within LOOK_SECONDS.
+    One thread listens to the channels of all jobs (PSUBSCRIBE). The first subscriber starts it; it ends when
+    it is idle, or loses its connection, while nobody subscribes. A subscriber is registered before the record
+    is read, so no change is missed in between; after a lost connection the records are read again. A change
+    that the record already contains is recognised by its `seq`. If nothing can be received, changes are still
+    found within REFRESH_SECONDS.
     """
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
-        self._followed: OrderedDict[str, _Followed] = OrderedDict()  # by when they are due
+        self._topics: OrderedDict[str, Topic] = OrderedDict()  # by when they are due
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._trouble: str | None = None  # of the thread
+        self._problem: str | None = None
         self._closed = False
-        self._strays = 0  # since the log told of them
-        self._strays_told = float("-inf")  # when (time.monotonic)
+        self._foreign = 0  # invalid messages since the last log line about them
+        self._foreign_logged = float("-inf")  # time.monotonic
 
-    # For those who follow
+    # For subscribers
 
     def follow(self, job_id: str, pulse: float) -> Iterator[Job | None]:
-        """The job as it stands, then again after each change, until it has ended; None after every `pulse`
-        seconds of quiet. Rides out any absence of Redis, once the first look has succeeded.
+        """The job now, then after each change, until it has ended; None after every `pulse` idle seconds.
+
+        Redis may be unavailable in the meantime, once the record was read.
 
         Raises:
-            UnknownJobError: there is no such job, or not any more.
-            redis.RedisError: Redis is away at the first look.
-            ClosedError: the server is stopping.
+            UnknownJobError: there is no such job, or it has expired.
+            redis.RedisError: Redis is unavailable at first.
+            ShuttingDownError: the server is shutting down.
         """
-        mailbox: Mailbox = queue.SimpleQueue()
-        job = self.enter(job_id, mailbox.put).job
+        updates: UpdateQueue = queue.SimpleQueue()
+        job = self.subscribe(job_id, updates.put).job
         try:
             yield job
-            heard = self.hear(mailbox, pulse)
+            received = self.updates(updates, pulse)
             while not job.ended:
-                told = next(heard)
-                if isinstance(told, type):
-                    raise told(job_id)
-                if told is None:
+                update = next(received)
+                if isinstance(update, type):
+                    raise update(job_id)
+                if update is None:
                     yield None
                 else:
-                    yield (job := told.job)
+                    yield (job := update.job)
         finally:
-            self.leave(job_id, mailbox.put)
+            self.unsubscribe(job_id, updates.put)
 
-    def enter(self, job_id: str, tell: Tell) -> State:
-        """Follow a job until `leave`; the job as it stands.
+    def subscribe(self, job_id: str, subscriber: Subscriber) -> JobState:
+        """Subscribe to a job's changes, and return its current state.
 
         Args:
-            tell: called with each change from now on, perhaps before this returns, in another thread; it must
-                neither raise nor wait, nor call this object.
+            subscriber: called with each update, possibly before this returns, in another thread; must neither
+                raise nor block, nor call this object.
 
         Raises:
-            UnknownJobError, redis.RedisError, ClosedError: as `follow` does; then nobody follows.
+            UnknownJobError, redis.RedisError, ShuttingDownError: as `follow`; nothing is subscribed then.
         """
         with self._lock:
             if self._closed:
-                raise ClosedError
-            followed = self._followed.setdefault(job_id, _Followed())
-            followed.followers[tell] = False
+                raise ShuttingDownError(job_id)
+            topic = self._topics.setdefault(job_id, Topic(time.monotonic() + REFRESH_SECONDS))
+            topic.subscribers[subscriber] = False
         try:
-            self.listen_on()
+            self.ensure_listening()
             job = self.jobs.get(job_id)
             with self._lock:
                 if self._closed:
-                    raise ClosedError
-                if followed.state is None or job.seq > followed.state.job.seq:
-                    followed.tell(State(job))
-                followed.followers[tell] = True
-                assert followed.state is not None
-                return followed.state
+                    raise ShuttingDownError(job_id)
+                if topic.state is None or job.seq > topic.state.job.seq:
+                    topic.publish(JobState(job))
+                topic.subscribers[subscriber] = True
+                assert topic.state is not None
+                return topic.state
         except BaseException:
-            self.leave(job_id, tell)
+            self.unsubscribe(job_id, subscriber)
             raise
 
-    def leave(self, job_id: str, tell: Tell) -> None:
-        """Follow the job no more."""
+    def unsubscribe(self, job_id: str, subscriber: Subscriber) -> None:
+        """Deliver no more changes of the job."""
         with self._lock:
-            followed = self._followed.get(job_id)
-            if followed is not None:
-                followed.followers.pop(tell, None)
-                if not followed.followers:
-                    del self._followed[job_id]
+            topic = self._topics.get(job_id)
+            if topic is not None:
+                topic.subscribers.pop(subscriber, None)
+                if not topic.subscribers:
+                    del self._topics[job_id]
 
-    def hear(self, mailbox: Mailbox, pulse: float) -> Iterator[Told | None]:
-        """What a follower is told whose `tell` puts it into the mailbox; None after every `pulse` seconds of
-        quiet.
-        """
-        told = time.monotonic() - random.uniform(0, pulse / 2)  # not all of a crowd at the same time
+    def updates(self, updates: UpdateQueue, pulse: float) -> Iterator[Update | None]:
+        """The updates that a subscriber puts into its queue; None after every `pulse` idle seconds."""
+        last = time.monotonic() - random.uniform(0, pulse / 2)  # spreads the pulses of many subscribers
         while True:
             now = time.monotonic()
             try:
-                yield mailbox.get(timeout=max(0.0, min(told + pulse - now, LOOK_SECONDS)))
+                yield updates.get(timeout=max(0.0, min(last + pulse - now, REFRESH_SECONDS)))
             except queue.Empty:
-                self.listen_on()
-                if time.monotonic() < told + pulse:
+                self.ensure_listening()
+                if time.monotonic() < last + pulse:
                     continue
                 yield None
-            told = time.monotonic()
+            last = time.monotonic()
 
-    def listen_on(self) -> None:
-        """Start the thread that listens, where there is none."""
+    def ensure_listening(self) -> None:
+        """Start the thread that listens, unless it is running."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._listen, name="events", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError as error:  # the system gives no more threads; the next call tries again
-                    log.error("nobody listens to the events of jobs", extra={"error": reason(error)})
+                except RuntimeError as error:  # no more threads can be started; the next call tries again
+                    log.error(NOT_LISTENING, extra={"error": reason(error)})
                 else:
                     self._thread = thread
 
-    def problem(self) -> str | None:
-        """Why those who follow jobs hear of changes late, in a few words; None if they do not."""
+    def followed_jobs(self) -> frozenset[str]:
+        """The ids of the jobs that have subscribers."""
         with self._lock:
-            if not self._followed:
+            return frozenset(self._topics)
+
+    def problem(self) -> str | None:
+        """Why changes are delivered late, in a few words; None if they are not."""
+        with self._lock:
+            if not self._topics:
                 return None
             if self._thread is None or not self._thread.is_alive():
-                return "nobody listens to the events of jobs"
-            return self._trouble
+                return NOT_LISTENING
+            return self._problem
 
     def close(self) -> None:
-        """Tell all who follow, and let nobody follow any more."""
+        """Tell all subscribers that the server is shutting down, and refuse new ones."""
         with self._lock:
             self._closed = True
-            for followed in self._followed.values():
-                followed.tell(ClosedError)
+            for topic in self._topics.values():
+                topic.publish(ShuttingDownError)
 
     # The thread
 
     def _listen(self) -> None:
-        pause = FIRST_PAUSE
-        while self._anybody_follows():
+        backoff = FIRST_BACKOFF
+        while self._has_subscribers():
             try:
-                self._look_at_those_due()
+                self._refresh_due()
                 for message in self._messages():
-                    pause = FIRST_PAUSE
+                    backoff = FIRST_BACKOFF
                     if message is not None:
-                        self._hand_over(message)
-                    self._look_at_those_due()
-            except Exception as error:  # whatever it is, those who follow need somebody who listens
-                if not self._followed:
-                    continue  # nobody misses it
-                self._trouble = f"the events of jobs cannot be heard ({type(error).__name__})"
-                what = "the events of jobs cannot be heard"
+                        self.handle_message(message)
+                    self._refresh_due()
+            except Exception as error:  # subscribers need this thread, whatever has happened
+                if not self._topics:
+                    continue
+                what = "the events of jobs cannot be received"
+                self._problem = f"{what} ({type(error).__name__})"
                 why = explain(error) if isinstance(error, redis.RedisError) else what
-                log.warning(why, extra={"error": reason(error), "pause": pause})
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                log.warning(why, extra={"error": reason(error), "pause": backoff})
+                time.sleep(backoff)
+                backoff = min(2 * backoff, LONGEST_BACKOFF)
 
-    def _anybody_follows(self) -> bool:
-        """Whether the thread has anything to do. If not it ends, and the next follower starts another."""
+    def _has_subscribers(self) -> bool:
+        """Whether the thread is needed. If not, it ends, and the next subscriber starts another one."""
         with self._lock:
-            if not self._followed:
+            if not self._topics:
                 self._thread = None
-            return bool(self._followed)
+            return bool(self._topics)
 
     def _messages(self) -> Iterator[dict[str, Any] | None]:
-        """What comes over one subscription, until it breaks (redis.RedisError) or nobody follows any more;
-        None when a look is due.
+        """The messages of one subscription, until it breaks (redis.RedisError) or nobody needs it; None when
+        a record is due.
         """
         with self.jobs.redis.pubsub() as channel:
             channel.psubscribe(events_key("*"))
-            heard, asked = time.monotonic(), False
+            received, pinged = time.monotonic(), False
             while True:
-                message = channel.get_message(timeout=self._patience())
+                message = channel.get_message(timeout=self._seconds_until_due())
                 if message is not None:
-                    heard, asked = time.monotonic(), False
-                elif time.monotonic() >= heard + QUIET:
-                    if not self._followed:
+                    received, pinged = time.monotonic(), False
+                elif time.monotonic() >= received + IDLE_SECONDS:
+                    if not self._topics:
                         return
-                    if asked:
+                    if pinged:
                         raise redis.ConnectionError("the subscription is silent")
-                    channel.ping()  # a connection may die without a word
-                    heard, asked = time.monotonic(), True
+                    channel.ping()  # a connection may break silently
+                    received, pinged = time.monotonic(), True
                 yield message
 
-    def _patience(self) -> float:
-        """Seconds until the next look."""
+    def _seconds_until_due(self) -> float:
         with self._lock:
-            first = next(iter(self._followed.values()), None)
-            wait = first.due - time.monotonic() if first else LOOK_SECONDS
-        return max(0.0, min(wait, LOOK_SECONDS, QUIET))
+            first = next(iter(self._topics.values()), None)
+            seconds = first.due - time.monotonic() if first else REFRESH_SECONDS
+        return max(0.0, min(seconds, REFRESH_SECONDS, IDLE_SECONDS))
 
-    def _hand_over(self, message: dict[str, Any]) -> None:
-        if message["type"] == "psubscribe":  # the first time, or anew: events may have been missed
-            self._trouble = None
+    def handle_message(self, message: dict[str, Any]) -> None:
+        """Handle a message of the subscription. Called by the thread."""
+        if message["type"] == "psubscribe":  # first, or after a reconnection: changes may have been missed
+            self._problem = None
             with self._lock:
-                for followed in self._followed.values():
-                    followed.due = 0.0
+                for topic in self._topics.values():
+                    topic.due = 0.0
         elif message["type"] == "pmessage":
-            self._tell_of(message["channel"].removeprefix(events_key("")), message["data"])
+            self._handle_change(message["channel"].removeprefix(events_key("")), message["data"])
 
-    def _tell_of(self, job_id: str, message: str) -> None:
-        """Tell those who follow a job of the change that a message tells of."""
+    def _handle_change(self, job_id: str, change: str) -> None:
+        """Publish a change, unless the job has ended by it: then the record decides."""
         with self._lock:
-            followed = self._followed.get(job_id)
-            if followed is None:
+            topic = self._topics.get(job_id)
+            if topic is None:
                 return
-            if followed.state is not None:
-                before = followed.state.job
-                job = self._changed(before, message)
+            if topic.state is not None:
+                before = topic.state.job
+                job = self._changed(before, change)
                 if job is before:
                     return
                 if not job.ended:
-                    followed.tell(State(job))
+                    topic.publish(JobState(job))
                     return
-        self._look(job_id, followed)  # the record decides
+        self._refresh(job_id, topic)
 
     def _changed(self, job: Job, message: str) -> Job:
-        """The job after the change that a message tells of; as it was if the message is not one of ours."""
+        """The job after a change; unchanged if the message is invalid or old."""
         try:
             change = json.loads(message)
             return Job.model_validate({**dict(job), **change}) if change["seq"] > job.seq else job
         except (ValueError, TypeError, LookupError, RecursionError):
-            self._log_stray(job.id)
+            self._log_foreign(job.id)
             return job
 
-    def _log_stray(self, job_id: str) -> None:
-        """Log that messages came that are not ours, now and then."""
-        self._strays += 1
-        if time.monotonic() < self._strays_told + STRAY_SECONDS:
+    def _log_foreign(self, job_id: str) -> None:
+        """Log invalid messages, at most once every FOREIGN_LOG_SECONDS."""
+        self._foreign += 1
+        if time.monotonic() < self._foreign_logged + FOREIGN_LOG_SECONDS:
             return
-        strays, self._strays, self._strays_told = self._strays, 0, time.monotonic()
-        log.warning("stray messages are ignored", extra={"job": job_id, "messages": strays})
+        count, self._foreign, self._foreign_logged = self._foreign, 0, time.monotonic()
+        log.warning("stray messages are ignored", extra={"job": job_id, "messages": count})
 
-    def _look_at_those_due(self) -> None:
-        """Look at a few records, those that have waited for longest first."""
-        for _ in range(LOOKS_AT_ONCE):
+    def _refresh_due(self) -> None:
+        """Read a few records, those that have been due for longest first."""
+        for _ in range(REFRESH_BATCH):
             with self._lock:
-                job_id, followed = next(iter(self._followed.items()), ("", None))
-            if followed is None or followed.due > time.monotonic():
+                job_id, topic = next(iter(self._topics.items()), ("", None))
+            if topic is None or topic.due > time.monotonic():
                 return
-            self._look(job_id, followed)
+            self._refresh(job_id, topic)
 
-    def _look(self, job_id: str, followed: _Followed) -> None:
-        """Read a record, and tell those who follow what is new.
+    def _refresh(self, job_id: str, topic: Topic) -> None:
+        """Read a record, and publish it if it has changed.
 
         Raises:
-            redis.RedisError: Redis is away.
+            redis.RedisError: Redis is unavailable.
         """
         with self._lock:
-            before = followed.state
-            followed.due = time.monotonic() + LOOK_SECONDS
-            if self._followed.get(job_id) is followed:
-                self._followed.move_to_end(job_id)
+            before = topic.state
+            topic.due = time.monotonic() + REFRESH_SECONDS
+            if self._topics.get(job_id) is topic:
+                self._topics.move_to_end(job_id)
         try:
             job = self.jobs.get(job_id)
         except UnknownJobError:
             with self._lock:
-                followed.tell(UnknownJobError)
+                topic.publish(UnknownJobError)
             return
         with self._lock:
-            state = followed.state
-            # whoever has begun to follow meanwhile may have read a later one
+            state = topic.state
+            # a new subscriber may have read a later record in the meantime
             if state is None or job.seq > state.job.seq or (state is before and job.seq < state.job.seq):
-                followed.tell(State(job))
+                topic.publish(JobState(job))

@@ -1,7 +1,7 @@
-"""A request as it comes in, piece by piece, until all of it is there.
+"""Incoming requests, buffered piece by piece until they are complete.
 
-Where it ends is found here so that a thread can be given whole requests only. What it means is for gunicorn's
-parser, which reads the same bytes again: where the two disagree, the parser meets the end of what there is.
+This only finds where a request ends, so that threads get complete requests. gunicorn's parser then reads the
+same bytes: where the two disagree, the parser reaches the end of the buffered data.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import IO, Protocol
 
 from gunicorn.http.unreader import Unreader
 
-MAX_HEAD = 64 * 2**10  # bytes of a request line and headers
-IN_MEMORY = 256 * 2**10  # bytes of a request; what is longer goes to a temporary file
-MAX_READ = 2**20  # bytes the parser gets at a time
+from mead.http.errors import ApiError
+
+MAX_HEAD = 64 * 2**10  # bytes of the request line and headers
+IN_MEMORY = 256 * 2**10  # bytes of a request; a longer one is written to a temporary file
+MAX_READ = 2**20  # bytes that the parser reads at a time
 MAX_CHUNK_LINE = 8190  # as gunicorn's parser has it
 
 BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
@@ -28,49 +30,37 @@ FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r\n")
 
 
-class RefusedError(Exception):
-    """A request that is not read to its end.
-
-    Attributes:
-        status: of HTTP.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Incoming:
-    """A request of which `feed` is given one piece after another.
+class IncomingRequest:
+    """A request that is received piece by piece.
 
     Args:
-        longest: bytes of the longest body that is read; of a longer one, `whole` is true before its end.
+        max_body: bytes; a request with a longer body is `ready` before its end.
 
     Attributes:
-        size: bytes so far.
-        whole: whether a thread can take it: it is complete, or what is there is enough to refuse it.
-        cut: whether it is whole before its end: the connection cannot serve another request.
-        has_head: whether all headers are there.
-        path: of the request's target; empty before its headers are there.
+        size: bytes received.
+        ready: whether a thread can serve it: it is complete, or can already be refused.
+        truncated: whether it is ready before its end; its connection cannot be used again.
+        has_head: whether all headers were received.
+        path: the path of the request; empty until all headers were received.
         expects_continue: whether the client waits for `100 Continue` before it sends the body.
     """
 
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
         self.size = 0
-        self.whole = self.cut = self.has_head = self.expects_continue = False
+        self.ready = self.truncated = self.has_head = self.expects_continue = False
         self.path = b""
         self._head = b""
-        self._bytes = bytearray()  # all of it, unless there is a file
+        self._bytes = bytearray()  # the whole request, unless there is a file
         self._file: IO[bytes] | None = None
-        self._body: _Body = _Length(0)
+        self._body: _Body = _FixedLengthBody(0)
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece.
+        """Add the next piece.
 
         Raises:
-            RefusedError: 414 or 431, the headers are too long; 400, a chunk is malformed.
-            OSError: it finds no room on the disk.
+            ApiError: 414 or 431, the headers are too long; 400, a chunk is malformed.
+            OSError: it cannot be written to the disk.
         """
         self.size += len(data)
         if self.has_head:
@@ -85,28 +75,28 @@ class Incoming:
             self._read_head(bytes(self._bytes[: end + 2]))
             data = bytes(self._bytes[end + 4 :])
         complete = self._body.ends_with(data)
-        if complete or self._body.size > self.longest or self.size > 3 * self.longest + MAX_HEAD:
-            self.whole = True
-            self.cut = not complete
+        if complete or self._body.size > self.max_body or self.size > 3 * self.max_body + MAX_HEAD:
+            self.ready = True
+            self.truncated = not complete
 
     def forwarded_for(self, proxies: int) -> str:
-        """The address that the first of so many trusted proxies says it was asked from; else empty."""
+        """The client's address by X-Forwarded-For, behind this many trusted proxies; "" if unknown."""
         if not proxies:
             return ""
         addresses = b",".join(FORWARDED_FOR.findall(self._head)).split(b",")
         return addresses[-proxies].strip().decode("latin-1") if len(addresses) >= proxies else ""
 
     def source(self) -> IO[bytes]:
-        """All of it, from its beginning."""
+        """The whole request, as a file at its beginning."""
         if self._file is None:
             return io.BytesIO(self._bytes)
         self._file.seek(0)
         return self._file
 
     def close(self) -> None:
-        """Remove what is on the disk."""
+        """Remove the temporary file."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what was not written yet finds no room: nobody needs it
+            with contextlib.suppress(OSError):  # buffered data that cannot be written is not needed
                 self._file.close()
 
     def _store(self, data: bytes) -> None:
@@ -121,20 +111,20 @@ class Incoming:
 
     def _check_head(self, seen: int) -> None:
         if BARE_NEWLINE.search(self._bytes, seen):
-            self.whole = self.cut = True  # the parser says what is wrong
+            self.ready = self.truncated = True  # the parser says what is wrong
         elif len(self._bytes) > MAX_HEAD:
             if b"\r\n" in self._bytes:
-                raise RefusedError(431, f"the headers are longer than {MAX_HEAD} bytes")
-            raise RefusedError(414, f"the address is longer than {MAX_HEAD} bytes")
+                raise ApiError(431, f"the headers are longer than {MAX_HEAD} bytes")
+            raise ApiError(414, f"the request line is longer than {MAX_HEAD} bytes")
 
     def _read_head(self, head: bytes) -> None:
         self.has_head = True
         self._head = head
         self.path = b"".join(head.split(None, 2)[1:2]).partition(b"?")[0]
         if CHUNKED.search(head):
-            self._body = _Chunks()
+            self._body = _ChunkedBody()
         elif length := CONTENT_LENGTH.search(head):
-            self._body = _Length(int(length[1]))
+            self._body = _FixedLengthBody(int(length[1]))
         self.expects_continue = b"100-" in head and EXPECT_CONTINUE.search(head) is not None
 
 
@@ -142,21 +132,21 @@ class _Body(Protocol):
     """Finds the end of a body.
 
     Attributes:
-        size: bytes of content that are known of.
+        size: bytes of the content, as far as it is known.
     """
 
     size: int
 
     def ends_with(self, data: bytes) -> bool:
-        """Whether the body ends with this piece, or in it.
+        """Whether the body ends with this piece, or within it.
 
         Raises:
-            RefusedError: 400, it is malformed.
+            ApiError: 400, it is malformed.
         """
 
 
-class _Length:
-    """A body whose length the headers tell."""
+class _FixedLengthBody:
+    """A body with a Content-Length."""
 
     def __init__(self, length: int) -> None:
         self.size = length
@@ -167,7 +157,7 @@ class _Length:
         return self._missing <= 0
 
 
-class _Chunks:
+class _ChunkedBody:
     """A chunked body (RFC 9112, 7.1)."""
 
     def __init__(self) -> None:
@@ -188,7 +178,7 @@ class _Chunks:
             end = data.find(b"\n", at) + 1
             self._line += data[at : end or len(data)]
             if len(self._line) > MAX_CHUNK_LINE:
-                raise RefusedError(400, "a line between the chunks of the body is too long")
+                raise ApiError(400, "a line between two chunks of the body is too long")
             if not end:
                 return False
             at = end
@@ -200,14 +190,14 @@ class _Chunks:
     def _size_line(self, line: bytes) -> bool:
         size = CHUNK_SIZE.fullmatch(line)
         if not size:
-            raise RefusedError(400, "a chunk of the body has no good size")
+            raise ApiError(400, "a chunk of the body has no valid size")
         self._missing = int(size[1], 16)
         self._next = self._end_of_chunk if self._missing else self._trailer
         return False
 
     def _end_of_chunk(self, line: bytes) -> bool:
         if line != b"\r\n":
-            raise RefusedError(400, "a chunk of the body is longer than its size")
+            raise ApiError(400, "a chunk of the body is longer than its size")
         self._next = self._size_line
         return False
 
@@ -215,44 +205,44 @@ class _Chunks:
         return line == b"\r\n"
 
 
-class Arrived(Unreader):
-    """Gives gunicorn's parser what has come in, and nothing else: it never waits for a client.
+class BufferedUnreader(Unreader):
+    """Passes a buffered request to gunicorn's parser, which never waits for the client.
 
     Attributes:
-        short: whether the parser has asked for more than there was.
+        exhausted: whether the parser has asked for more than was buffered.
     """
 
-    def __init__(self, request: Incoming) -> None:
+    def __init__(self, request: IncomingRequest) -> None:
         super().__init__()
-        self.short = False
+        self.exhausted = False
         self._source = request.source()
         self._left = request.size
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next piece; empty at the end."""
         if not self._left:
-            self.short = True
+            self.exhausted = True
             return b""
         data = self._source.read(max(io.DEFAULT_BUFFER_SIZE, min(size_hint or 0, MAX_READ)))
         self._left -= len(data)
         if not self._left:
-            self._source.close()  # whoever waits for a picture needs no file for it
+            self._source.close()  # the request may wait for long, and needs its file no more
         return data
 
     def rest(self) -> bytes:
-        """What came in behind the request: the beginning of the next one."""
+        """What was received after the request: the beginning of the next one."""
         return bytes(self.take_buffered()) + (self._source.read() if self._left else b"")
 
 
-class Space:
-    """Bytes that requests may take up while they come in, all together."""
+class ByteBudget:
+    """Bytes that all incoming requests together may take up."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Whether there was so much left; it is taken then."""
+        """Take `size` bytes; False if there are not so many left."""
         with self._lock:
             if size > self._free:
                 return False
@@ -260,6 +250,6 @@ class Space:
             return True
 
     def give_back(self, size: int) -> None:
-        """So much is free again."""
+        """Return `size` bytes."""
         with self._lock:
             self._free += size

@@ -1,8 +1,8 @@
-"""Forms, taken apart: multipart ones by the library `multipart`, and both kinds decoded strictly.
+"""Parsing of forms: multipart forms with the library `multipart`, and all texts decoded strictly.
 
-Werkzeug's own parser of multipart forms compiles two regular expressions for each request, since every
-client makes up its own boundary: a fifth of what accepting a job with a small photo costs. And in both kinds
-it replaces what it cannot decode.
+Werkzeug's parser for multipart forms compiles two regular expressions per request, since each has its own
+boundary; that is a fifth of the cost of accepting a job with a small photo. It also replaces bytes that it
+cannot decode, instead of refusing them.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityToo
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
-from mead.http.forms import ApiError
+from mead.http.errors import ApiError
 
 Parsed = tuple[IO[bytes], MultiDict[str, str], MultiDict[str, FileStorage]]
 Text = tuple[str, bytes, "str | None"]
-"""A field's name, its value, and the character encoding that is named for it."""
+"""The name and value of a field, and the character encoding that its part names."""
 
 CHARSET = "_charset_"
-"""The field that names the encoding of all others (RFC 7578, 4.6)."""
+"""The field that names the encoding of all other fields (RFC 7578, 4.6)."""
 CHARSETS = {*aliases.values(), "cp874", "koi8_u"} - {"utf_7"}
-"""Python's names of encodings. Asked for any other, it would remember that name for ever."""
+"""Python's names of encodings. Python would cache every other name it is asked for, without limit."""
 
 
 class FormParser(FormDataParser):
-    """Werkzeug's reader of forms, with other readers of both kinds and the same limits.
+    """Werkzeug's form parser with its limits, but with other parsers for both form types.
 
-    A text is decoded as the Content-Type of its part says, else as the field `_charset_` or the form's own
-    Content-Type does, else as UTF-8.
+    The encoding of a text is that of its part's Content-Type, the field `_charset_` or the form's
+    Content-Type, in this order; by default UTF-8.
 
     Raises:
         ApiError: 400, naming the field that cannot be decoded.
-        BadRequest: where the body is malformed or cut off.
-        RequestEntityTooLarge: where it has too many fields or too long a text.
+        BadRequest: the body is malformed or incomplete.
+        RequestEntityTooLarge: it has too many fields or too long a text.
     """
 
     def parse(
@@ -58,15 +58,15 @@ class FormParser(FormDataParser):
         if mimetype == "multipart/form-data":
             if not options.get("boundary"):
                 raise BadRequest(
-                    "the Content-Type has no boundary, as in multipart/form-data; boundary=...: leave it to "
-                    'the HTTP client, as in curl -F prompt="a red house"'
+                    "the Content-Type has no boundary: do not set it yourself but let the HTTP client do it, "
+                    'as in curl -F prompt="a red house" (multipart/form-data)'
                 )
             try:
                 texts = self._read_multipart(stream, options["boundary"], content_length, files)
             except ParserLimitReached:
                 raise RequestEntityTooLarge from None
             except MultipartError:
-                raise BadRequest("the multipart form is malformed or cut off") from None
+                raise BadRequest("the multipart form is malformed or incomplete") from None
         elif mimetype == "application/x-www-form-urlencoded":
             texts = self._read_urlencoded(stream)
         else:
@@ -80,16 +80,16 @@ class FormParser(FormDataParser):
         content_length: int | None,
         files: MultiDict[str, FileStorage],
     ) -> list[Text]:
-        """The texts of a multipart form; its files go into `files`."""
+        """The texts of a multipart form; its files are added to `files`."""
         texts: list[Text] = []
         parser = PushMultipartParser(
             boundary,
             max_segment_count=self.max_form_parts or float("inf"),
-            header_charset="latin-1",  # file names come in any encoding, and matter to nobody
+            header_charset="latin-1",  # file names have any encoding, and are not used
         )
         segment: MultipartSegment
         name = ""
-        content: Any = None  # a text's pieces, or a file
+        content: Any = None  # the pieces of a text, or a file
         for found in parser.parse_blocking(lambda size: _read(stream, size)):
             if isinstance(found, MultipartSegment):
                 segment, name = found, _name_of(found)
@@ -118,7 +118,7 @@ class FormParser(FormDataParser):
             raise RequestEntityTooLarge
         texts: list[Text] = []
         for pair in pairs:
-            name, _, value = (unquote_to_bytes(one) for one in pair.replace(b"+", b" ").partition(b"="))
+            name, _, value = (unquote_to_bytes(part) for part in pair.replace(b"+", b" ").partition(b"="))
             self._check_length(len(value))
             texts.append((name.decode("utf-8", "replace"), value, None))
         return texts
@@ -137,40 +137,40 @@ class FormParser(FormDataParser):
 
 
 class FormRequest(Request):
-    """A request whose forms `FormParser` reads."""
+    """A request whose forms are parsed by `FormParser`."""
 
     form_data_parser_class = FormParser
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
-    """Read of a request's body.
+    """Read from the body of a request.
 
     Raises:
-        BadRequest: it is malformed or cut off.
+        BadRequest: it is malformed or incomplete.
     """
     try:
         return stream.read(size)
     except (ClientDisconnected, OSError, ParseException):  # Werkzeug's, the socket's, gunicorn's
-        raise BadRequest("the body of the request is malformed or cut off") from None
+        raise BadRequest("the body of the request is malformed or incomplete") from None
 
 
 def _name_of(segment: MultipartSegment) -> str:
-    """The name of a part's field.
+    """The field name of a part.
 
     Raises:
-        ApiError: 400 where it has none, or where its value is encoded for the mail.
+        ApiError: 400; it has no name, or a Content-Transfer-Encoding.
     """
     name = segment.name.encode("latin-1").decode("utf-8", "replace")
     if not name:
-        raise ApiError(400, "a part of the form has no name: its Content-Disposition gives it")
+        raise ApiError(400, "a part of the form has no name in its Content-Disposition")
     encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in {"7bit", "8bit", "binary"}:
-        raise ApiError(400, f"{name}: must be sent as it is, without Content-Transfer-Encoding", name)
+        raise ApiError(400, f"{name}: must be sent without Content-Transfer-Encoding", name)
     return name
 
 
 def _set_file_name(segment: MultipartSegment) -> None:
-    """Know a file that only `filename*` (RFC 5987) or its type tells from a text."""
+    """Recognise a file by `filename*` (RFC 5987) or by an image type."""
     if segment.filename is None:
         disposition = segment["Content-Disposition"]
         if "filename" in disposition.lower():
@@ -194,7 +194,7 @@ def _encoding(charset: str) -> str:
     """Python's name of a character encoding.
 
     Raises:
-        LookupError: there is none.
+        LookupError: it is unknown.
     """
     name = normalize_encoding(charset).lower()
     name = aliases.get(name, name)
@@ -212,7 +212,7 @@ def _decode(name: str, value: bytes, charset: str) -> str:
     try:
         return value.decode(charset if charset == "utf-8" else _encoding(charset))
     except UnicodeDecodeError:
-        message = f"is not {charset}; send UTF-8, or name its encoding as charset in the Content-Type"
-    except LookupError:  # Python has encodings that are none of text, too
-        message = f"the charset {charset[:40]!r} is not known here; send UTF-8"
+        message = f"is not valid {charset}; send UTF-8, or name the charset in the Content-Type"
+    except LookupError:  # Python also has encodings that are not for text
+        message = f"the charset {charset[:40]!r} is not supported; send UTF-8"
     raise ApiError(400, f"{name}: {message}", name)

@@ -1,5 +1,5 @@
-"""The web page for artists, at `/`: a template that lists the models, a style sheet, and a script that knows
-nothing but the API.
+"""The web page for artists, at `/`: a template that lists the models, a style sheet, and a script that uses
+the API.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from flask import Blueprint, Response, render_template, request, send_from_directory
 
-from mead.http.openapi import Description, describe
+from mead.http.description import Description, describe
 from mead.registry import MODELS
 
-HERE = Path(__file__).parents[1] / "page"
-PARTS = ("page.css", "page.js")
+FOLDER = Path(__file__).parents[1] / "page"
+ASSETS = ("page.css", "page.js")
 
 
 def blueprint() -> Blueprint:
-    """`/` and its parts, which a browser keeps but asks for each time whether they have changed."""
-    routes = Blueprint("page", __name__, template_folder=HERE)
+    """`/` and its assets. Browsers may cache them, but revalidate them each time."""
+    routes = Blueprint("page", __name__, template_folder=FOLDER)
 
     @routes.get("/")
     @describe(Description({200: ["text/html"]}))
@@ -29,8 +29,8 @@ def blueprint() -> Blueprint:
         answer.make_conditional(request)
         return answer
 
-    @routes.get(f"/page/<any({', '.join(map(repr, PARTS))}):name>")
-    def part(name: str) -> Response:
-        return send_from_directory(HERE, name)
+    @routes.get(f"/page/<any({', '.join(map(repr, ASSETS))}):name>")
+    def asset(name: str) -> Response:
+        return send_from_directory(FOLDER, name)
 
     return routes

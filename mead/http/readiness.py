@@ -1,14 +1,16 @@
-"""Whether the service can work, not just answer: Redis, a live inference server for each model, the disk."""
+"""Whether the service can accept and run jobs: Redis, the data folder, the disk, live workers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import redis
 
 from mead.data_folder import FolderClaimedError, claim_folder
+from mead.http.errors import DISK_FULL, NO_WORKER, ApiError
 from mead.log import reason
 from mead.queue.client import connect
 from mead.queue.heartbeats import Heartbeat
@@ -21,12 +23,128 @@ from mead.storage import Storage
 log = logging.getLogger(__name__)
 
 WRONG_FOLDER = (
-    "the data folder is used with another Redis, or the queues with another folder: the log says more"
+    "the data folder is used with another Redis, or the queues with another folder; see the server's log"
 )
+ALIVE_CACHE_SECONDS = 1.0  # that a live worker is assumed to live on, so that few requests ask Redis
 
 
-def queue_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) -> str | None:
-    """Why no live worker can do the jobs of a queue; None if one can."""
+class Readiness:
+    """Checks what the service needs."""
+
+    def __init__(self, settings: Settings, jobs: Jobs, storage: Storage) -> None:
+        self.settings = settings
+        self.jobs = jobs
+        self.storage = storage
+        self._prerequisites_met = False
+        self._alive_until = dict.fromkeys(settings.queues, 0.0)  # by queue, time.monotonic
+
+    def check_submission(self, queue: str) -> None:
+        """Check that a job can be accepted into a queue, before its pictures are decoded.
+
+        Raises:
+            ApiError: 503.
+            redis.RedisError: Redis is unavailable, or refuses commands that the service needs.
+            OSError: the data folder cannot be written.
+        """
+        try:
+            if not self._prerequisites_met:
+                self.check_prerequisites()
+        except FolderClaimedError as error:
+            log.error(str(error))
+            raise ApiError(503, WRONG_FOLDER) from error
+        if not self.has_worker(queue):
+            raise ApiError(503, NO_WORKER)
+        if self.storage.free_bytes() < self.settings.min_free_disk_bytes:
+            raise ApiError(503, DISK_FULL)
+
+    def check_prerequisites(self) -> None:
+        """Check that Redis grants the rights that the service needs, and that Redis and the data folder
+        belong together.
+
+        Raises:
+            MissingRightsError: (a redis.RedisError) naming the missing rights.
+            FolderClaimedError: they do not belong together.
+            redis.RedisError: Redis is unavailable.
+            OSError: the folder cannot be written.
+        """
+        check_rights(self.jobs.redis, self.settings.queues)
+        claim_folder(self.jobs.redis, self.storage, self.settings.queues)
+        self._prerequisites_met = True
+
+    def has_worker(self, queue: str) -> bool:
+        """Whether a live worker serves a queue with the weights of the settings.
+
+        Raises:
+            redis.RedisError: Redis is unavailable.
+        """
+        now = time.monotonic()
+        if now < self._alive_until[queue]:
+            return True
+        alive = worker_problem(queue, self.settings, self.jobs.workers().values()) is None
+        if alive:
+            self._alive_until[queue] = now + ALIVE_CACHE_SECONDS
+        return alive
+
+    def workers_lost(self, queue: str) -> Iterator[bool]:
+        """Yields whether a queue has lost all its workers; checks twice per WORKER_TTL.
+
+        They are lost if two checks in a row find none: after an outage of Redis, workers need a moment to
+        send their heartbeats.
+        """
+        interval = self.settings.worker_ttl / 2
+        missed = 0
+        next_check = time.monotonic() + interval
+        while True:
+            if time.monotonic() >= next_check:
+                next_check = time.monotonic() + interval
+                try:
+                    missed = 0 if self.has_worker(queue) else missed + 1
+                except redis.RedisError:
+                    missed = 0
+            yield missed > 1
+
+    def problems(self) -> list[str]:
+        """Everything that keeps the service from working, each in a few words."""
+        return [*self._redis_problems(), *self._disk_problems()]
+
+    def warnings(self) -> list[str]:
+        """How the configuration of Redis may lose jobs, each in a sentence; empty if Redis is unavailable."""
+        try:
+            return warnings(self.jobs.redis)
+        except redis.RedisError:
+            return []
+
+    def _redis_problems(self) -> Iterator[str]:
+        try:
+            workers = self.jobs.workers().values()
+            for queue in self.settings.queues:
+                if problem := worker_problem(queue, self.settings, workers):
+                    yield problem
+            for queue in self.settings.queues:
+                kind = cast("str", self.jobs.redis.type(queue))
+                if kind not in ("none", "list"):  # an empty list does not exist
+                    yield f"the key {queue} in Redis is not a list, but a {kind}"
+            self.check_prerequisites()
+        except redis.RedisError as error:
+            yield explain(error)
+        except FolderClaimedError as error:
+            log.error(str(error))
+            yield WRONG_FOLDER
+        except OSError as error:  # the checks of the disk report it
+            log.error("the data folder cannot be used: %s", error)
+
+    def _disk_problems(self) -> Iterator[str]:
+        try:
+            self.storage.check()
+            free, needed = self.storage.free_bytes(), self.settings.min_free_disk_bytes
+            if free < needed:
+                yield f"the disk has {free // 2**20} MB free, less than the minimum of {needed // 2**20} MB"
+        except OSError as error:
+            yield f"results cannot be stored ({reason(error)})"
+
+
+def worker_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) -> str | None:
+    """Why no live worker can run the jobs of a queue; None if one can."""
     serving = [worker.weights for worker in workers if queue in worker.queues]
     if not serving:
         return f"no live worker serves {queue}"
@@ -35,78 +153,16 @@ def queue_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat]) 
     return None
 
 
-class Prerequisites:
-    """Whether Redis and the data folder may be used. Once they could, they are not looked at again."""
-
-    def __init__(self, settings: Settings, jobs: Jobs, storage: Storage) -> None:
-        self.queues = settings.queues
-        self.jobs = jobs
-        self.storage = storage
-        self._met = False
-
-    def check(self) -> None:
-        """Return if they may.
-
-        Raises:
-            MissingRightsError: (a redis.RedisError) naming the rights that are missing.
-            FolderClaimedError: folder and Redis do not belong together.
-            redis.RedisError: Redis is away.
-            OSError: the folder cannot be written to.
-        """
-        if not self._met:
-            check_rights(self.jobs.redis, self.queues)
-            claim_folder(self.jobs.redis, self.storage, self.queues)
-            self._met = True
-
-
-def why_not_ready(settings: Settings, jobs: Jobs, storage: Storage) -> list[str]:
-    """Everything that keeps the service from working, each in a few words; nothing when it can work."""
-    wrong = []
-    try:
-        workers = jobs.workers().values()
-        problems = [queue_problem(queue, settings, workers) for queue in settings.queues]
-        wrong += [problem for problem in problems if problem]
-        for queue in settings.queues:
-            kind = cast("str", jobs.redis.type(queue))
-            if kind not in ("none", "list"):  # an empty list is not there
-                wrong.append(f"the key {queue} in Redis is no list, but a {kind}")
-        Prerequisites(settings, jobs, storage).check()
-    except redis.RedisError as error:
-        wrong.append(explain(error))
-    except FolderClaimedError as error:
-        log.error(str(error))
-        wrong.append(WRONG_FOLDER)
-    except OSError as error:
-        log.error("the data folder cannot be used: %s", error)
-    try:
-        storage.check()
-        free = storage.free_bytes()
-        if free < settings.min_free_disk_bytes:
-            megabytes = (amount // 2**20 for amount in (free, settings.min_free_disk_bytes))
-            wrong.append("the disk has {} MB left, less than the {} MB to keep free".format(*megabytes))
-    except OSError as error:
-        wrong.append(f"results cannot be stored ({reason(error)})")
-    return wrong
-
-
-def what_may_go_wrong(jobs: Jobs) -> list[str]:
-    """How Redis is set up to lose jobs, each in a sentence; nothing when it keeps them, or is away."""
-    try:
-        return warnings(jobs.redis)
-    except redis.RedisError:
-        return []
-
-
 def log_problems(settings: Settings) -> None:
-    """Say in the log what is wrong with Redis or the data folder, as a server starts."""
+    """Log what is wrong with Redis or the data folder. Called when a server starts."""
     jobs = Jobs(connect(settings.redis_url), settings.job_ttl)
     try:
-        Prerequisites(settings, jobs, Storage(settings.data_dir)).check()
-        found = warnings(jobs.redis)
+        Readiness(settings, jobs, Storage(settings.data_dir)).check_prerequisites()
+        problems = warnings(jobs.redis)
     except redis.RedisError as error:
-        found = [explain(error)]
+        problems = [explain(error)]
     except (FolderClaimedError, OSError) as error:
-        found = [str(error)]
-    for problem in found:
+        problems = [str(error)]
+    for problem in problems:
         log.warning(problem)
     jobs.redis.close()

@@ -1,4 +1,4 @@
-"""gunicorn with our worker, set up from the service's settings alone."""
+"""gunicorn with our worker, configured by the service's settings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mead.http.app import create_app
 from mead.http.gunicorn_worker import Worker
 from mead.settings import Settings
 
-CONNECTIONS_A_THREAD = 4
+CONNECTIONS_PER_THREAD = 4
 OTHER_FILES = 32
 
 
-class Log(Logger):
-    """gunicorn's own lines, without those of its access log: `log_requests` writes one for each request."""
+class ErrorLogger(Logger):
+    """gunicorn's logger without its access log: `mead.http.request_log` logs the requests."""
 
-    access_log_enabled = False  # else each would be composed, for nobody to read
+    access_log_enabled = False  # otherwise gunicorn would format each line
 
 
 class CachingServer(BaseApplication):
-    """gunicorn with a few processes of many threads: a request waiting for its picture is a sleeping thread.
+    """gunicorn with a few processes of many threads; a request that waits for its picture holds a thread.
 
-    Each process has an app, and a listener to events, of its own; what they share is in Redis.
+    Each process has its own app and its own subscription to events. They share only Redis.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,17 +37,17 @@ class CachingServer(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        """Set gunicorn up from our settings alone."""
+        """Configure gunicorn. Its own configuration files and options are not used."""
         options: dict[str, Any] = {
             "bind": self.settings.listening_at,
             "worker_class": Worker,
             "workers": self.settings.http_processes,
             "threads": self.settings.http_threads,
-            "worker_connections": CONNECTIONS_A_THREAD * self.settings.http_threads,
+            "worker_connections": CONNECTIONS_PER_THREAD * self.settings.http_threads,
             "backlog": 2048,
             "proc_name": "caching_server",
             "loglevel": "debug" if self.settings.debug else "info",
-            "logger_class": Log,
+            "logger_class": ErrorLogger,
             "logconfig_dict": log.configuration(self.settings),
             "control_socket_disable": True,
         }
@@ -55,14 +55,14 @@ class CachingServer(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        """Make the app, in the worker process."""
+        """Create the app, in the worker process."""
         app = create_app(self.settings)
-        gc.freeze()  # what is there now stays: no collection need look at it
+        gc.freeze()  # these objects stay: collections need not scan them
         return app
 
 
 def allow_open_files(wanted: int = 65_536) -> None:
-    """Raise this process's limit of open files, if it may: each client is one, each command another."""
+    """Raise this process's limit of open files where allowed: each connection needs one."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY:
         wanted = min(wanted, most)
@@ -70,16 +70,17 @@ def allow_open_files(wanted: int = 65_536) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def within_open_files(settings: Settings) -> Settings:
-    """The settings with no more threads than this process may have files open for: beside its connections,
-    a thread needs one to Redis and a file.
+def limit_threads(settings: Settings) -> Settings:
+    """The settings, with fewer threads if the limit of open files requires it.
+
+    Besides its client connections, a thread needs a connection to Redis and a file.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    threads = max(1, (files - OTHER_FILES) // (CONNECTIONS_A_THREAD + 2))
+    threads = max(1, (files - OTHER_FILES) // (CONNECTIONS_PER_THREAD + 2))
     if files == resource.RLIM_INFINITY or threads >= settings.http_threads:
         return settings
     logging.getLogger("caching_server").warning(
-        "fewer threads than HTTP_THREADS: too few files may be open",
+        "fewer threads than HTTP_THREADS: the limit of open files is too low",
         extra={"threads": threads, "files": files},
     )
     return settings.model_copy(update={"http_threads": threads})

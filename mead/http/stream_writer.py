@@ -1,4 +1,4 @@
-"""Streams of events, as the loop writes them: to hundreds of clients, without waiting for any."""
+"""Writes streams of events from the loop: to hundreds of clients, without blocking."""
 
 from __future__ import annotations
 
@@ -17,87 +17,87 @@ from mead.http.connection import SEND_SECONDS, Connection, Stage
 if TYPE_CHECKING:
     from mead.http.gunicorn_worker import Worker
 
-WRITTEN_AT_ONCE = 64  # streams, before the loop gets its turn
-LATE_AT_ONCE = 50  # that are told that they are still open, or closed
+WRITE_BATCH = 64  # streams that are written to before the loop continues
+EXPIRED_BATCH = 50  # connections that get a heartbeat, or are closed, at a time
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 class StreamWriter:
-    """Goes on with the streams that threads have begun. For the loop alone, but for `wake`.
+    """Continues the streams that threads have started. For the loop only, except `wake`.
 
-    A client that does not take what it is sent is told the latest change once it does; nothing is kept for it
-    but that, and the rest of what it has taken a part of. One that takes nothing for SEND_SECONDS is dropped.
-    One that has closed its own side only may still read: it is sent a comment, which one that is gone
-    answers with a reset.
+    For a client that does not read fast enough, only the rest of a partly sent event and the latest change
+    are kept. A client that reads nothing for SEND_SECONDS is disconnected. A client that has closed only its
+    sending side may still read: it gets a heartbeat, which a closed connection answers with a reset.
 
     Args:
-        heartbeat: seconds of quiet after which a comment is sent.
+        heartbeat: seconds between heartbeats on an idle stream.
     """
 
     def __init__(self, worker: Worker, heartbeat: float) -> None:
         self.worker = worker
         self.heartbeat = heartbeat
-        self.quiet: Stage = {}  # nothing is left to send; by when they were sent something
-        self.blocked: Stage = {}  # by when they took something
+        self.idle: Stage = {}  # everything is sent; in the order of the last sending
+        self.blocked: Stage = {}  # in the order in which they last accepted data
         self.woken: deque[Connection] = deque()
-        self.waking = False  # whether the loop knows of them
-        self.deaf: dict[int, Connection] = {}  # those that nothing is read from, by their descriptors
-        self.hang_ups = select.poll()  # of these; a selector has to wait for more than that
+        self.write_scheduled = False
+        self.unread: dict[int, Connection] = {}  # by file descriptor: sent data that is not read yet
+        self.disconnects = select.poll()  # of these; a selector cannot wait for disconnects only
 
     def take_over(self, conn: Connection) -> None:
-        """Write what the connection's stream tells from here on."""
+        """Write the rest of a connection's stream."""
         assert conn.stream is not None
         conn.sock.setblocking(False)
         self.worker.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_ready, conn))
-        conn.enter(self.quiet, self.heartbeat)
+        conn.enter(self.idle, self.heartbeat)
         conn.stream.wake = partial(self.wake, conn)
         self.write(conn)
 
-    def forget(self, conn: Connection) -> None:
-        """Have nothing more to do with the connection, and close its stream."""
-        self.worker.wait_no_more(conn)
-        if self.deaf.pop(conn.sock.fileno(), None):
-            self.hang_ups.unregister(conn.sock)
+    def discard(self, conn: Connection) -> None:
+        """Close a connection's stream, and stop watching the connection."""
+        self.worker.stop_watching(conn)
+        if self.unread.pop(conn.sock.fileno(), None):
+            self.disconnects.unregister(conn.sock)
         conn.unsent = b""
         if conn.stream is not None:
             conn.stream.close()
             conn.stream = None
 
     def wake(self, conn: Connection) -> None:
-        """There is something to tell. Called in any thread."""
+        """There may be a next event. May be called in any thread."""
         self.woken.append(conn)
-        if not self.waking:
-            self.waking = True
-            self.worker.method_queue.defer(self.write_to_woken)
+        if not self.write_scheduled:
+            self.write_scheduled = True
+            self.worker.method_queue.defer(self.write_woken)
 
-    def write_to_woken(self) -> None:
-        """Write to those there is something for; if they are many, to the next ones in a moment."""
-        self.waking = False
-        for _ in range(min(len(self.woken), WRITTEN_AT_ONCE)):
+    def write_woken(self) -> None:
+        """Write to woken streams, in batches if there are many."""
+        self.write_scheduled = False
+        for _ in range(min(len(self.woken), WRITE_BATCH)):
             self.write(self.woken.popleft())
-        if self.woken and not self.waking:
-            self.waking = True
-            self.worker.method_queue.defer(self.write_to_woken)
+        if self.woken and not self.write_scheduled:
+            self.write_scheduled = True
+            self.worker.method_queue.defer(self.write_woken)
 
-    def look(self) -> None:
-        """Drop who is gone or takes nothing, and tell others that their streams are open still."""
-        for descriptor, _ in self.hang_ups.poll(0):
-            self.worker.drop(self.deaf[descriptor])
+    def check(self) -> None:
+        """Drop clients that have disconnected or read nothing; send heartbeats to idle ones."""
+        for descriptor, _ in self.disconnects.poll(0):
+            self.worker.drop(self.unread[descriptor])
         now = time.monotonic()
-        for conn in self.late(self.blocked, now):
+        for conn in self.expired(self.blocked, now):
             self.worker.drop(conn)
-        for conn in self.late(self.quiet, now):
+        for conn in self.expired(self.idle, now):
             if conn.stream is not None:
                 self.send(conn, conn.stream.heartbeat())
 
-    def late(self, stage: Stage, now: float) -> list[Connection]:
-        return [conn for conn in islice(stage, LATE_AT_ONCE) if conn.deadline <= now]
+    def expired(self, stage: Stage, now: float) -> list[Connection]:
+        """The first connections of a stage that are past their deadline."""
+        return [conn for conn in islice(stage, EXPIRED_BATCH) if conn.deadline <= now]
 
     def on_ready(self, conn: Connection, _: object) -> None:
-        """The client takes more, has hung up, or has sent what is no part of its request."""
+        """The client accepts data, has disconnected, or has sent data after its request."""
         if conn.unsent:
             self.send(conn)
-        if conn.stream is None or conn.sock.fileno() in self.deaf:
+        if conn.stream is None or conn.sock.fileno() in self.unread:
             return
         try:
             closed = not conn.sock.recv(1, socket.MSG_PEEK)
@@ -106,27 +106,27 @@ class StreamWriter:
         except OSError:
             self.worker.drop(conn)
             return
-        self.deaf[conn.sock.fileno()] = conn  # its next request, if it is one, waits
-        self.hang_ups.register(conn.sock, 0)
+        self.unread[conn.sock.fileno()] = conn  # possibly its next request, which has to wait
+        self.disconnects.register(conn.sock, 0)
         self.watch(conn)
         if closed and not conn.unsent:
             self.send(conn, conn.stream.heartbeat())
 
     def write(self, conn: Connection) -> None:
-        """Send what there is to tell, as long as the client takes it."""
+        """Send the next events, as long as the client accepts them."""
         while (stream := conn.stream) is not None:
             if conn.unsent:
                 stream.skip()
                 return
-            text = stream.next_text()
+            text = stream.next_event()
             if text is None:
                 return
             self.send(conn, text)
 
     def send(self, conn: Connection, text: str = "") -> None:
-        """Send what is unsent and `text`, as far as the client takes it; after the end, go on."""
+        """Send unsent data and `text`, as far as the client accepts them; after the last event, finish."""
         assert conn.stream is not None
-        data = conn.unsent + self.framed(conn, text)
+        data = conn.unsent + self.encode(conn, text)
         try:
             sent = conn.sock.send(data)
         except BlockingIOError:
@@ -138,33 +138,33 @@ class StreamWriter:
         if conn.unsent:
             if sent or not was_blocked:
                 conn.enter(self.blocked, SEND_SECONDS)
-        elif conn.stream.over:
-            self.forget(conn)
-            self.worker.go_on(conn)
+        elif conn.stream.finished:
+            self.discard(conn)
+            self.worker.finish(conn)
             return
         else:
-            conn.enter(self.quiet, self.heartbeat)
+            conn.enter(self.idle, self.heartbeat)
         if was_blocked != bool(conn.unsent):
             self.watch(conn)
             if was_blocked:
                 self.wake(conn)
 
-    def framed(self, conn: Connection, text: str) -> bytes:
-        """A text as it goes over the wire."""
+    def encode(self, conn: Connection, text: str) -> bytes:
+        """A text as it is sent: as a chunk, if the stream is chunked."""
         assert conn.stream is not None
         data = text.encode()
         if conn.chunked and data:
             data = b"%X\r\n%b\r\n" % (len(data), data)
-            if conn.stream.over:
+            if conn.stream.finished:
                 data += LAST_CHUNK
         return data
 
     def watch(self, conn: Connection) -> None:
-        """Have the loop wait for what there is to wait for."""
-        awaited = selectors.EVENT_WRITE if conn.unsent else 0
-        if conn.sock.fileno() not in self.deaf:
-            awaited |= selectors.EVENT_READ
+        """Register with the loop the events that matter for this connection now."""
+        events = selectors.EVENT_WRITE if conn.unsent else 0
+        if conn.sock.fileno() not in self.unread:
+            events |= selectors.EVENT_READ
         with contextlib.suppress(KeyError):
             self.worker.poller.unregister(conn.sock)
-        if awaited:
-            self.worker.poller.register(conn.sock, awaited, partial(self.on_ready, conn))
+        if events:
+            self.worker.poller.register(conn.sock, events, partial(self.on_ready, conn))

@@ -1,12 +1,12 @@
-"""The processes in which strangers' pictures are decoded; `mead.imaging.decoders` starts and asks them.
+"""The processes that decode uploaded pictures; `mead.imaging.decoders` starts and uses them.
 
-`python -m mead.imaging.decoder` is a template: it has imported what decoding takes, sees no picture, and
-forks a decoder whenever the server asks for one, in milliseconds. A decoder has no secrets, no files and few
-rights, and the kernel ends it when a picture takes more processor time than it was given; a picture that
-wants more memory gets none. Neither reaches the server. All of them end with it, whatever ends it.
+`python -m mead.imaging.decoder` is a template: it has imported everything that decoding needs, handles no
+picture itself, and forks a decoder on request, in milliseconds. A decoder has no secrets, no files and few
+privileges. The kernel ends it when a picture exceeds its CPU time, and refuses it more memory than its limit.
+All these processes end with the server, however it ends.
 
-The server sends the template orders over the socket that is its standard input, and shares a socket of its
-own with each decoder. A message between them is a JSON object and bytes: a file one way, a bitmap the other.
+The server sends requests to the template over the socket that is its standard input, and shares another
+socket with each decoder. A message is a JSON object and bytes: a file one way, a bitmap the other.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from mead.imaging.encoding import Bitmap
 from mead.imaging.formats import FORMATS
 from mead.imaging.pictures import BYTES_PER_PIXEL, PictureError, read_picture
 
-ORDER = struct.Struct("!ii")
-"""0 and a niceness: fork a decoder, for the socket that comes along. A process id and 0: end that decoder."""
-ANSWER = struct.Struct("!i")
-"""The process id of the new decoder, or how the ended one ended: its exit status, or minus a signal."""
-_LENGTHS = struct.Struct("!II")  # of a message's two parts
+REQUEST = struct.Struct("!ii")
+"""0 and a niceness: fork a decoder for the attached socket. A process id and 0: end that decoder."""
+REPLY = struct.Struct("!i")
+"""The process id of the new decoder, or the exit status of the ended one, or minus a signal."""
+_LENGTHS = struct.Struct("!II")  # of the two parts of a message
 
 NOBODY = 65534
-LARGE_BLOCK = 2**20  # bytes; what a decoder needs for a small picture it keeps for the next one
+LARGE_BLOCK = 2**20  # bytes; smaller blocks are kept for the next picture
 _SET_PARENT_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES = 1, 38  # of prctl
 
 
 def send(link: socket.socket, head: dict[str, Any], length: int = 0) -> None:
-    """Send a message's first part; the `length` bytes of its second are for the caller to send.
+    """Send the first part of a message; the caller sends the `length` bytes of the second.
 
     Raises:
-        OSError: the other side is gone, or does not read in time.
+        OSError: the other side has ended, or does not read in time.
     """
     text = json.dumps(head).encode()
     link.sendall(_LENGTHS.pack(len(text), length) + text)
@@ -59,16 +59,16 @@ def receive(
     """The next message.
 
     Args:
-        longest: bytes that either part may have.
-        deadline: until when (time.monotonic) it must be here.
+        longest: bytes that each part may have.
+        deadline: when the message must be complete (time.monotonic).
 
     Raises:
         EOFError: the other side has ended.
-        OSError: it is broken, or does not send in time.
+        OSError: the message is invalid, or does not arrive in time.
     """
     lengths = _LENGTHS.unpack(_receive(link, _LENGTHS.size, deadline))
     if max(lengths) > longest:
-        raise OSError("a longer message than is allowed")
+        raise OSError("the message is too long")
     head, content = (_receive(link, length, deadline) for length in lengths)
     return json.loads(head), content
 
@@ -87,51 +87,51 @@ def _receive(link: socket.socket, length: int, deadline: float | None) -> bytear
 
 
 def main() -> None:
-    """Fork and end decoders as the server orders, until it is gone."""
+    """Fork and end decoders as the server requests, until it ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # meant for the server, which may want pictures until its end
+        signal.signal(number, signal.SIG_IGN)  # meant for the server, which may need decoders until it ends
     _prctl(_SET_NO_NEW_PRIVILEGES, 1)
     give_back_memory(LARGE_BLOCK)
     _import_all()
-    gc.freeze()  # a collection in a decoder would make it copy all memory that it shares with this process
+    gc.freeze()  # a collection in a decoder would copy the memory that it shares with this process
     control = socket.socket(fileno=0)
     decoders: set[int] = set()
     while True:
-        order, links, _, _ = socket.recv_fds(control, ORDER.size, 1)
-        if len(order) < ORDER.size:
+        request, links, _, _ = socket.recv_fds(control, REQUEST.size, 1)
+        if len(request) < REQUEST.size:
             return
-        process, niceness = ORDER.unpack(order)
+        process, niceness = REQUEST.unpack(request)
         if process:
-            answer = -signal.SIGKILL
+            reply = -signal.SIGKILL
             if process in decoders:
                 decoders.remove(process)
-                os.kill(process, signal.SIGKILL)  # it may have ended before; its number is kept for us
-                answer = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                os.kill(process, signal.SIGKILL)  # it may have ended already, but was not reaped
+                reply = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         else:
             template = os.getpid()
-            answer = os.fork()
-            if answer == 0:
-                _be_a_decoder(control, socket.socket(fileno=links[0]), template, niceness)
+            reply = os.fork()
+            if reply == 0:
+                _run_decoder(control, socket.socket(fileno=links[0]), template, niceness)
             os.close(links[0])
-            decoders.add(answer)
-        control.sendall(ANSWER.pack(answer))
+            decoders.add(reply)
+        control.sendall(REPLY.pack(reply))
 
 
-def _be_a_decoder(control: socket.socket, link: socket.socket, template: int, niceness: int) -> None:
+def _run_decoder(control: socket.socket, link: socket.socket, template: int, niceness: int) -> None:
     """Decode what comes over `link` until the server closes it. Does not return."""
     status = 1
     try:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):  # the order's socket, and what libtiff says of damaged files
-            os.dup2(nowhere, standard)
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):  # the template's socket, and libtiff's messages about damaged files
+            os.dup2(devnull, standard)
+        os.close(devnull)
         control.detach()
         os.nice(niceness)
-        _give_up_rights()
+        _drop_privileges()
         _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         while os.getppid() == template:
             _decode_next(link)
-    except (EOFError, OSError):  # the server has no more, or is gone
+    except (EOFError, OSError):  # the server needs no more pictures, or has ended
         status = 0
     finally:
         os._exit(status)
@@ -139,39 +139,42 @@ def _be_a_decoder(control: socket.socket, link: socket.socket, template: int, ni
 
 def _decode_next(link: socket.socket) -> None:
     _limit_memory(None)
-    asked, file = receive(link, 2**32 - 1)
-    signal.setitimer(signal.ITIMER_PROF, asked["seconds"])  # SIGPROF ends the process
-    _limit_memory(asked["memory"])
+    limits, file = receive(link, 2**32 - 1)
+    signal.setitimer(signal.ITIMER_PROF, limits["seconds"])  # SIGPROF ends the process
+    _limit_memory(limits["memory"])
     bitmap: bytes | bytearray = b""
-    may_take = 0
+    expected = 0  # bytes of memory
 
-    def look_at(pixels: int) -> None:
-        nonlocal may_take
-        may_take = pixels * BYTES_PER_PIXEL
-        if asked["memory"] < may_take <= asked["max_pixels"] * BYTES_PER_PIXEL and not asked["whole_memory"]:
+    def check_pixels(pixels: int) -> None:
+        nonlocal expected
+        expected = pixels * BYTES_PER_PIXEL
+        if (
+            limits["memory"] < expected <= limits["max_pixels"] * BYTES_PER_PIXEL
+            and not limits["whole_memory"]
+        ):
             raise MemoryError  # the next level has more
 
     try:
-        if file[8:12] == b"WEBP":  # Pillow opens none for which there is no memory
-            look_at(_webp_pixels(file))
-        picture = read_picture(BytesIO(file), "", asked["max_pixels"], tuple(asked["within"]), look_at)
+        if file[8:12] == b"WEBP":  # Pillow cannot open one without enough memory
+            check_pixels(_webp_pixels(file))
+        picture = read_picture(BytesIO(file), "", limits["max_pixels"], tuple(limits["within"]), check_pixels)
         bitmap = Bitmap.of(picture).file
-        answer: dict[str, Any] = {"size": picture.size}
+        reply: dict[str, Any] = {"size": picture.size}
     except MemoryError:
-        answer = {"kind": "memory"}
+        reply = {"kind": "memory"}
     except PictureError as error:
-        answer = {"kind": error.kind, "reason": error.reason[:1000]}
-        if error.kind == "not_a_picture" and may_take > asked["memory"]:
-            answer = {"kind": "memory"}  # not all of Pillow's decoders say it when they get none
+        reply = {"kind": error.kind, "reason": error.reason[:1000]}
+        if error.kind == "not_a_picture" and expected > limits["memory"]:
+            reply = {"kind": "memory"}  # not all of Pillow's decoders report a lack of memory
     signal.setitimer(signal.ITIMER_PROF, 0)
-    send(link, answer, len(bitmap))
+    send(link, reply, len(bitmap))
     link.sendall(bitmap)
 
 
 def _webp_pixels(file: bytearray) -> int:
-    """How many pixels a WebP says it has.
+    """The number of pixels in the header of a WebP file.
 
-    Its sides are numbers of 14 bits, or of 24 less one in a file of several parts.
+    Its sides have 14 bits each, or 24 bits, less one, in the extended format.
     """
     if file[12:16] == b"VP8X":
         numbers = int.from_bytes(file[24:30], "little")
@@ -183,7 +186,7 @@ def _webp_pixels(file: bytearray) -> int:
 
 
 def _import_all() -> None:
-    """Have Pillow import now what it would import for the first picture, when it may open no files."""
+    """Let Pillow import now what it would import for the first picture: decoders cannot open files."""
     Image.init()
     for form in FORMATS:
         file = BytesIO()
@@ -191,8 +194,8 @@ def _import_all() -> None:
         read_picture(BytesIO(file.getvalue()), "", within=(2, 2))
 
 
-def _give_up_rights() -> None:
-    """No processes, no growing files, no dumps of memory, hardly any open files; and nobody, if root."""
+def _drop_privileges() -> None:
+    """Forbid processes, writing to files and core dumps, and allow few open files; if root, become nobody."""
     for limit, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
@@ -201,14 +204,14 @@ def _give_up_rights() -> None:
     ):
         resource.setrlimit(limit, (value, value))
     if os.geteuid() == 0:
-        with suppress(OSError):  # a container may know no other user
+        with suppress(OSError):  # a container may have no other user
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
 
 
 def _limit_memory(more: int | None) -> None:
-    """Let this process take `more` bytes of memory beside what it has; None: as much as there is."""
+    """Let this process use `more` bytes of memory than it has now; None removes the limit."""
     if sys.platform != "linux":
         return
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -221,13 +224,12 @@ def _limit_memory(more: int | None) -> None:
 
 
 def give_back_memory(threshold: int = 2**18) -> None:
-    """Have every block of at least `threshold` bytes go back to the system as soon as it is freed.
+    """Make glibc return every block of at least `threshold` bytes to the system as soon as it is freed.
 
-    What is freed at the end of a heap stays, up to four times as much: the next small picture needs it again.
+    Up to four times as much is kept at the end of a heap, for the next small picture.
 
-    Left to itself, glibc raises this threshold with each large block that it sees freed, and then keeps the
-    memory of large pictures: hundreds of megabytes, for each thread that had one. Other C libraries have no
-    such call and no such habit.
+    By default glibc raises this threshold with each large block that is freed, and then keeps the memory of
+    large pictures: hundreds of megabytes per thread. Other C libraries neither need this nor offer it.
     """
     with suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)

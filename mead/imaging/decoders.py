@@ -1,10 +1,10 @@
-"""Strangers' pictures, decoded in processes of their own, so that none can harm the server or hold it up.
+"""Decoding of uploaded pictures in separate processes, so that none can harm or block the server.
 
-A picture may take DECODE_SECONDS of processor time and DECODE_MEMORY_BYTES, and few good ones need a
-hundredth of that. So that those which do need it hold nobody else up, there are levels, each with decoders of
-its own (a multilevel feedback queue): small pictures are done at the first, those of telephones and cameras
-at the second, and whatever needs more starts again at the third, one at a time and at a low priority. At each
-level clients take turns, however many pictures each has sent.
+A picture may take DECODE_SECONDS of CPU time and DECODE_MEMORY_BYTES, but most need less than a hundredth of
+that. So that expensive pictures do not delay the others, there are levels with decoders of their own (a
+multilevel feedback queue): small pictures are decoded at the first level, photos at the second, and what
+needs more starts again at the third, one at a time and with low priority. At each level clients are served
+in turn.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
-from mead.imaging.decoder import ANSWER, ORDER, receive, send
+from mead.imaging.decoder import REPLY, REQUEST, receive, send
 from mead.imaging.encoding import BMP_HEADER, Bitmap
+from mead.imaging.fair_semaphore import BusyError, FairSemaphore
 from mead.imaging.pictures import PictureError
-from mead.imaging.turns import BusyError, Turns
 from mead.installation import ROOT
 
 log = logging.getLogger(__name__)
 
-PICTURES = 100  # that one process decodes
-IN_MEMORY = 8  # pictures that one process of the server holds
+PICTURES_PER_DECODER = 100  # before it is replaced
+IN_MEMORY = 8  # decoded pictures that one process of the server holds
 BLOCK = 2**18  # bytes of a file sent at a time
-ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # where Python finds itself
+ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # what Python needs to start
 
 
 class _ExceededError(Exception):
-    """A picture takes more than it may, of "time" or of "memory"."""
+    """A picture takes more than its level allows, of "time" or of "memory"."""
 
-    def __init__(self, what: Literal["time", "memory"]) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, resource: Literal["time", "memory"]) -> None:
+        super().__init__(resource)
+        self.resource = resource
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What decoding may take, and what comes out of it.
+    """What decoding may take, and the size of its results.
 
     Attributes:
-        seconds: of processor time, for one picture.
-        memory_bytes: for one picture.
-        max_pixels: width times height of a picture that is decoded at all.
-        within: largest width and height of what comes out; the aspect is kept.
+        seconds: CPU time for one picture.
+        memory_bytes: memory for one picture.
+        max_pixels: the largest picture that is decoded, width times height.
+        within: the largest width and height of the result; the aspect ratio is kept.
         processes: how many processes like this one share the machine.
-        waiting: how many pictures may wait for a decoder; a quarter as many for those of the slow levels.
+        waiting: how many pictures may wait for a decoder; a quarter of that at the slower levels.
     """
 
     seconds: float = 10
@@ -67,10 +67,9 @@ class DecodeLimits:
 
 
 class Decoders:
-    """Decodes pictures in other processes, which are started when they are first needed.
+    """Decodes pictures in other processes, which are started on first use.
 
-    The first two levels have as many decoders as this process has processors to itself, and the first at
-    least two.
+    The first two levels have as many decoders as this process's share of the CPUs, the first at least two.
     """
 
     def __init__(self, limits: DecodeLimits) -> None:
@@ -86,26 +85,26 @@ class Decoders:
 
     @contextmanager
     def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Bitmap]:
-        """Decode a picture as `imaging.pictures.read_picture` does, shrunk to the largest stored size.
+        """Decode a picture like `imaging.pictures.read_picture`, reduced to the largest stored size.
 
-        Until the block ends the picture is one of the few that may be in memory.
+        Only IN_MEMORY such blocks run at a time.
 
         Args:
             file: open for reading; read from its beginning.
-            field: what to call it in errors.
-            client: who sent it.
+            field: the name of the picture in errors.
+            client: the client that has sent it.
 
         Raises:
-            PictureError: for everything wrong with the content; "too_large" if decoding it takes too much.
-            BusyError: others were in front of it for too long.
+            PictureError: the picture is invalid; "too_large" if decoding takes too much.
+            BusyError: too many pictures are being decoded.
         """
         exceeded = ""
         for level in self._levels:
-            with level.turns.turn(client, field):
+            with level.semaphore.acquire(client, field):
                 try:
                     picture = level.decode(file, field)
                 except _ExceededError as error:
-                    exceeded = error.what
+                    exceeded = error.resource
                     continue
                 self._in_memory.acquire()  # before the next one is decoded
             try:
@@ -114,7 +113,7 @@ class Decoders:
                 self._in_memory.release()
             return
         limits = {
-            "time": f"{self._limits.seconds:g} seconds of processor time",
+            "time": f"{self._limits.seconds:g} seconds of CPU time",
             "memory": f"{self._limits.memory_bytes / 2**20:,.0f} MiB of memory",
         }
         log.info("a picture takes too much to decode", extra={"what": exceeded, "client": client})
@@ -122,12 +121,12 @@ class Decoders:
 
 
 class _Level:
-    """Some decoders, and what they may take for one picture.
+    """Some decoders, and their limits for one picture.
 
     Args:
-        decoders: how many, each a process.
-        niceness: theirs.
-        time, memory: shares of what the limits allow.
+        decoders: the number of processes.
+        niceness: their niceness.
+        time, memory: their limits, as fractions of `limits`.
     """
 
     def __init__(
@@ -140,11 +139,11 @@ class _Level:
         time: float,
         memory: float,
     ) -> None:
-        # A quarter of the server's threads may wait for long pictures, all of them for short ones.
-        self.turns = Turns(decoders, limits.waiting if niceness == 0 else limits.waiting // 4)
+        # All threads of the server may wait for cheap pictures, a quarter of them for expensive ones.
+        self.semaphore = FairSemaphore(decoders, limits.waiting if niceness == 0 else limits.waiting // 4)
         self._template = template
         self._niceness = niceness
-        self._asked = {
+        self._limits = {
             "seconds": time * limits.seconds,
             "memory": round(memory * limits.memory_bytes),
             "whole_memory": memory == 1,
@@ -154,22 +153,22 @@ class _Level:
         self._idle: list[_Decoder] = []
 
     def decode(self, file: BinaryIO, field: str) -> Bitmap:
-        """Decode a picture within what this level may take.
+        """Decode a picture within this level's limits.
 
-        If the decoder is killed, another gets the picture, once.
+        If its decoder is killed, another one tries once more.
 
         Raises:
-            _ExceededError: the picture takes more than this level has.
-            PictureError, BusyError: as `Decoders.decoded` says.
+            _ExceededError: the picture exceeds this level's limits.
+            PictureError, BusyError: as `Decoders.decoded`.
         """
         for take in (self._take, self._start):
             decoder = take(field)
             try:
-                picture = decoder.decode(file, field, self._asked)
+                picture = decoder.decode(file, field, self._limits)
             except (PictureError, _ExceededError):
-                decoder.end()  # what it could not decode may have done it harm
+                decoder.end()  # the picture may have left it in a bad state
                 raise
-            except Exception as error:  # it has ended, is stuck or talks nonsense
+            except Exception as error:  # it has ended, hangs or replies nonsense
                 status = decoder.end()
                 if status == -signal.SIGPROF:
                     raise _ExceededError("time") from None
@@ -177,12 +176,12 @@ class _Level:
                 if isinstance(error, TimeoutError):
                     raise BusyError(field) from None
                 continue
-            if decoder.pictures < PICTURES:
+            if decoder.pictures < PICTURES_PER_DECODER:
                 self._idle.append(decoder)
             else:
                 decoder.end()
             return picture
-        if status == -signal.SIGKILL:  # twice, and not by us
+        if status == -signal.SIGKILL:  # twice, by the system
             raise BusyError(field)
         raise PictureError(field, "not_a_picture", "not a picture that can be read (its decoder crashes)")
 
@@ -195,15 +194,15 @@ class _Level:
         try:
             return _Decoder(self._template, self._niceness)
         except OSError as error:
-            log.error("no decoder starts", extra={"error": str(error)})
+            log.error("no decoder can be started", extra={"error": str(error)})
             raise BusyError(field) from error
 
 
 class _Decoder:
-    """The server's side of one process that decodes pictures.
+    """A process that decodes pictures, as the server sees it.
 
     Raises:
-        OSError: it does not start.
+        OSError: it cannot be started.
     """
 
     def __init__(self, template: _Template, niceness: int) -> None:
@@ -211,71 +210,71 @@ class _Decoder:
         self._template = template
         self._link, theirs = socket.socketpair()
         with theirs:
-            self._process = template.order(0, niceness, theirs)
+            self._process = template.request(0, niceness, theirs)
 
-    def decode(self, file: BinaryIO, field: str, asked: dict[str, Any]) -> Bitmap:
+    def decode(self, file: BinaryIO, field: str, limits: dict[str, Any]) -> Bitmap:
         """Decode a picture.
 
         Raises:
-            PictureError: for what is wrong with the picture.
-            _ExceededError: it takes too much memory.
-            TimeoutError: the process is stuck, or has too little of the processors.
-            Exception: of any other kind, it has ended (perhaps as its time was up) or talks nonsense.
+            PictureError: the picture is invalid.
+            _ExceededError: the picture takes too much memory.
+            TimeoutError: the process hangs, or gets too little CPU time.
+            Exception: any other; the process has ended (perhaps by its time limit) or replies nonsense.
         """
         self.pictures += 1
-        deadline = time.monotonic() + 20 * asked["seconds"] + 20  # others want the processors, too
+        deadline = time.monotonic() + 20 * limits["seconds"] + 20  # other processes need the CPUs, too
         self._link.settimeout(deadline - time.monotonic())
         file.seek(0, os.SEEK_END)
-        send(self._link, asked, file.tell())
+        send(self._link, limits, file.tell())
         file.seek(0)
         while block := file.read(BLOCK):
             self._link.sendall(block)
-        width, height = asked["within"]
-        answer, bitmap = receive(self._link, BMP_HEADER.size + 4 * width * height + 65_536, deadline)
-        if answer.get("kind") == "memory":
+        width, height = limits["within"]
+        reply, bitmap = receive(self._link, BMP_HEADER.size + 4 * width * height + 65_536, deadline)
+        if reply.get("kind") == "memory":
             raise _ExceededError("memory")
-        if "kind" in answer:
-            raise PictureError(field, answer["kind"], answer["reason"])
-        return Bitmap(tuple(answer["size"]), bitmap)
+        if "kind" in reply:
+            raise PictureError(field, reply["kind"], reply["reason"])
+        return Bitmap(tuple(reply["size"]), bitmap)
 
     def end(self) -> int:
-        """End the process, if it has not ended; how it ended: its status, or minus a signal."""
+        """End the process, unless it has ended; returns its exit status, or minus a signal."""
         self._link.close()
         try:
-            return self._template.order(self._process)
+            return self._template.request(self._process)
         except OSError:
             return -signal.SIGKILL
 
 
 class _Template:
-    """The process that forks decoders; started when it is first needed, and again should it be killed."""
+    """The process that forks decoders; started on first use, and again if it was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._end: Callable[[], object] = lambda: None
 
-    def order(self, process: int, niceness: int = 0, link: socket.socket | None = None) -> int:
-        """Send an order; the answer. See `mead.imaging.decoder.ORDER` and ANSWER.
+    def request(self, process: int, niceness: int = 0, link: socket.socket | None = None) -> int:
+        """Send a request and return the reply; see REQUEST and REPLY in `mead.imaging.decoder`.
 
         Raises:
-            OSError: it does not start.
+            OSError: the process cannot be started.
         """
-        message = ORDER.pack(process, niceness)
+        message = REQUEST.pack(process, niceness)
         with self._lock:
             for _ in range(2):
                 control = self._control or self._start()
                 with suppress(OSError):
                     socket.send_fds(control, [message], [link.fileno()] if link else [])
-                    answer = control.recv(ANSWER.size)
-                    if answer:
-                        return int(ANSWER.unpack(answer)[0])
+                    reply = control.recv(REPLY.size)
+                    if reply:
+                        return int(REPLY.unpack(reply)[0])
                 self._end()
                 self._control = None
-        raise ChildProcessError("python -m mead.imaging.decoder ends as it starts")
+        raise ChildProcessError("python -m mead.imaging.decoder exits at once")
 
     def _start(self) -> socket.socket:
-        known = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         control, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -283,7 +282,7 @@ class _Template:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={"OPENBLAS_NUM_THREADS": "1", **known},
+                env={"OPENBLAS_NUM_THREADS": "1", **environment},
             )
         self._end = weakref.finalize(self, _end, control, process)
         self._control = control
@@ -291,6 +290,6 @@ class _Template:
 
 
 def _end(control: socket.socket, template: subprocess.Popen[bytes]) -> None:
-    """End a template, and with it all its decoders."""
+    """End a template process and all its decoders."""
     control.close()
     template.wait()

@@ -21,7 +21,8 @@ from PIL import Image
 from pydantic import SecretStr
 
 from caching_config import Settings
-from mead.log import REQUEST_ID, Line, log_requests, reason, request_id
+from mead.http.request_log import REQUEST_ID, init_request_log
+from mead.log import LogFormatter, reason, request_id
 
 ROOT = Path(__file__).parents[2]
 KEY, PASSWORD = "the-key-of-anna", "pa:ss/word"
@@ -44,7 +45,7 @@ def line(settings: Settings, message: str, error: BaseException | None = None, *
     record = logging.getLogger("mead.test").makeRecord(
         "mead.test", logging.WARNING, __file__, 1, message, (), info, "test", extra
     )
-    return Line(settings).format(record)
+    return LogFormatter(settings).format(record)
 
 
 def raised(error: Exception) -> Exception:
@@ -209,14 +210,14 @@ def test_plain_lines_are_for_people() -> None:
 
 def test_a_request_has_an_id(caplog: pytest.LogCaptureFixture) -> None:
     app = Flask(__name__)
-    log_requests(app)
+    init_request_log(app)
 
     @app.get("/jobs/<job_id>")
     def job(job_id: str) -> Response:
         return Response(request_id.get())
 
     client = app.test_client()
-    with caplog.at_level(logging.INFO, "mead.log"):
+    with caplog.at_level(logging.INFO, "mead.http.request_log"):
         first, second = client.get("/jobs/a"), client.get("/jobs/b")
         given = client.get("/jobs/c", headers={REQUEST_ID: "trace-1.2:3"})
         forged = client.get("/jobs/d", headers={REQUEST_ID: 'x" , "level'})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mead.origins import may_be_named, normal_host, normal_origin
+from mead.origins import is_allowed_host, normal_host, normal_origin
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_a_host_has_one_spelling() -> None:
     ],
 )
 def test_which_names_are_the_services(host: str, known: bool) -> None:
-    assert may_be_named(host, {"studio.lan", ".in.example.com"}) is known
+    assert is_allowed_host(host, {"studio.lan", ".in.example.com"}) is known

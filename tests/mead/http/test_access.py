@@ -23,12 +23,12 @@ from pydantic import SecretStr
 import app as app_without_queue
 from caching_config import Settings
 from mead.cli.local_redis import free_port
-from mead.http import access
+from mead.http import anonymous
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
 from tests.conftest import Process, answers
 
-ROOT = Path(access.__file__).parents[2]
+ROOT = Path(anonymous.__file__).parents[2]
 ANNA, BEN = "the-key-of-anna", "the-key-of-ben"
 PAGE = "https://pictures.example"
 ASYNC = {"Prefer": "respond-async"}
@@ -480,7 +480,7 @@ def test_security_headers_are_on_every_answer(client_with: Callable[..., FlaskCl
     ],
 )
 def test_what_is_loopback(host: str, alone: bool) -> None:
-    assert access.is_loopback(host) is alone
+    assert anonymous.is_loopback(host) is alone
 
 
 @pytest.mark.parametrize("script", ["caching_server.py", "app.py"])

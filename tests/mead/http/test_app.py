@@ -21,6 +21,7 @@ from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
+from mead.http.services import services_of
 from mead.imaging.encoding import write_picture
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
@@ -215,7 +216,7 @@ def test_a_form_that_is_cut_off(http: FlaskClient, idle_worker: None, client: re
     whole = sent({"prompt": "teal", "img": ("photo.png", photo().getvalue())})
     for length in (40, len(whole["data"]) // 2, len(whole["data"]) - 10):
         cut = {**whole, "data": whole["data"][:length]}
-        assert "malformed or cut off" in error_of(http.post("/latent_revision", **cut), 400)["message"]
+        assert "malformed or incomplete" in error_of(http.post("/latent_revision", **cut), 400)["message"]
     nameless = {**whole, "content_type": "multipart/form-data"}
     error_of(http.post("/latent_revision", **nameless), 400)
     assert client.keys("job:*") == []
@@ -397,7 +398,7 @@ def test_a_record_that_names_anything_else(
         http.get(f"/jobs/{own}/preview"),
         http.post("/check", data={"id": own}),
     ):
-        assert "not kept any more" in error_of(answer, 404)["message"]
+        assert "has expired" in error_of(answer, 404)["message"]
 
 
 def test_a_picture_under_another_path_of_the_same_folder(
@@ -570,8 +571,8 @@ def test_a_server_that_stops_says_so(settings: Settings, idle_worker: None, jobs
 
     with ThreadPoolExecutor(2) as pool:
         waiting, streaming = pool.submit(ask, {}), pool.submit(ask, {"Accept": "text/event-stream"})
-        eventually(lambda: len(app.extensions["events"]._followed) == 2)
-        app.extensions["events"].close()
+        eventually(lambda: len(services_of(app).events.followed_jobs()) == 2)
+        services_of(app).events.close()
         body = error_of(waiting.result(60), 503)
         _, kind, data = events_of(streaming.result(60))[-1]
     assert int(waiting.result().headers["Retry-After"]) >= 1

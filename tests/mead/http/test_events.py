@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from caching_config import Settings, connect
-from mead.http.events import ClosedError, Events
+from mead.http.errors import ShuttingDownError
+from mead.http.events import Events
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
@@ -34,6 +35,11 @@ def end(jobs: Jobs, worker: str = "me") -> None:
     report(jobs, job, 1, 2, 0.5)
     report(jobs, job, 2, 2, 0.25)
     assert jobs.succeed(job, worker, "/somewhere.png")
+
+
+def listeners() -> set[threading.Thread]:
+    """The threads that listen to events."""
+    return {thread for thread in threading.enumerate() if thread.name == "events"}
 
 
 def changes(story: Iterator[Job | None]) -> list[Job]:
@@ -90,30 +96,27 @@ def test_many_followers_are_one_connection(jobs: Jobs, client: redis.Redis) -> N
     assert client.pubsub_numpat() == 1
     end(jobs)
     assert all(changes(story)[-1].ended for story in stories)
-    assert not events._followed
+    assert not events.followed_jobs()
 
 
 def test_listening_ends_when_nobody_follows(
     mortal_redis: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In a quiet moment, or when Redis goes; and begins again with the next who follows."""
-    monkeypatch.setattr("mead.http.events.QUIET", PULSE)
+    monkeypatch.setattr("mead.http.events.IDLE_SECONDS", PULSE)
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 60)
     events = Events(jobs)
     enqueue(jobs, "a")
-
-    def listeners() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread.name == "events"]
 
     before = listeners()
     for round_ in range(2):
         story = events.follow("a", PULSE)
         assert next(story) is not None and next(story) is None
-        (listener,) = set(listeners()) - set(before)
+        (listener,) = listeners() - before
         time.sleep(3 * PULSE)
         assert listener.is_alive()  # somebody follows
         if round_ == 1:
-            monkeypatch.setattr("mead.http.events.QUIET", 60)
+            monkeypatch.setattr("mead.http.events.IDLE_SECONDS", 60)
             next(story)
         del story
         if round_ == 1:
@@ -127,7 +130,7 @@ def test_an_unknown_job(jobs: Jobs) -> None:
     events = Events(jobs)
     with pytest.raises(UnknownJobError):
         next(events.follow("nobody", PULSE))
-    assert not events._followed
+    assert not events.followed_jobs()
 
 
 def test_a_record_that_goes_meanwhile(mortal_redis: Any) -> None:
@@ -175,8 +178,8 @@ def test_closing_wakes_all(jobs: Jobs) -> None:
         there.wait(60)
         events.close()
         for follower in followers:
-            assert isinstance(follower.exception(60), ClosedError)
-    with pytest.raises(ClosedError):
+            assert isinstance(follower.exception(60), ShuttingDownError)
+    with pytest.raises(ShuttingDownError):
         next(events.follow("a", PULSE))
 
 
@@ -192,7 +195,7 @@ def test_a_record_that_vanishes_is_noticed(jobs: Jobs, client: redis.Redis, gone
     for story in stories:
         with pytest.raises(UnknownJobError):
             changes(story)
-    assert not events._followed
+    assert not events.followed_jobs()
 
 
 STRAYS = [
@@ -218,9 +221,10 @@ def test_stray_messages_change_nothing(
     """On the job's channel, on others, and from another database: channels are common to all."""
     events = Events(jobs)
     enqueue(jobs, "a")
+    before = listeners()
     story = events.follow("a", PULSE)
     assert next(story) is not None and next(story) is None
-    thread = events._thread
+    (thread,) = listeners() - before
     with redis.Redis.from_url(redis_server.url, db=9) as other:
         for stray in STRAYS:
             for name in ("events:a", "events:", "events:other", b"events:\xff\xfe"):
@@ -229,7 +233,7 @@ def test_stray_messages_change_nothing(
     end(jobs)
     told = changes(story)
     assert [job.status for job in told] == ["processing"] * 3 + ["succeeded"]
-    assert events._thread is thread and thread is not None and thread.is_alive()
+    assert listeners() - before == {thread}
     assert caplog.text.count("stray messages are ignored") == 1
 
 
@@ -254,6 +258,7 @@ def test_a_thread_that_dies_is_started_again(
     events = Events(jobs)
     assert events.problem() is None  # nobody follows, nobody need listen
     enqueue(jobs, "a")
+    before = listeners()
     story = events.follow("a", pulse=600)
     next(story)
 
@@ -261,14 +266,14 @@ def test_a_thread_that_dies_is_started_again(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(events, "_hand_over", die)
+        patched.setattr(events, "handle_message", die)
+        (thread,) = listeners() - before
         jobs.redis.publish("events:a", "")
-        assert events._thread is not None
-        events._thread.join(30)
-        assert events.problem() == "nobody listens to the events of jobs"
+        thread.join(30)
+        assert events.problem() == "no thread listens to the events of jobs"
     end(jobs)  # nobody hears
     assert changes(story)[-1].status == "succeeded"
-    assert events._thread.is_alive() and events.problem() is None
+    assert events.problem() is None
 
     def fail(message: Any) -> None:
         raise RuntimeError("a bug")
@@ -277,11 +282,11 @@ def test_a_thread_that_dies_is_started_again(
     story = events.follow("b", PULSE)
     next(story)
     with monkeypatch.context() as patched:
-        patched.setattr(events, "_hand_over", fail)
+        patched.setattr(events, "handle_message", fail)
         while events.problem() is None:
             jobs.redis.publish("events:b", "")
             time.sleep(0.05)
-        assert events.problem() == "the events of jobs cannot be heard (RuntimeError)"
+        assert events.problem() == "the events of jobs cannot be received (RuntimeError)"
     end(jobs)
     assert changes(story)[-1].status == "succeeded"
     assert "a bug" in caplog.records[-1].__dict__["error"]
@@ -291,7 +296,7 @@ def test_a_crowd_costs_one_look_at_a_time(
     jobs: Jobs, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record of a job is read once for all who follow it."""
-    monkeypatch.setattr("mead.http.events.LOOK_SECONDS", PULSE)
+    monkeypatch.setattr("mead.http.events.REFRESH_SECONDS", PULSE)
 
     def reads() -> int:
         return int(client.info("commandstats")["cmdstat_hgetall"]["calls"])
@@ -313,14 +318,14 @@ def test_a_change_is_one_object_for_all(jobs: Jobs) -> None:
     events = Events(jobs)
     enqueue(jobs, "a")
     told: list[list[Any]] = [[] for _ in range(3)]
-    first = [events.enter("a", one.append) for one in told]
+    first = [events.subscribe("a", updates.append) for updates in told]
     assert first[0] is first[1] is first[2]
     end(jobs)
     deadline = time.monotonic() + 60
-    while not all(one and one[-1].job.ended for one in told):
+    while not all(updates and updates[-1].job.ended for updates in told):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert told[0] == told[1] == told[2]  # the same objects
-    for one in told:
-        events.leave("a", one.append)
-    assert not events._followed
+    for updates in told:
+        events.unsubscribe("a", updates.append)
+    assert not events.followed_jobs()

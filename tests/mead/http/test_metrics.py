@@ -154,7 +154,7 @@ def test_a_disk_that_is_nearly_full(settings: Settings, jobs: Jobs) -> None:
     greedy = settings.model_copy(update={"min_free_disk_bytes": 100 * free})
     door = create_app(greedy).test_client()
     answer = door.get("/readyz")
-    assert answer.status_code == 503 and "MB left" in answer.get_json()["message"]
+    assert answer.status_code == 503 and "MB free" in answer.get_json()["message"]
     refused = door.post("/latent_revision", data={"prompt": "a house"}, headers={"Prefer": "respond-async"})
     assert refused.status_code == 503 and jobs.queue_length(QUEUES[0]) == 0
     assert "disk" in refused.get_json()["message"]
@@ -188,7 +188,7 @@ def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
     jobs.redis.set(QUEUES[1], "text")
     answer = door.get("/readyz")
     assert answer.status_code == 503
-    assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is no list, but a string"
+    assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is not a list, but a string"
 
 
 def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> None:

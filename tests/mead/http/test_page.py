@@ -14,12 +14,12 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from caching_config import Settings
 from mead.cli.local_redis import free_port
-from mead.http import page as room
 from mead.http.app import create_app
+from mead.http.page import ASSETS, FOLDER
 from tests.conftest import DATA, Process, answers, report
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
-PARTS = {name: (room.HERE / name).read_text("utf-8") for name in room.PARTS}
+PARTS = {name: (FOLDER / name).read_text("utf-8") for name in ASSETS}
 
 expect.set_options(timeout=LIMIT)
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from benchmarks.fuzz_uploads import HOSTILE, encoded, jpeg_in_a_tiff, jpeg_of_arithmetic_scans
 from mead.imaging.decoders import DecodeLimits, Decoders
+from mead.imaging.fair_semaphore import BusyError, FairSemaphore
 from mead.imaging.pictures import PictureError, read_picture
-from mead.imaging.turns import BusyError, Turns
 from tests.conftest import eventually
 from tests.mead.imaging.test_pictures import GREYS, KINDS
 
@@ -126,7 +126,7 @@ def test_the_largest_pictures_pass(form: str) -> None:
 def test_too_much_time(packed: str, face: Path) -> None:
     bomb = jpeg_of_arithmetic_scans(7_000, 98)
     decoders = Decoders(DecodeLimits(seconds=0.5))
-    with pytest.raises(PictureError, match=r"img: takes more than 0\.5 seconds of processor") as caught:
+    with pytest.raises(PictureError, match=r"img: takes more than 0\.5 seconds of CPU") as caught:
         decode(decoders, bomb if packed == "alone" else jpeg_in_a_tiff(bomb, 7_000))
     assert caught.value.kind == "too_large"
     assert decode(decoders, face.read_bytes()).mode == "RGB"
@@ -273,47 +273,47 @@ def test_they_end_with_the_server() -> None:
 
 
 def test_clients_take_turns() -> None:
-    turns = Turns(1, 100)
+    semaphore = FairSemaphore(1, 100)
     order: list[str] = []
 
     def work(client: str) -> None:
-        with turns.turn(client, "img"):
+        with semaphore.acquire(client, "img"):
             order.append(client)
 
     threads = []
-    with turns.turn("first", "img"):
+    with semaphore.acquire("first", "img"):
         for number, client in enumerate(["a"] * 5 + ["b", "c"], start=1):
             threads.append(threading.Thread(target=work, args=[client]))
             threads[-1].start()
-            eventually(lambda number=number: turns.waiting == number)  # type: ignore[misc]
+            eventually(lambda number=number: semaphore.waiting == number)  # type: ignore[misc]
     for thread in threads:
         thread.join()
     assert "".join(order) == "abcaaaa"
 
 
 def test_no_more_wait_than_there_are_places() -> None:
-    turns = Turns(1, 4, longest_wait=600)
+    semaphore = FairSemaphore(1, 4, timeout=600)
     with ThreadPoolExecutor(4) as pool:
 
         def wait(client: str) -> None:
-            with turns.turn(client, "img"):
+            with semaphore.acquire(client, "img"):
                 pass
 
-        with turns.turn("first", "img"):
+        with semaphore.acquire("first", "img"):
             waiting = [pool.submit(wait, "a") for _ in range(2)]
-            eventually(lambda: turns.waiting == 2)
+            eventually(lambda: semaphore.waiting == 2)
             with pytest.raises(BusyError, match="img: too many pictures"):  # half of the places are others'
                 wait("a")
             waiting.append(pool.submit(wait, "b"))
-            eventually(lambda: turns.waiting == 3)
+            eventually(lambda: semaphore.waiting == 3)
         for one in waiting:
             one.result()
-    assert turns.waiting == 0
+    assert semaphore.waiting == 0
 
 
 def test_nobody_waits_for_ever() -> None:
-    turns = Turns(1, 4, longest_wait=0.05)
-    with turns.turn("a", "img"), pytest.raises(BusyError), turns.turn("b", "img"):
+    semaphore = FairSemaphore(1, 4, timeout=0.05)
+    with semaphore.acquire("a", "img"), pytest.raises(BusyError), semaphore.acquire("b", "img"):
         pass
-    with turns.turn("b", "img"):
-        assert turns.waiting == 0
+    with semaphore.acquire("b", "img"):
+        assert semaphore.waiting == 0

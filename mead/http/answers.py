@@ -1,0 +1,153 @@
+"""The JSON objects that the API answers with. /openapi.json describes them from these models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mead.queue.job import Status
+from mead.registry import MODELS
+
+Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
+Steps = Annotated[int, Field(ge=0, description="Optimisation steps done.", examples=[40])]
+TotalSteps = Annotated[
+    int | None, Field(description="Steps in total; null until the job starts.", examples=[100])
+]
+Rank = Annotated[int, Field(ge=0, description="Number of jobs ahead of this one.", examples=[3])]
+Loss = Annotated[float | None, Field(description="The loss of the last step.")]
+FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
+
+
+def _require_always_present(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Mark as required in the schema what every answer contains."""
+    schema["required"] = [name for name, field in model.model_fields.items() if field.default is not None]
+
+
+class Answer(BaseModel):
+    """A JSON object. A field whose default is None is left out when it is None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_require_always_present)
+
+    def content(self) -> dict[str, Any]:
+        """The object as it is sent."""
+        optional = {name for name, field in type(self).model_fields.items() if field.default is None}
+        absent = {name for name in optional if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=absent)
+
+
+class Alive(Answer):
+    """The process is running."""
+
+    status: Literal["success"] = "success"
+
+
+class Ready(Answer):
+    """The service is ready."""
+
+    status: Literal["success"] = "success"
+    warnings: list[str] | None = Field(
+        None,
+        description="Configuration problems that may lose jobs.",
+        examples=[["Redis loses accepted jobs when it is restarted (appendonly no): set appendonly yes"]],
+    )
+
+
+class Picture(Answer):
+    """The finished picture."""
+
+    status: Literal["success"] = "success"
+    image: str = Field(
+        description="The PNG file, in base64.",
+        examples=["iVBORw0KGgo="],
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
+    id: Id
+
+
+class Accepted(Answer):
+    """The job is queued."""
+
+    status: Literal["success"] = "success"
+    message: Literal["upload successful"] = "upload successful"
+    id: Id
+
+
+class Processing(Answer):
+    """The job has not ended yet."""
+
+    status: Literal["processing"] = "processing"
+    id: Id
+    rank: Rank
+    steps: Steps
+    total_steps: TotalSteps
+
+
+class Cancelled(Answer):
+    """The job is cancelled."""
+
+    status: Literal["success"] = "success"
+    message: Literal["cancelled"] = "cancelled"
+    id: Id
+
+
+class Error(Answer):
+    """The request failed."""
+
+    status: Literal["error"] = "error"
+    message: str = Field(description="What is wrong, and what would be right.", examples=["w0: out of range"])
+    field: str | None = Field(description="The field or header at fault, if any.", examples=["w0"])
+    id: Id | None = Field(None, description="The job's id, if the error is about a job.")
+
+
+class Record(Answer):
+    """A job's record. It also has the job's parameters, each under its own name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_require_always_present)
+
+    id: Id
+    type: str = Field(
+        description=" or ".join(f"{spec.type} ({spec.name})" for spec in MODELS.values()) + ".",
+        examples=["lr"],
+    )
+    status: Status
+    seq: int = Field(ge=0, description="Number of changes of the record; the id of the latest event.")
+    rank: Rank
+    attempts: int = Field(ge=0, description="How often the job was started.")
+    steps: Steps
+    total_steps: TotalSteps = None
+    loss: Loss = None
+    worker: str | None = Field(None, description="The worker that runs the job, or ran it last.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
+    image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    error: str | None = Field(None, description="Why the job failed.")
+    error_field: FieldAtFault = None
+
+
+class Change(Answer):
+    """The data of an event: the job after a change."""
+
+    id: Id
+    status: Status
+    steps: Steps
+    total_steps: TotalSteps = None
+    loss: Loss = None
+    rank: Rank | None = Field(None, description="Only in the first event of a queued job.")
+    image: str | None = Field(None, description="The address of the picture, or the PNG in base64.")
+    message: str | None = Field(None, description="Why there is no picture.")
+    field: FieldAtFault = None
+
+
+def example_of(answer: type[Answer]) -> dict[str, Any]:
+    """An example made of the examples and defaults of an answer's fields."""
+    example: dict[str, Any] = {}
+    for name, field in answer.model_fields.items():
+        if field.examples:
+            example[name] = field.examples[0]
+        elif not field.is_required() and field.default is not None:
+            example[name] = field.default
+    return example

@@ -1,0 +1,57 @@
+"""Error handlers: every error is answered with the same JSON object."""
+
+from __future__ import annotations
+
+import logging
+
+import redis
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from mead.http.errors import DISK_FULL, DISK_FULL_ERRNOS, ApiError
+from mead.http.responses import error_response
+from mead.log import reason
+from mead.queue.redis_errors import code_of, explain
+from mead.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def init_error_handlers(app: Flask, settings: Settings) -> None:
+    """Answer all errors of `app`: ours, Flask's, those of Redis and the disk, and bugs."""
+
+    @app.errorhandler(ApiError)
+    def on_api_error(error: ApiError) -> Response:
+        return error_response(error, settings.client_sleep)
+
+    @app.errorhandler(redis.RedisError)
+    def on_redis_error(error: redis.RedisError) -> Response:
+        if code_of(error) is None and isinstance(error, redis.ResponseError):
+            return _on_bug(error)
+        message = explain(error)
+        log.warning(message, extra={"error": reason(error)})
+        return on_api_error(ApiError(503, f"{message}; try again soon"))
+
+    @app.errorhandler(OSError)
+    def on_os_error(error: OSError) -> Response:
+        if error.errno not in DISK_FULL_ERRNOS:
+            return _on_bug(error)
+        log.error("the disk is full", extra={"error": error.strerror})
+        return on_api_error(ApiError(503, DISK_FULL))
+
+    app.register_error_handler(HTTPException, _on_http_error)
+    app.register_error_handler(Exception, _on_bug)
+
+
+def _on_http_error(error: HTTPException) -> Response:
+    """Flask's own errors (404, 405, 413, ...). Their headers (Allow, ...) are kept."""
+    response = error_response(ApiError(error.code or 500, error.description or error.name))
+    for name, value in error.get_headers(request.environ):
+        if name.lower() not in {"content-type", "content-length"}:
+            response.headers[name] = value
+    return response
+
+
+def _on_bug(error: Exception) -> Response:
+    log.exception("failed", extra={"method": request.method}, exc_info=error)
+    return error_response(ApiError(500, "internal server error; see the server's log"))

@@ -1,0 +1,61 @@
+"""What the views of the API share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from mead.http.concurrency import ConcurrencyLimit, open_request_limit
+from mead.http.events import Events
+from mead.http.forms import FormReader
+from mead.http.readiness import Readiness
+from mead.queue.client import connect
+from mead.queue.jobs import Jobs
+from mead.settings import Settings
+from mead.storage import Storage
+
+REDIS_TIMEOUT = 4.0  # seconds that a request waits for Redis
+
+
+@dataclass(frozen=True)
+class Services:
+    """The queue, the storage and what else the views use; one object for each app."""
+
+    settings: Settings
+    jobs: Jobs
+    storage: Storage
+    events: Events
+    forms: FormReader
+    readiness: Readiness
+    open_requests: ConcurrencyLimit
+
+    @classmethod
+    def create(cls, settings: Settings) -> Services:
+        """The services that the settings describe. Connects to Redis on first use."""
+        jobs = Jobs(connect(settings.redis_url, REDIS_TIMEOUT), settings.job_ttl)
+        storage = Storage(settings.data_dir)
+        return cls(
+            settings=settings,
+            jobs=jobs,
+            storage=storage,
+            events=Events(jobs),
+            forms=FormReader(settings),
+            readiness=Readiness(settings, jobs, storage),
+            open_requests=open_request_limit(settings),
+        )
+
+    def init_app(self, app: Flask) -> None:
+        """Make these the services of `app`."""
+        app.extensions["services"] = self
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an app."""
+    services: Services = app.extensions["services"]
+    return services
+
+
+def current_services() -> Services:
+    """The services of the app that handles this request."""
+    return services_of(current_app)
