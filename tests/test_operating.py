@@ -108,6 +108,7 @@ def shell(lines: Iterable[str], folder: Path, **names: str) -> subprocess.Popen[
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script's background ignores it
     )
 
 

@@ -44,6 +44,21 @@ def finish(pipeline: LatentRevisionsPipeline, revisions: Sequence[LatentRevision
     return [pipeline.image(revision) for revision in revisions]
 
 
+def test_a_set_without_a_learned_start_starts_from_noise(pipeline: LatentRevisionsPipeline) -> None:
+    """Though its settings, which it may have from its base, ask for the learned start."""
+    bare = copy.copy(pipeline)
+    bare.learned_start = None
+    assert bare.hyperparameters.start == "learned"
+    asked = {"prompt": "a house", "seed": 1}
+    started, noise = (
+        maker.start(LatentRevisionsParams(**asked, **more))
+        for maker, more in ((bare, {}), (pipeline, {"start": "noise"}))
+    )
+    assert torch.equal(started.latents, noise.latents)
+    with pytest.raises(ParamsError, match="no learned start"):
+        bare.start(LatentRevisionsParams(**asked, start="learned"))
+
+
 def test_every_argument_at_once_makes_a_png(tmp_path: Path) -> None:
     seen: list[Progress] = []
     path = LatentRevisions(

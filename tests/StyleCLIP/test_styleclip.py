@@ -3,6 +3,7 @@ their word."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,16 @@ def finish(pipeline: StyleCLIPPipeline, revisions: Sequence[StyleRevision]) -> l
 
 def params(prompt: str = "A girl with purple eyes", **given: Any) -> StyleCLIPParams:
     return StyleCLIPParams(prompt=prompt, **given)
+
+
+def test_a_set_without_a_mapper_starts_at_the_inversion(pipeline: StyleCLIPPipeline) -> None:
+    """Though its settings, which it may have from its base, ask for the learned start."""
+    bare = copy.copy(pipeline)
+    bare.mapper = None
+    assert bare.hyperparameters.start == "learned"
+    assert torch.equal(bare.start(params()).latents, pipeline.start(params(start="inversion")).latents)
+    with pytest.raises(ParamsError, match="no learned start"):
+        bare.start(params(start="learned"))
 
 
 def test_a_photo_becomes_a_png(tmp_path: Path) -> None:

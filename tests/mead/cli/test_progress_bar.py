@@ -86,4 +86,4 @@ def test_the_programs_name(
     monkeypatch.setattr(sys, "argv", [called, "--help"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().out.startswith(f"usage: {name} [-h] COMMAND")
+    assert capsys.readouterr().out.startswith(f"usage: {name} [-h] [--version] COMMAND")
