@@ -394,3 +394,16 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio of two pictures of one size, in dB."""
     difference = np.asarray(a, float) - np.asarray(b, float)
     return float(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 1e-9)))
+
+
+SERVICES = {"service", "waiting_room"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a browser or a whole service; slow ones are marked where they are."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "browser" in fixtures:
+            item.add_marker("browser")
+        if fixtures & SERVICES:
+            item.add_marker("service")

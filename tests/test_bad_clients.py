@@ -23,6 +23,8 @@ from mead.cli.local_redis import free_port
 from tests.conftest import ROOT, Process, RedisServer, answers, eventually
 from tests.test_waiting import LIMIT, QUEUE, Room, Waiting
 
+pytestmark = pytest.mark.service
+
 HEAD = b"POST /latent_revision HTTP/1.1\r\nHost: here\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 FORM = b"prompt=a+house"
 ASYNC = HEAD + b"Prefer: respond-async\r\n"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.bad_clients import KINDS, run
+
+pytestmark = pytest.mark.service
 
 
 def test_bad_clients_stop_nobody(tmp_path: Path) -> None:

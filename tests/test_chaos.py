@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.chaos import run
+
+pytestmark = pytest.mark.service
 
 
 def test_nothing_is_lost(tmp_path: Path) -> None:

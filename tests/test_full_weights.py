@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.slow
 def test_from_a_bad_mirror_to_the_published_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHTS_DIR", str(folder))
     files = {name: folder / name for name in ("ViT-B-32.pt", "vqgan_imagenet_f16_16384.ckpt")}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.fuzz_uploads import Fuzzing
 from mead.cli.local_service import local_service
+
+pytestmark = pytest.mark.service
 
 
 def test_pictures_and_forms_of_strangers(tmp_path: Path) -> None:

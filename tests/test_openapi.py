@@ -128,6 +128,7 @@ def test_keys_are_described_where_they_are_needed(settings: Settings) -> None:
     assert "security" not in locked["paths"]["/healthz"]["get"]
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_nothing(server: str, at_work: None, tmp_path: Path) -> None:
     """Every route, with good and bad requests made from the description, alone and one after another."""
     deadline = time.monotonic() + 60
@@ -164,6 +165,7 @@ def test_the_page_needs_no_other_site(server: str) -> None:
     assert requests.get(server + "/docs/nothing.js", timeout=60).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_page_opens_in_a_browser(server: str, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
     asked: list[str] = []

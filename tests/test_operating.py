@@ -180,6 +180,7 @@ def test_one_job(queue: dict[str, str], redis_server: RedisServer) -> None:
     assert "status\tprocessing" in told and "prompt\tthe runs house" in told
 
 
+@pytest.mark.slow
 def test_following_a_job(queue: dict[str, str], redis_server: RedisServer, jobs: Jobs) -> None:
     process = shell(script("What is a job doing now?", redis_server), redis_server.folder, **queue)
     output = iter(process.stdout.readline, "")

@@ -16,6 +16,8 @@ from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from tests.conftest import Process, RedisServer, end_of, eventually, recover
 
+pytestmark = pytest.mark.service
+
 QUEUE, OTHER_QUEUE = "latentrevisions_queue", "styleclip_queue"
 LIMIT = 120  # seconds; far more than anything here takes
 

@@ -22,6 +22,8 @@ import requests
 from mead.cli.local_redis import find_redis, free_port
 from tests.conftest import ROOT, RedisServer, eventually
 
+pytestmark = pytest.mark.service
+
 LIMIT = 120  # seconds; far more than anything here takes
 PROXY = "http://127.0.0.1:9"  # nobody listens there
 MEAD = [sys.executable, "-m", "mead"]

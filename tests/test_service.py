@@ -15,6 +15,8 @@ from PIL import Image
 
 from tests.conftest import channel, end_of, eventually, follow_until
 
+pytestmark = pytest.mark.service
+
 ASYNC = {"Prefer": "respond-async"}
 LIMIT = 300  # seconds; far more than anything here takes
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.service
+
 REPOSITORY = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 

@@ -21,6 +21,8 @@ import requests
 from tests.conftest import ROOT, RedisServer, eventually, report
 from tests.test_waiting import LIMIT, QUEUE, Room
 
+pytestmark = pytest.mark.service
+
 FEW = {"HTTP_PROCESSES": "1", "HTTP_THREADS": "8", "SSE_HEARTBEAT": "600"}
 LONG, STEPS = "n" * 2000, 4000  # an id that makes events long; more of them than are kept for a client
 MANY = {"MAX_OPEN_REQUESTS": "30", "MAX_OPEN_REQUESTS_PER_CLIENT": "30"}

@@ -22,6 +22,8 @@ from caching_server import Worker
 from mead.queue.keys import job_key
 from tests.conftest import RedisServer, Service, eventually
 
+pytestmark = pytest.mark.service
+
 QUEUE = "latentrevisions_queue"
 ASYNC = {"Prefer": "respond-async"}
 EVENTS = {"Accept": "text/event-stream"}

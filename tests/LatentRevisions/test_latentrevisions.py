@@ -83,6 +83,7 @@ def test_every_argument_at_once_makes_a_png(tmp_path: Path) -> None:
     assert seen[-1].image().size == (128, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["noise", "learned"])
 def test_the_same_seed_gives_the_same_file(tmp_path: Path, start: str) -> None:
     def made(seed: int) -> bytes:
@@ -93,6 +94,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, start: str) -> None:
     assert made(7) != made(8)
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPipeline) -> None:
     wanted = [
         params("a red circle on a blue background", seed=1, iterations=12),
@@ -106,6 +108,7 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPip
         assert psnr(a, b) >= 40
 
 
+@pytest.mark.slow
 def test_a_job_may_join_at_any_step_and_in_any_size(pipeline: LatentRevisionsPipeline) -> None:
     late = params("a yellow star", seed=5, iterations=4, size="64x96")
     (alone,) = finish(pipeline, [pipeline.start(late)])
@@ -117,6 +120,7 @@ def test_a_job_may_join_at_any_step_and_in_any_size(pipeline: LatentRevisionsPip
     assert psnr(alone, joined[1]) >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_what_is_not_finite_harms_no_other(pipeline: LatentRevisionsPipeline, value: str) -> None:
     """A job whose latents are not finite makes no picture; what shares a batch with it is as if alone."""
@@ -221,6 +225,7 @@ def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevis
     assert bare.start(params()).latents.shape == (1, pipeline.vqgan.embed_dim, side, side)
 
 
+@pytest.mark.slow
 def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline) -> None:
     """Red words give more red than blue words, and night is darker than day."""
     prompts = [
@@ -236,6 +241,7 @@ def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline) -> None:
     assert day[:64].mean() - night[:64].mean() > 40  # the sky
 
 
+@pytest.mark.slow
 def test_colours_show_from_noise_too(pipeline: LatentRevisionsPipeline) -> None:
     prompts = ["a red square on a red background", "a blue square on a blue background"]
     revisions = [pipeline.start(params(one, seed=1, iterations=40, start="noise")) for one in prompts]

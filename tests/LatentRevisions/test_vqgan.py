@@ -22,6 +22,7 @@ def same_picture(one: VQGAN, other: VQGAN, image: torch.Tensor) -> bool:
         ) and torch.equal(one.decode(one.encode(image)), other.decode(other.encode(image)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "factor"), [("vqgan_small", 4), ("vqgan_imagenet_f16_16384", 16)])
 def test_matches_the_published_implementation(name: str, factor: int) -> None:
     fixture = parity.load(name)

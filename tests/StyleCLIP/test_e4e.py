@@ -22,6 +22,7 @@ def small() -> Encoder4Editing:
     return encoder.eval()
 
 
+@pytest.mark.slow
 def test_matches_the_published_implementation() -> None:
     fixture = parity.load("e4e_ffhq_1024")
     encoder = Encoder4Editing.from_state_dict(fixture.state_dict)

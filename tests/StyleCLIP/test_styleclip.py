@@ -92,6 +92,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     assert made("a") == made("b")
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     wanted = [
         params("a woman with blue hair", seed=1, iterations=8, img_path=girl),
@@ -144,6 +145,7 @@ def excess(picture: Image.Image, place: tuple[slice, slice], channels: list[int]
     return float(part[..., channels].mean() - part[..., others].mean())
 
 
+@pytest.mark.slow
 def test_words_show_in_the_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     """Purple eyes are more purple than those of the drawing and of the photo, and the background stays."""
     faces = (girl, DATA / "face.jpeg")
@@ -157,6 +159,7 @@ def test_words_show_in_the_face(pipeline: StyleCLIPPipeline, girl: Path) -> None
         assert np.abs(corners[1] - corners[0]).mean() < 20
 
 
+@pytest.mark.slow
 def test_brown_hair_becomes_blue_and_eyes_stay_brown(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     before = pipeline.image(pipeline.start(params(img_path=girl, start="inversion")))
     after = finish(pipeline, [pipeline.start(params("a woman with blue hair", seed=1, img_path=girl))])[0]
@@ -218,6 +221,7 @@ def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
     assert caught.value.kind == "no_face"
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_published_one(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     revision = pipeline.start(params(img_path=girl, start="inversion"))
     prompt = pipeline.perceptor.embed_text(["A girl with purple eyes"])

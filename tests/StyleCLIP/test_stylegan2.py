@@ -21,6 +21,7 @@ def small() -> Generator:
     return generator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n_latent"), [("stylegan2_small", 8), ("stylegan2_ffhq_1024", 18)])
 def test_matches_the_published_implementation(name: str, n_latent: int) -> None:
     fixture = parity.load(name)

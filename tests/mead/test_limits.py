@@ -182,6 +182,7 @@ def test_the_classes_say_so_as_they_are_made(face: Path) -> None:
         StyleCLIP(LONG, img_path=str(face))
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "mead", "latent_revision", LONG, "--output_path", tmp_path],

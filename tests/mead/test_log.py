@@ -239,6 +239,7 @@ def events_of(log: Path, job_id: str | None = None) -> list[dict[str, Any]]:
     return [event for event in events if job_id in (None, event.get("job"))]
 
 
+@pytest.mark.slow
 def test_a_jobs_story_is_found_by_its_id(service: Any) -> None:
     headers = {REQUEST_ID: "my-request"}
     form = {"prompt": "a red house", "iterations": "2"}

@@ -367,6 +367,7 @@ SERVERS = {"PORT": "tcp://10.0.0.1:5000", "DEBUG": "release", "REDIS_URL": "none
 """Settings that no server would start with, as other programs and Docker's links set them."""
 
 
+@pytest.mark.slow
 def test_the_classes_read_no_setting_of_the_servers(tmp_path: Path) -> None:
     code = (
         "from LatentRevisions.LatentRevisions import LatentRevisions\n"
@@ -379,6 +380,7 @@ def test_the_classes_read_no_setting_of_the_servers(tmp_path: Path) -> None:
     assert {Path(line) for line in ended.stdout.splitlines()} == set(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["latent_revision", "styleclip"])
 def test_nor_do_their_commands(tmp_path: Path, command: str) -> None:
     options = ["--iterations", "1", "--output_path", str(tmp_path)]
@@ -387,6 +389,7 @@ def test_nor_do_their_commands(tmp_path: Path, command: str) -> None:
     assert [Path(ended.stdout.strip())] == list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "other"), [("LatentRevisions", "StyleCLIP"), ("StyleCLIP", "LatentRevisions")]
 )

@@ -18,6 +18,8 @@ from mead.registry import MODELS, networks, spec_of
 from tests.conftest import ROOT, Process, RedisServer, Service
 from tests.toy.spec import SPEC
 
+pytestmark = pytest.mark.service
+
 RUN = "tests/toy/run.py"
 SHADE = (200, 200, 200)
 FORM = {"prompt": "a cloud", "shade": 200, "iterations": 4}

@@ -50,6 +50,7 @@ def mead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, done.returncode, stdout, stderr)
 
 
+@pytest.mark.slow
 def test_what_a_weight_file_holds(tmp_path: Path) -> None:
     """Its name and the names of its tensors are a stranger's."""
     file = tmp_path / f"{HOSTILE.partition('m')[0]}.safetensors"
@@ -59,6 +60,7 @@ def test_what_a_weight_file_holds(tmp_path: Path) -> None:
     assert not OBEYED.search(done.stderr + done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

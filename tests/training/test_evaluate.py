@@ -54,6 +54,7 @@ def test_an_edit_changes_the_attribute_it_names_and_no_measure() -> None:
     assert not {"sky", "car", "star"} & set(cases.face_fields())
 
 
+@pytest.mark.slow
 def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
             one.check()
 
 
+@pytest.mark.slow
 def test_a_child_is_started_again_as_often_as_it_may_be(tmp_path: Path) -> None:
     with Child("quitter", ["sh", "-c", "echo $$; exit 3"], {}, tmp_path) as one:
         one.restarts = 2

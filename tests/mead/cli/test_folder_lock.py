@@ -15,6 +15,7 @@ from mead.cli.folder_lock import folder_lock
 URL = "http://127.0.0.1:5000"
 
 
+@pytest.mark.slow
 def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
     with folder_lock(tmp_path, URL):
         who = (
@@ -26,6 +27,7 @@ def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_lock_of_a_version_before_is_one_too(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -60,6 +60,7 @@ def test_our_redis_keeps_what_it_was_told_even_when_killed(tmp_path: Path) -> No
     assert server.process.returncode == -9
 
 
+@pytest.mark.slow
 def test_it_answers_nobody_without_its_password(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     with local_redis(folder, tmp_path) as (server, url), redis.Redis.from_url(url) as client:

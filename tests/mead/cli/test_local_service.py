@@ -25,6 +25,7 @@ def test_the_host_in_the_url(host: str, asked: str) -> None:
     assert reachable_host(host) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_port_must_be_free_where_it_listens(host: str) -> None:
     check_address(host, free_port())
@@ -32,6 +33,7 @@ def test_a_port_must_be_free_where_it_listens(host: str) -> None:
         check_address(host, other.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="a machine without IPv6")
 @pytest.mark.parametrize("host", ["::", "::1"])
 def test_a_port_of_ipv6(host: str) -> None:

@@ -76,6 +76,7 @@ def test_what_is_not_understood_gives_the_usage(tmp_path: Path, arguments: list[
     assert done.stderr.startswith("usage: python -m mead weights")
 
 
+@pytest.mark.slow
 def test_from_nothing_to_verified(folder: Path) -> None:
     listed = mead(folder, "weights", "list").stdout
     assert "local: From a mirror." in listed and f"are in {folder}" in listed
@@ -152,6 +153,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whatever_a_file_holds_it_is_a_message_that_names_it(folder: Path, name: str) -> None:
     path = folder / f"{name}.ckpt"
@@ -168,6 +170,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_fetch_is_resumed(folder: Path, server: Mirror, number: signal.Signals) -> None:
     half, go_on = threading.Event(), threading.Event()
@@ -206,6 +209,7 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
     assert done.returncode == 1 and "Permission denied" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_set_of_ones_own_in_every_way_in(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +267,7 @@ def test_a_set_of_ones_own_in_every_way_in(
     assert Image.open(io.BytesIO(png)).tobytes() == typed
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_here_are_named_with_what_to_do(folder: Path) -> None:
     done = mead(folder, "latent_revision", "a cat", "--weights", "full")
     assert done.returncode == 1

@@ -379,6 +379,7 @@ def test_a_proxy_may_serve_it_below_a_path(client_with: Callable[..., FlaskClien
     assert client.get("/index", headers={**NGINX, "X-Forwarded-Prefix": "/a/b_c/"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_under_gunicorn_the_socket_counts(settings: Settings, tmp_path: Path) -> None:
     """As another gunicorn runs it: beyond loopback nothing opens it, on a Unix socket it is open."""
     port, path = free_port(), tmp_path / "mead.sock"
@@ -410,6 +411,7 @@ def test_under_gunicorn_the_socket_counts(settings: Settings, tmp_path: Path) ->
         process.wait(60)
 
 
+@pytest.mark.slow
 def test_a_browsers_foreign_page(settings: Settings, tmp_path: Path, browser: Browser) -> None:
     """Over plain http and by a name: a browser then says no more than the page's origin."""
     other = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
@@ -483,6 +485,7 @@ def test_what_is_loopback(host: str, alone: bool) -> None:
     assert anonymous.is_loopback(host) is alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["caching_server.py", "app.py"])
 def test_it_does_not_listen_to_everybody_without_keys(tmp_path: Path, script: str) -> None:
     environment = {**os.environ, "HOST": "0.0.0.0", "PORT": str(free_port()), "DATA_DIR": str(tmp_path)}
@@ -512,6 +515,7 @@ def test_it_listens_to_everybody_when_told(settings: Settings, tmp_path: Path, m
     assert ANNA not in written and BEN not in written
 
 
+@pytest.mark.slow
 def test_the_debugger_is_not_for_others(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     environment = {"HOST": "0.0.0.0", "PORT": str(port), "ALLOW_ANONYMOUS": "true", "DATA_DIR": str(tmp_path)}

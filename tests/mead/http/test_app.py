@@ -744,6 +744,7 @@ def test_a_disk_that_is_nearly_full(settings: Settings, idle_worker: None, clien
     assert client.keys("job:*") == []
 
 
+@pytest.mark.slow
 def test_workers_that_go_while_one_waits(settings: Settings, jobs: Jobs) -> None:
     http = create_app(settings.model_copy(update={"worker_ttl": 1})).test_client()
     jobs.heartbeat("mortal", [settings.queues[0]], 1)

@@ -99,6 +99,7 @@ def test_many_followers_are_one_connection(jobs: Jobs, client: redis.Redis) -> N
     assert not events.followed_jobs()
 
 
+@pytest.mark.slow
 def test_listening_ends_when_nobody_follows(
     mortal_redis: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,6 +238,7 @@ def test_stray_messages_change_nothing(
     assert caplog.text.count("stray messages are ignored") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forged", ['"status": "succeeded", "out_path": "/etc/passwd"', '"steps": 7'])
 def test_the_record_decides(jobs: Jobs, client: redis.Redis, forged: str) -> None:
     """A message that looks like ours ends nothing, nor does it hide what comes after it."""
@@ -251,6 +253,7 @@ def test_the_record_decides(jobs: Jobs, client: redis.Redis, forged: str) -> Non
     assert last == jobs.get("a") and last.out_path == "/somewhere.png"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_is_started_again(
     jobs: Jobs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

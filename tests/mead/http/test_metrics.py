@@ -191,6 +191,7 @@ def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
     assert answer.get_json()["message"] == f"the key {QUEUES[1]} in Redis is not a list, but a string"
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> None:
     """It is alive and says nothing: clients are told before they give up."""
     door = create_app(settings.model_copy(update={"redis_url": mortal_redis.url})).test_client()

@@ -321,6 +321,7 @@ def test_malformed_chunks(waiting_room: Service, chunks: bytes) -> None:
     assert status == 400 and re.search("chunk|incomplete", json.loads(body)["message"])
 
 
+@pytest.mark.slow
 def test_malformed_chunks_without_a_queue(door: Callable[[str, Path], str], tmp_path: Path) -> None:
     url = door("app.py", tmp_path)
     head = f"POST /styleclip HTTP/1.1\r\nContent-Type: {MULTIPART}\r\nTransfer-Encoding: chunked"

@@ -137,6 +137,7 @@ def newest(page: Page) -> str:
     return str(page.evaluate("JSON.parse(localStorage.getItem('mead.jobs'))[0]"))
 
 
+@pytest.mark.slow
 def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path: Path) -> None:
     page = visit(service.url)
     fill(page, "latent_revision", prompt="a boat at sunset", text_to_add="purple eyes", iterations=3, seed=7)
@@ -167,6 +168,7 @@ def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path:
     assert name == download.value.suggested_filename
 
 
+@pytest.mark.slow
 def test_a_face_edited_by_keyboard_alone(visit: Visit, service: Any, face: Path) -> None:
     page = visit(service.url)
     page.get_by_role("tab", name="New picture").focus()
@@ -204,6 +206,7 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path
     expect(page.locator("#gallery")).to_be_hidden()  # no job was made
 
 
+@pytest.mark.slow
 def test_a_job_outlives_the_page_and_is_cancelled(visit: Visit, service: Any) -> None:
     page = visit(service.url)
     fill(page, "latent_revision", prompt="a red heart", iterations=2000)
@@ -250,6 +253,7 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
     expect(page.locator("#latent_revision-size-error")).to_have_text("too large for this machine")
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_when_it_is_needed(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     environment = {**waiting_room.environment, "PORT": str(port), "API_KEYS": "first-key-1"}
@@ -276,6 +280,7 @@ def test_a_key_is_asked_for_when_it_is_needed(visit: Visit, waiting_room: Any, t
         server.stop()
 
 
+@pytest.mark.slow
 def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
     page = visit(door("app.py", tmp_path))
     fill(page, "latent_revision", prompt="a red house", iterations=3)

@@ -110,6 +110,7 @@ def test_what_is_wrong_names_the_field() -> None:
         assert (caught.value.field, caught.value.kind) == ("img", kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
 def test_the_largest_pictures_pass(form: str) -> None:
     """On a machine as busy as it may be: the limits are of processor time."""
@@ -143,6 +144,7 @@ def test_too_much_memory(form: str, face: Path) -> None:
     assert decode(decoders, face.read_bytes()).mode == "RGB"
 
 
+@pytest.mark.slow
 def test_this_process_does_not_grow() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -157,6 +159,7 @@ def test_this_process_does_not_grow() -> None:
     assert peak - before < 40e6  # of the 750 MB that decoding it takes
 
 
+@pytest.mark.slow
 def test_a_long_picture_leaves_the_others_alone(
     patient: Decoders, in_background: ThreadPoolExecutor, face: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_a_long_picture_leaves_the_others_alone(
     assert {one.result().size for one in long} == {(1024, 1024)}
 
 
+@pytest.mark.slow
 def test_what_a_decoder_holds(
     monkeypatch: pytest.MonkeyPatch, patient: Decoders, in_background: ThreadPoolExecutor
 ) -> None:
@@ -190,6 +194,7 @@ def test_what_a_decoder_holds(
 # What is left when one dies
 
 
+@pytest.mark.slow
 def test_a_killed_decoder_costs_no_picture(patient: Decoders, in_background: ThreadPoolExecutor) -> None:
     done = in_background.submit(decode, patient, LONG)
     os.kill(eventually(at_work), signal.SIGKILL)

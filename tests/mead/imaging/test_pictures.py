@@ -439,6 +439,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of overlapping tags
 @pytest.mark.parametrize("kind", [kind for kind in HOSTILE if not kind.startswith("arithmetic")])
 def test_hostile_files(kind: str) -> None:

@@ -35,6 +35,7 @@ def compact(state_dict: StateDict, ids: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_matches_the_published_implementation() -> None:
     fixture = parity.load("clip_vit_b_32")
     state_dict = fixture.state_dict | {"logit_scale": torch.tensor(math.log(100))}
@@ -66,6 +67,7 @@ def test_from_state_dict_restores_a_small_one(small: Perceptor) -> None:
         assert parity.error(restored.embed_text(texts), small.embed_text(texts)) < 1e-5
 
 
+@pytest.mark.slow
 def test_from_state_dict_restores_a_convolutional_image_tower() -> None:
     perceptor = clip(CLIPVisionCfg(layers=(1, 1, 2, 1), width=8, image_size=64))
     restored = Perceptor.from_state_dict(perceptor.model.state_dict())
@@ -139,6 +141,7 @@ def test_gradients_reach_the_image(small: Perceptor, bfloat16: bool) -> None:
     assert images.grad is not None and (images.grad.flatten(1).abs().sum(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_importing_the_perceptor_does_not_import_open_clip() -> None:
     code = "import sys, mead.nn.perceptor; sys.exit('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

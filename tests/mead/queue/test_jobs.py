@@ -189,6 +189,7 @@ def test_live_workers(jobs: Jobs, client: redis.Redis) -> None:
     assert client.smembers("workers") == {"another"}
 
 
+@pytest.mark.slow
 def test_no_reader_sees_half_a_change(jobs: Jobs, client: redis.Redis) -> None:
     """While jobs run through, each read finds an id in exactly the list that its record says."""
     stop = threading.Event()
@@ -260,6 +261,7 @@ def test_cancelling_what_has_ended_or_never_was(jobs: Jobs) -> None:
         jobs.cancel("nobody")
 
 
+@pytest.mark.slow
 def test_a_job_is_cancelled_or_taken_never_both(jobs: Jobs) -> None:
     with ThreadPoolExecutor(2) as pool:
         for n in range(200):
@@ -535,6 +537,7 @@ def test_statistics(jobs: Jobs, client: redis.Redis) -> None:
     assert abs(counted.run.sum - ran.total_seconds()) < LIMIT
 
 
+@pytest.mark.slow
 def test_a_long_queue_of_cancelled_jobs(jobs: Jobs) -> None:
     """Two thousand jobs; those cancelled in the middle are passed over a thousand at a time."""
     put(jobs, *(f"{n}" for n in range(2000)))
@@ -666,6 +669,7 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
     assert kept(client, ":ann") == (1, 7) and kept(client) == (2, 7)
 
 
+@pytest.mark.slow
 def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
     """From its acceptance, with all limits, to its end: the scripts' own commands."""
 

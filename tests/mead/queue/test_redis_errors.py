@@ -122,6 +122,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
     replica.stop()
 
 
+@pytest.mark.slow
 def test_a_planned_failover(replicas: tuple[RedisServer, RedisServer]) -> None:
     """Open connections stay on the old primary, which is read-only now; each is given up as it says so."""
     old, new = replicas

@@ -288,6 +288,7 @@ BOMBS |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_and_nonsense_are_errors_that_name_the_file(name: str, path: Path) -> None:
     pickled = BOMBS[name]

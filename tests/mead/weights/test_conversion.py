@@ -81,6 +81,7 @@ def test_a_file_of_the_demo_set_is_known_for_what_it_is(folder: Path, network: s
     build_network(network, load_file(folder / "again.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "networks"),
     [("e4e_ffhq_encode.pt", ("stylegan2", "e4e")), ("model_ir_se50.pth", ("identity",))],
@@ -103,6 +104,7 @@ def check_generator(generator: Generator, fixture: parity.Fixture) -> None:
     assert parity.error(pooled, fixture["image_pooled"]) < parity.TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["stylegan2", "basicsr"])
 def test_stylegan2_takes_the_averaged_generator(layout: str, folder: Path) -> None:
     fixture = parity.load("stylegan2_small")
@@ -135,6 +137,7 @@ def test_stylegan2_of_a_pickle_of_nvidias(folder: Path) -> None:
 # Variants: the published plans, with fewer channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ch_mult", "attn_levels", "n_embed", "gumbel", "factor"),
     [
@@ -447,6 +450,7 @@ def test_check_names_what_is_wrong() -> None:
         build_network("e4e", tensors)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
     """A limit on the size of files makes every write fail that a full disk would."""
     torch.save(small_identity(), folder / "weights.pt")

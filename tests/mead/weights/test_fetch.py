@@ -131,6 +131,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server: Mirror) -> None:
     describe(folder, server)
     weights = fetch("local", Said(), retry=HURRIED)
@@ -547,6 +548,7 @@ def test_a_manifest_of_ones_own_that_cannot_be_understood(folder: Path, manifest
     assert says in str(caught.value) and str(folder / "mine" / "manifest.toml") in str(caught.value)
 
 
+@pytest.mark.slow
 def test_verifying_names_the_file_with_one_changed_byte(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
@@ -564,6 +566,7 @@ def test_verifying_names_the_file_with_one_changed_byte(
     assert "StyleCLIP" not in [result.subject for result in results]
 
 
+@pytest.mark.slow
 def test_verifying_names_networks_that_do_not_fit(
     folder: Path, tmp_path: Path, published: dict[str, bytes]
 ) -> None:
@@ -598,6 +601,7 @@ def test_a_copied_folder_is_all_that_another_machine_needs(
     assert asked(server) == 1
 
 
+@pytest.mark.slow
 def test_when_a_file_was_verified_is_noted(folder: Path) -> None:
     assert verify("demo", lambda result: None)
     lock = json.loads((folder / "demo" / "lock.json").read_text())

@@ -74,6 +74,7 @@ def test_the_same_networks_however_they_are_asked_for() -> None:
     assert load_pipeline().perceptor is load_faces().perceptor is load_perceptor()
 
 
+@pytest.mark.slow
 def test_pictures_made_in_threads_are_those_made_one_by_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(JOBS)) as pool:
         together = list(pool.map(lambda job: make(tmp_path, *job), JOBS))
@@ -106,6 +107,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "make(folder, StyleCLIP, 1)"])
 def test_behind_a_fork(tmp_path: Path, before: str) -> None:
     """A child of a process that has made a picture says what to do; one of a fresh process works."""

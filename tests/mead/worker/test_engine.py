@@ -296,6 +296,7 @@ def test_one_that_never_can_be_stored_fails_its_job_alone(
     assert jobs.get("a").error == "a picture could not be read or stored: File exists"
 
 
+@pytest.mark.slow
 def test_results_that_wait_for_room_leave_redis_in_peace(
     engine: Engine, jobs: Jobs, in_the_way: Path
 ) -> None:
@@ -614,6 +615,7 @@ def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
             assert end_of(jobs, name).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     settings = Settings(redis_url=mortal_redis.url)
     jobs = Jobs(connect(settings), 600)

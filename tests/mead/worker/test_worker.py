@@ -72,6 +72,7 @@ def test_a_broken_engine_stops_the_worker(worker: Worker, jobs: Jobs) -> None:
     assert jobs.workers() == {}
 
 
+@pytest.mark.slow
 def test_it_takes_over_from_the_dead(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
     """A worker that died with two jobs, one of which it had died with before, and one whose name is lost."""
     put(jobs, "twice")
@@ -105,6 +106,7 @@ def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
     assert jobs.get("a").worker == "another"
 
 
+@pytest.mark.slow
 def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
     jobs.ttl = 1
     ids = [secrets.token_hex(16) for _ in range(2)]
@@ -145,6 +147,7 @@ def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -
         assert end_of(jobs, "a").status == "succeeded"
 
 
+@pytest.mark.slow
 def test_it_stops_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
     engine = make_engine(colours, jobs, storage)
@@ -194,6 +197,7 @@ def test_a_full_disk_holds_results_back_and_heals(
     assert not list(storage.previews.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: Storage) -> None:
     """No heartbeat arrives while Redis refuses writes: nobody is taken for dead, not even some time later."""
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
