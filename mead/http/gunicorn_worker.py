@@ -119,7 +119,9 @@ class Worker(ThreadWorker):
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """As gunicorn's, but so that `murder_keepalived` runs every CHECK_SECONDS."""
-        super().wait_for_and_dispatch_events(min(timeout, CHECK_SECONDS))
+        timeout = min(timeout, CHECK_SECONDS, self.scheduler.seconds_to_release)
+        super().wait_for_and_dispatch_events(timeout)
+        self.scheduler.release_waiting()
 
     def wait_for_descriptors(self, error: OSError) -> None:
         """Close a connection to free its descriptor; if none can be closed, pause accepting."""
@@ -227,7 +229,6 @@ class Worker(ThreadWorker):
         if now < self.next_check and not force:
             return
         self.next_check = now + CHECK_SECONDS
-        self.scheduler.release_waiting()
         self.streams.check()
         expired = self.stages.expired(now, force)
         slow = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
@@ -9,6 +11,7 @@ from mead.http.connection import Connection
 from mead.http.incoming import IncomingRequest
 
 SLOTS_PER_ADDRESS = 4  # requests of one address that are served at a time
+RELEASE_SECONDS = 0.025  # between two slots that are freed because their requests only wait
 
 
 class Scheduler:
@@ -25,6 +28,7 @@ class Scheduler:
         self._running: Counter[str] = Counter()
         self._queues: dict[str, deque[Connection]] = defaultdict(deque)
         self._waiting: deque[tuple[Connection, IncomingRequest]] = deque()
+        self._next_release = 0.0
 
     def submit(self, conn: Connection) -> bool:
         """Start a connection's request, or queue it; False if the queue of its address is full."""
@@ -37,17 +41,24 @@ class Scheduler:
         return True
 
     def start_waiting(self, conn: Connection) -> None:
-        """The request only waits from now on. The next `release_waiting` frees its slot, so that requests
-        that start to wait at the same time are spread out. May be called in any thread.
-        """
+        """The request only waits from now on, and its slot will be freed. May be called in any thread."""
         self._waiting.append((conn, conn.incoming))
 
     def release_waiting(self) -> None:
-        """Free the slots of requests that only wait."""
-        for _ in range(len(self._waiting)):
+        """Free the slot of one request that only waits, at most every RELEASE_SECONDS: hundreds of streams
+        that are opened at once start one after the other.
+        """
+        now = time.monotonic()
+        while self._waiting and now >= self._next_release:
             conn, request = self._waiting.popleft()
             if conn.incoming is request:  # otherwise it has ended, and the slot belongs to the next request
                 self.release(conn)
+                self._next_release = now + RELEASE_SECONDS
+
+    @property
+    def seconds_to_release(self) -> float:
+        """Seconds until `release_waiting` has something to do; infinite if there is nothing."""
+        return max(0.0, self._next_release - time.monotonic()) if self._waiting else math.inf
 
     def release(self, conn: Connection) -> None:
         """Free a connection's slot, if it has one, and start the next request of its address."""
