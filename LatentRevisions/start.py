@@ -40,7 +40,7 @@ class Condition(nn.Module):
         return x + self.layer_out(F.gelu(self.layer_in(F.layer_norm(x, x.shape[-1:]))))
 
 
-class Things(nn.Module):
+class ObjectDecoder(nn.Module):
     """Renders the things (objects) of a picture, from each position's offset from them and what they are.
 
     Args:
@@ -155,7 +155,7 @@ class LearnedStart(nn.Module):
         self.sketch = nn.Linear(condition, SKETCH * height * breadth)
         self.sketch_in = nn.Linear(SKETCH, width)
         self.places = nn.Parameter(torch.randn(1, width, height, breadth))
-        self.things = Things(self.sizes[1] + measures[1], condition, width)
+        self.things = ObjectDecoder(self.sizes[1] + measures[1], condition, width)
         self.blocks = nn.ModuleList(Block(width, condition) for _ in range(blocks))
         self.latents_out = nn.Linear(width, channels * PATCH**2)
 
