@@ -1,1 +1,1 @@
-"""Pictures: reading those of strangers, colours, formats."""
+"""Pictures: reading uploads safely, colours, file formats."""

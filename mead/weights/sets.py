@@ -30,10 +30,10 @@ S = TypeVar("S")
 
 
 def weights_dir() -> Path:
-    """Where fetched weights and one's own are: WEIGHTS_DIR in the environment, else the checkout's folder.
+    """The folder of fetched weights and of your own sets: WEIGHTS_DIR in the environment, else the checkout's.
 
-    Where the package is installed, whose folder may be read-only: the user's own, by the XDG Base Directory
-    Specification.
+    An installed package may be in a read-only folder, so its default is in the user's home, as the XDG Base
+    Directory Specification says.
 
     Raises:
         WeightsError: naming WEIGHTS_DIR, for a path that cannot be resolved.
