@@ -30,7 +30,7 @@ S = TypeVar("S")
 
 
 def weights_dir() -> Path:
-    """The folder of fetched weights and of your own sets: WEIGHTS_DIR in the environment, else the checkout's.
+    """The folder of fetched weights and of your own sets: WEIGHTS_DIR, else the checkout's.
 
     An installed package may be in a read-only folder, so its default is in the user's home, as the XDG Base
     Directory Specification says.
