@@ -159,7 +159,7 @@ case $command in
         set_up_browser
         export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
         export no_proxy=$NO_PROXY
-        exec "$python" -m pytest -n 2 --dist loadfile "$@" # two processes; -n 0 runs all in one
+        exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # two processes; -n 0 runs all in one
         ;;
     lock) make_locks "$@" ;;
     -h | --help) usage ;;

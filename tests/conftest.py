@@ -407,3 +407,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if fixtures & SERVICES:
             item.add_marker("service")
+    # Files that wait for processes first: begun last, they would keep one of two test processes waiting.
+    waiting = {item.path for item in items if item.get_closest_marker("service")}
+    items.sort(key=lambda item: item.path not in waiting)

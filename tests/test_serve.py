@@ -211,7 +211,7 @@ def test_a_full_disk_is_answered_503_until_there_is_room(
     one = serve(small_disk / "var", MIN_FREE_DISK_BYTES="0").wait_until_up()
     job_id = one.post(iterations="3").json()["id"]
     eventually(lambda: one.job(job_id)["status"] == "succeeded")
-    with (small_disk / "fill").open("wb") as fill, suppress(OSError):
+    with (small_disk / "fill").open("wb", buffering=0) as fill, suppress(OSError):
         while True:
             fill.write(bytes(2**16))
     eventually(lambda: "the Redis ended with status 1; restarting it" in one.err.read_text())
