@@ -140,6 +140,10 @@ def newest(page: Page) -> str:
 @pytest.mark.slow
 def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path: Path) -> None:
     page = visit(service.url)
+    hints = page.locator("form:visible .hint")
+    assert hints.evaluate_all(
+        "hints => hints.every((hint) => hint.scrollWidth <= hint.clientWidth)"
+    )  # not cut
     fill(page, "latent_revision", prompt="a boat at sunset", text_to_add="purple eyes", iterations=3, seed=7)
     for field, file in (("img", "coffee.jpg"), ("img_enc", "chelsea.jpg")):
         drop(page, f"#latent_revision-{field}", DATA / file)
