@@ -13,14 +13,14 @@ import torch
 from mead import log
 from mead.http.anonymous import check_listening, is_loopback
 from mead.http.direct import create_app
-from mead.settings import Settings
+from mead.settings import read_settings
 
 __all__ = ["create_app"]
 
 
 def main() -> None:
     """Read the settings and serve."""
-    settings = Settings()
+    settings = read_settings()
     log.set_up(settings)
     check_listening(settings)
     if settings.torch_threads:

@@ -14,14 +14,14 @@ from mead.http.gunicorn_worker import Worker
 from mead.http.readiness import log_problems
 from mead.http.server import CachingServer, allow_open_files, limit_threads
 from mead.imaging.decoder import give_back_memory
-from mead.settings import Settings
+from mead.settings import read_settings
 
 __all__ = ["Worker", "create_app"]
 
 
 def main() -> None:
     """Read the settings, check the address to listen on, and serve."""
-    settings = Settings()
+    settings = read_settings()
     log.set_up(settings)
     check_listening(settings)
     log_problems(settings)

@@ -11,13 +11,13 @@ import signal
 import torch
 
 from mead import log
-from mead.settings import Settings
+from mead.settings import read_settings
 from mead.worker.process import make_worker, serve
 
 
 def main() -> None:
     """Read the settings, load the networks, and run jobs until SIGTERM or Ctrl-C."""
-    settings = Settings()
+    settings = read_settings()
     log.set_up(settings)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
+    ValidationError,
     ValidationInfo,
     create_model,
     field_validator,
@@ -23,6 +25,7 @@ from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.queue.client import check_redis_url
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
 from mead.registry import MODELS
+from mead.terminal import printable
 
 SHORTEST_KEY = 8
 """The minimum length of an API key. `openssl rand -hex 16` makes a good one."""
@@ -298,3 +301,26 @@ if TYPE_CHECKING:
     Settings = ServiceSettings
 else:
     Settings = _with_models(ServiceSettings)
+
+
+def describe_problems(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, each naming its variable, as in "PORT: Input should be ..."."""
+    return [
+        "".join(f"{part}: ".upper() for part in problem["loc"][:1])
+        + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors()
+    ]
+
+
+def read_settings() -> ServiceSettings:
+    """The settings of a server's process; ends it with status 2 if the environment has a wrong one.
+
+    Raises:
+        SystemExit: after naming on stderr what is wrong.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in describe_problems(error):
+            print(f"mead: {printable(problem)}", file=sys.stderr)
+        sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,15 @@ def test_a_queue_is_no_other_key(queue: str) -> None:
 def test_each_model_has_a_queue_of_its_own(queue: str) -> None:
     with pytest.raises(ValidationError, match="must differ from LATENTREVISIONS_QUEUE"):
         Settings(latentrevisions_queue="a", styleclip_queue=queue)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["app.py", "caching_server.py", "inference_server.py"])
+def test_a_server_names_the_wrong_setting_in_a_line(script: str) -> None:
+    root = Path(caching_config.__file__).parent
+    environment = {**os.environ, "PORT": "tcp://x"}
+    done = subprocess.run(
+        [sys.executable, script], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("mead: PORT: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -16,7 +16,7 @@ from mead.cli.parser import CommandError, Commands, Parser
 from mead.installation import version
 from mead.params import ParamsError
 from mead.registry import MODELS
-from mead.settings import Settings
+from mead.settings import Settings, describe_problems
 from mead.terminal import say
 from mead.weights.download import DownloadError
 from mead.weights.errors import WeightsError
@@ -34,9 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"mead: {error}", file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:  # of the settings
-        for problem in error.errors():
-            setting = "".join(f"{part}: ".upper() for part in problem["loc"][:1])
-            say(f"mead: {setting}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        for problem in describe_problems(error):
+            say(f"mead: {problem}", file=sys.stderr)
         sys.exit(2)
     except (
         CommandError,

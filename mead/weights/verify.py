@@ -49,7 +49,7 @@ def verify(name: str, report: Callable[[CheckResult], None]) -> bool:
         all_good &= problem is None
     _record(good)
     for spec in MODELS.values():
-        if spec.required_networks <= good.keys():
+        if spec.networks and spec.required_networks <= good.keys():
             problem = _model_problem(spec, name)
             report(CheckResult(spec.name, problem))
             all_good &= problem is None

@@ -121,3 +121,9 @@ def test_what_is_registered() -> None:
         spec_of(SPEC.params)
     for network in networks().values():
         network.load_class()
+
+
+def test_weights_are_verified_without_models_that_have_none() -> None:
+    command = [sys.executable, str(ROOT / RUN), "mead", "weights", "verify", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Toy" not in done.stdout + done.stderr
