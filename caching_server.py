@@ -13,7 +13,7 @@ from mead.http.app import create_app
 from mead.http.gunicorn_worker import Worker
 from mead.http.readiness import log_problems
 from mead.http.server import CachingServer, allow_open_files, limit_threads
-from mead.imaging.decoder import give_back_memory
+from mead.imaging.decoder_process import give_back_memory
 from mead.settings import read_settings
 
 __all__ = ["Worker", "create_app"]

@@ -7,11 +7,14 @@ within five seconds.
 from __future__ import annotations
 
 import signal
+import sys
 
 import torch
 
 from mead import log
 from mead.settings import read_settings
+from mead.terminal import printable
+from mead.weights.errors import WeightsError
 from mead.worker.process import make_worker, serve
 
 
@@ -22,7 +25,10 @@ def main() -> None:
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: there is no job to put back yet
-    worker = make_worker(settings)
+    try:
+        worker = make_worker(settings)
+    except (ValueError, WeightsError) as error:
+        sys.exit(f"mead: {printable(str(error))}")
     serve(worker, f"weights {settings.weights}")
 
 

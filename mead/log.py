@@ -21,6 +21,7 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
+from mead.installation import ROOT
 from mead.redaction import Redactor
 from mead.registry import MODELS
 from mead.settings import Settings
@@ -103,7 +104,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         message = error.strerror
     else:
-        message = _FOLDERS.sub("", str(error).strip().partition("\n")[0])
+        first_line = str(error).strip().partition("\n")[0]
+        message = _FOLDERS.sub("", first_line.replace(f"{ROOT}/", ""))  # a folder's name may contain spaces
     name = type(error).__name__
     return f"{name}: {message}" if message else name
 

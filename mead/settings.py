@@ -278,8 +278,8 @@ def _check_queue(queue: str, info: ValidationInfo) -> str:
     return queue
 
 
-def _with_models(base: type[ServiceSettings]) -> type[ServiceSettings]:
-    """Add the settings of each model: NAME_QUEUE and NAME_THREADS."""
+def _with_models() -> type[ServiceSettings]:
+    """The settings, with those of each model: NAME_QUEUE and NAME_THREADS."""
     fields: dict[str, Any] = {}
     for spec in MODELS.values():
         about_queue = f"Redis list of queued {spec.name} jobs."
@@ -289,9 +289,9 @@ def _with_models(base: type[ServiceSettings]) -> type[ServiceSettings]:
     names = [spec.queue_setting for spec in MODELS.values()]
     return create_model(
         "Settings",
-        __base__=base,
+        __base__=ServiceSettings,
         __module__=__name__,
-        __doc__=base.__doc__,
+        __doc__=ServiceSettings.__doc__,
         __validators__={"check_queue": field_validator(*names)(_check_queue)},
         **fields,
     )
@@ -300,7 +300,7 @@ def _with_models(base: type[ServiceSettings]) -> type[ServiceSettings]:
 if TYPE_CHECKING:
     Settings = ServiceSettings
 else:
-    Settings = _with_models(ServiceSettings)
+    Settings = _with_models()
 
 
 def describe_problems(error: ValidationError) -> list[str]:

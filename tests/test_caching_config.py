@@ -200,3 +200,32 @@ def test_a_server_names_the_wrong_setting_in_a_line(script: str) -> None:
     )
     assert done.returncode == 2 and done.stderr.startswith("mead: PORT: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "setting", "told"),
+    [
+        (
+            ["-m", "mead", "serve"],
+            {"WEIGHTS": "full"},
+            "clip.safetensors is missing; run `python",
+        ),
+        (["inference_server.py"], {"DEVICE": "gpu9"}, "device: 'gpu9' cannot be used"),
+    ],
+)
+def test_weights_and_device_are_checked_first(
+    tmp_path: Path, command: list[str], setting: dict[str, str], told: str
+) -> None:
+    root = Path(caching_config.__file__).parent
+    places = {"WEIGHTS_DIR": str(tmp_path), "DATA_DIR": str(tmp_path / "var")}
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env={**os.environ, **places, **setting},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and told in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "var").exists()

@@ -22,7 +22,7 @@ from mead.files import write_whole
 from mead.installation import shipped
 from mead.model_spec import ModelSpec
 from mead.output import try_output
-from mead.registry import MODELS
+from mead.registry import MODELS, networks
 from mead.settings import Settings
 from mead.terminal import say
 from mead.weights.sets import WeightSet, weights_dir
@@ -37,7 +37,7 @@ PHOTOS = shipped("tests/data")
 def serve(options: argparse.Namespace) -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP."""
     settings = Settings()
-    WeightSet.find(settings.weights)  # an unknown name is reported at once
+    WeightSet.find(settings.weights).check_present(networks())  # before anything is started
     log.set_up(settings)
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed ones must not be reused for our pipes
         pass

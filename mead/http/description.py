@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from mead.http.answers import Answer
+from mead.http.schemas import Answer
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content: TypeAlias = "type[Answer] | str"

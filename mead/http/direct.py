@@ -10,13 +10,13 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mead.http.answers import Change, Picture
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
 from mead.http.errors import ApiError, input_error
 from mead.http.forms import FormReader
 from mead.http.openapi_texts import EVENT_STREAM
 from mead.http.responses import picture_response
+from mead.http.schemas import Change, Picture
 from mead.http.sse import HEARTBEAT, event_response, format_event, wants_events
 from mead.http.uploads import PendingUploads
 from mead.imaging.encoding import png_bytes

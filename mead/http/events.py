@@ -20,7 +20,7 @@ from typing import Any
 import redis
 
 from mead.http.errors import ShuttingDownError
-from mead.http.topics import JobState, Subscriber, Topic, Update, UpdateQueue
+from mead.http.job_updates import JobState, Subscriber, Topic, Update, UpdateQueue
 from mead.log import reason
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job

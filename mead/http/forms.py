@@ -18,7 +18,7 @@ from werkzeug.datastructures import FileStorage
 from mead.http import access
 from mead.http.errors import ApiError, input_error
 from mead.http.uploads import PendingUploads
-from mead.imaging.decoders import DecodeLimits, Decoders
+from mead.imaging.decoder_pool import DecodeLimits, Decoders
 from mead.imaging.fair_semaphore import BusyError
 from mead.imaging.pictures import PictureError
 from mead.limits import check_limits

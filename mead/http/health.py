@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from mead.http.answers import Alive, Ready
 from mead.http.description import Description, describe
 from mead.http.errors import ApiError
 from mead.http.responses import json_response
+from mead.http.schemas import Alive, Ready
 from mead.http.services import current_services
 
 

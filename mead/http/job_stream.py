@@ -9,14 +9,14 @@ from contextlib import ExitStack
 import redis
 from flask import Response, request, url_for
 
-from mead.http.answers import Change, Error
 from mead.http.errors import JobExpiredError, ShuttingDownError
 from mead.http.events import Events
+from mead.http.job_updates import Update, UpdateQueue
 from mead.http.request_socket import can_hand_over, start_waiting
 from mead.http.responses import failure
+from mead.http.schemas import Change, Error
 from mead.http.services import Services
 from mead.http.sse import HEARTBEAT, event_response, format_event
-from mead.http.topics import Update, UpdateQueue
 from mead.queue.job import Job
 
 

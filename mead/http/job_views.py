@@ -10,7 +10,6 @@ from pathlib import PurePath
 from flask import Blueprint, Response, request, send_file, url_for
 
 from mead.http import access
-from mead.http.answers import Cancelled, Picture, Processing, Record
 from mead.http.description import Description, describe
 from mead.http.errors import ApiError, JobNotFoundError, PictureExpiredError
 from mead.http.forms import IdForm, read_id, refuse_fields
@@ -18,6 +17,7 @@ from mead.http.headers import read_last_event_id
 from mead.http.job_stream import job_stream_response
 from mead.http.openapi_texts import EVENT_STREAM
 from mead.http.responses import json_response, processing_response, record_of, result_response
+from mead.http.schemas import Cancelled, Picture, Processing, Record
 from mead.http.services import Services, current_services
 from mead.http.sse import event_response
 from mead.queue.errors import UnknownJobError

@@ -17,17 +17,6 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from mead.http.access import is_public
-from mead.http.answers import (
-    Accepted,
-    Alive,
-    Cancelled,
-    Change,
-    Error,
-    Picture,
-    Processing,
-    Record,
-    example_of,
-)
 from mead.http.description import Content, Description
 from mead.http.openapi_texts import (
     ABOUT,
@@ -38,6 +27,17 @@ from mead.http.openapi_texts import (
     PARAMETERS,
     SECURITY_SCHEMES,
     TAGS,
+)
+from mead.http.schemas import (
+    Accepted,
+    Alive,
+    Cancelled,
+    Change,
+    Error,
+    Picture,
+    Processing,
+    Record,
+    example_of,
 )
 from mead.imaging.formats import FORMATS
 from mead.installation import version

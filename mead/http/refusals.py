@@ -16,8 +16,8 @@ from gunicorn.http.errors import (
     UnsupportedTransferCoding,
 )
 
-from mead.http.answers import Error
 from mead.http.responses import retry_after
+from mead.http.schemas import Error
 from mead.terminal import printable
 
 log = logging.getLogger(__name__)

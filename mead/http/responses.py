@@ -1,4 +1,4 @@
-"""Responses, made of the models in `mead.http.answers`."""
+"""Responses, made of the models in `mead.http.schemas`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from flask import Response, jsonify, url_for
 from pydantic import ValidationError
 
-from mead.http.answers import Accepted, Answer, Error, Picture, Processing, Record
 from mead.http.errors import ApiError, PictureExpiredError
+from mead.http.schemas import Accepted, Answer, Error, Picture, Processing, Record
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS

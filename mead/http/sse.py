@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from flask import Request, Response
 
-from mead.http.answers import Answer
 from mead.http.openapi_texts import EVENT_STREAM
+from mead.http.schemas import Answer
 
 HEARTBEAT = ": heartbeat\n\n"
 """A comment, which keeps an idle connection open."""

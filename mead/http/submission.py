@@ -14,7 +14,6 @@ from flask import Blueprint, Response, g, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from mead.http import access
-from mead.http.answers import Accepted, Picture
 from mead.http.description import Description, describe
 from mead.http.errors import NO_WORKER, ApiError, JobExpiredError
 from mead.http.forms import Form
@@ -23,6 +22,7 @@ from mead.http.job_stream import job_stream_response
 from mead.http.openapi_texts import EVENT_STREAM
 from mead.http.request_socket import is_disconnected, start_waiting
 from mead.http.responses import accepted_response, result_response
+from mead.http.schemas import Accepted, Picture
 from mead.http.services import Services, current_services
 from mead.http.sse import wants_events
 from mead.http.uploads import PendingUploads

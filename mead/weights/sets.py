@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mead.installation import is_checkout, shipped
+from mead.model_spec import NetworkSpec
 from mead.weights.errors import UnknownSetError, WeightsError
 from mead.weights.lock import Lock, VerifiedFile, sha256_of
 from mead.weights.manifest import NAME, Download, FileEntry, Section, read_manifest
@@ -166,6 +167,17 @@ class WeightSet:
         if network not in self.files:
             raise WeightsError(f"weights: the set {self.name!r} has no {network}")
         return self.files[network].read()
+
+    def check_present(self, networks: Mapping[str, NetworkSpec]) -> None:
+        """Check that the files of these networks exist, unless they are optional; reads none.
+
+        Raises:
+            WeightsError: naming the file that is missing and the remedy.
+        """
+        for name, network in networks.items():
+            file = self.files.get(name)
+            if file is not None and not network.optional and not file.path.exists():
+                file.check()
 
     def settings(self, model: str, kind: type[S]) -> S:
         """A model's hyperparameters, as the dataclass `kind`, whose defaults are the published values.

@@ -8,7 +8,7 @@ import signal
 import threading
 from typing import NoReturn
 
-from mead.nn.precision import best_device
+from mead.nn.precision import best_device, check_device
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
@@ -20,11 +20,17 @@ from mead.worker.worker import OtherWeightsError, Worker, new_name
 
 
 def make_worker(settings: Settings) -> Worker:
-    """A worker with every model loaded, each in an engine of its own."""
+    """A worker with every model loaded, each in an engine of its own.
+
+    Raises:
+        ValueError: the device cannot be used, or there is no such weights set.
+        WeightsError: a file of weights is missing or damaged.
+    """
     name = new_name()
     jobs, storage = Jobs(connect(settings.redis_url), settings.job_ttl), Storage(settings.data_dir)
     admission = AdmissionControl()
     device = settings.device or best_device()
+    check_device(device)
     engines = [
         Engine(
             spec.load_pipeline(settings.weights, device),

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.fuzz_uploads import HOSTILE, encoded, jpeg_in_a_tiff, jpeg_of_arithmetic_scans
-from mead.imaging.decoders import DecodeLimits, Decoders
+from mead.imaging.decoder_pool import DecodeLimits, Decoders
 from mead.imaging.fair_semaphore import BusyError, FairSemaphore
 from mead.imaging.pictures import PictureError, read_picture
 from tests.conftest import eventually
@@ -67,7 +67,7 @@ def processes() -> list[int]:
         int(pid)
         for thread in threads
         for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
-        if b"mead.imaging.decoder" in command_line(pid)
+        if b"mead.imaging.decoder_process" in command_line(pid)
     ]
     return [decoder for template in templates for decoder in children(template)]
 
@@ -236,7 +236,7 @@ def test_the_template_is_killed(decoders: Decoders, face: Path) -> None:
 SERVER = """
 import io, threading, time
 from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
-from mead.imaging.decoders import DecodeLimits, Decoders
+from mead.imaging.decoder_pool import DecodeLimits, Decoders
 
 decoders, bomb = Decoders(DecodeLimits(seconds=10_000)), jpeg_of_arithmetic_scans(7_000, 98)
 

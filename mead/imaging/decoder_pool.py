@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
-from mead.imaging.decoder import REPLY, REQUEST, receive, send
+from mead.imaging.decoder_process import REPLY, REQUEST, receive, send
 from mead.imaging.encoding import BMP_HEADER, Bitmap
 from mead.imaging.fair_semaphore import BusyError, FairSemaphore
 from mead.imaging.pictures import PictureError
@@ -255,7 +255,7 @@ class _Template:
         self._end: Callable[[], object] = lambda: None
 
     def request(self, process: int, niceness: int = 0, link: socket.socket | None = None) -> int:
-        """Send a request and return the reply; see REQUEST and REPLY in `mead.imaging.decoder`.
+        """Send a request and return the reply; see REQUEST and REPLY in `mead.imaging.decoder_process`.
 
         Raises:
             OSError: the process cannot be started.
@@ -271,14 +271,14 @@ class _Template:
                         return int(REPLY.unpack(reply)[0])
                 self._end()
                 self._control = None
-        raise ChildProcessError("python -m mead.imaging.decoder exits at once")
+        raise ChildProcessError("python -m mead.imaging.decoder_process exits at once")
 
     def _start(self) -> socket.socket:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         control, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mead.imaging.decoder"],
+                [sys.executable, "-m", "mead.imaging.decoder_process"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd=ROOT,

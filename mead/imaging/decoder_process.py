@@ -1,7 +1,7 @@
-"""The processes that decode uploaded pictures; `mead.imaging.decoders` starts and uses them.
+"""The processes that decode uploaded pictures; `mead.imaging.decoder_pool` starts and uses them.
 
-`python -m mead.imaging.decoder` is a template: it has imported everything that decoding needs, handles no
-picture itself, and forks a decoder on request, in milliseconds. A decoder has no secrets, no files and few
+`python -m mead.imaging.decoder_process` is a template: it has imported all that decoding needs, handles
+no picture itself, and forks a decoder on request, in milliseconds. A decoder has no secrets, no files and few
 privileges. The kernel ends it when a picture exceeds its CPU time, and refuses it more memory than its limit.
 All these processes end with the server, however it ends.
 
