@@ -28,7 +28,8 @@ def _print(options: argparse.Namespace) -> None:
         settings = settings.model_copy(update={"weights": options.weights})
     found = models_of(settings, files_required=False)
     say(f"Weights {found.weights}: {found.description}")
-    say(textwrap.fill(found.draws, WIDTH))
+    if found.draws:
+        say(textwrap.fill(found.draws, WIDTH))
     for model in found.models:
         _print_model(model)
 
