@@ -106,6 +106,7 @@ function fillField(form, place, field, must) {
     make("p", { id: `${id}-error`, className: "error" }),
     ...(name === "prompt" ? [make("p", { className: "note", role: "status" })] : []),
     make("p", { id: `${id}-hint`, className: "hint", textContent: aboutField(place.dataset.about ?? field.description, field, must) }),
+    ...(name === "prompt" ? all(".examples", form.parentElement) : []),
   );
   input.addEventListener("input", () => {
     showError(input, "");
