@@ -121,6 +121,15 @@ def test_a_form_that_would_be_refused_has_no_notes(http: FlaskClient) -> None:
         assert (refused.status_code, refused.json["field"]) == (status, field)
 
 
+def test_a_set_that_is_not_here(settings: Settings) -> None:
+    http = create_app(settings.model_copy(update={"weights": "nowhere"})).test_client()
+    assert http.get("/healthz").status_code == 200
+    for path in ("/", "/models", "/openapi.json"):
+        refused = http.get(path)
+        assert refused.status_code == 503 and "weights set" in refused.json["message"]
+        assert "/" not in refused.json["message"]  # no path of this machine
+
+
 def test_without_a_queue(settings: Settings) -> None:
     http = app_without_queue.create_app(settings).test_client()
     assert notes(http, prompt="a cat astronaut") == [UNKNOWN]
