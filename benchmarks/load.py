@@ -4,9 +4,10 @@ Redis has the shipped settings, the caching server runs under gunicorn and HTTP 
 missing: nobody takes the jobs where accepting is measured, and a worker whose pictures cost nothing takes
 them where handing over is measured, so that the numbers are those of the queue and of HTTP.
 
-- accepted: requests a second with `Prefer: respond-async` and a small photo, from clients that each send the
-  next as soon as they are answered, and how long they waited for the answer. Beside it the same requests to a
-  Flask app under gunicorn that reads the form and does nothing: what this machine allows at that minute.
+- accepted: requests a second with `Prefer: respond-async`, with a small photo and without, from clients that
+  each send the next as soon as they are answered, and how long they waited for the answer. Beside it the
+  same requests to a Flask app under gunicorn that reads the form and does nothing: what this machine allows
+  at that minute.
 - long queues: /check and enqueuing with 10, 1,000 and 100,000 jobs queued, in turn.
 - handing over: from enqueuing to a waiting worker having the job, and from the job's end to the waiting
   client's answer, next to the same for rq and Celery (their own workers, as they ship) on the same Redis.
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -189,7 +190,7 @@ class Accepting:
 class Client:
     """One keep-alive connection that sends the next request as soon as the last one is answered."""
 
-    def __init__(self, address: str, photo: bytes) -> None:
+    def __init__(self, address: str, photo: bytes | None) -> None:
         host, port = address.split(":")
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -232,9 +233,8 @@ class Client:
         return int(head[9:12]) if len(body) >= length else None
 
 
-def accept(address: str, server: int, clients: int, seconds: float) -> Accepting:
+def accept(address: str, server: int, clients: int, seconds: float, photo: bytes | None) -> Accepting:
     """Send from `clients` connections at once, all driven by this thread."""
-    photo = small_photo()
     selector = selectors.DefaultSelector()
     for _ in range(clients):
         client = Client(address, photo)
@@ -578,12 +578,16 @@ def appendfsync(client: redis.Redis, policy: str) -> Iterator[None]:
         client.config_set("appendfsync", before)
 
 
-def measure_accepting(jobs: Jobs, address: str, server: int, clients: int, seconds: float) -> float:
-    """Accepting, and nothing else; how many a second."""
-    found = accept(address, server, clients, seconds)
-    show_accepting("accepted", found, clients)
-    jobs.redis.delete(QUEUE)
-    return found.a_second
+def measure_accepting(
+    address: str, server: int, clients: int, seconds: float, photos: Mapping[str, bytes | None], name: str
+) -> dict[str, float]:
+    """Accepting, with a photo and without; how many a second."""
+    rates = {}
+    for kind, photo in photos.items():
+        found = accept(address, server, clients, seconds, photo)
+        show_accepting(f"{name}, {kind}", found, clients)
+        rates[kind] = found.a_second
+    return rates
 
 
 def measure_long_queues(jobs: Jobs, address: str, rounds: int) -> None:
@@ -629,10 +633,12 @@ def main() -> None:
         shipped = str(jobs.redis.config_get("appendfsync")["appendfsync"])
         policies = list(dict.fromkeys([shipped, "everysec"]))
         print(f"{os.cpu_count()} processors, Redis with appendfsync {shipped}")
-        accept(address, server, 4, 5)  # unmeasured: the first request loads what all need
+        photos = {"with a photo": small_photo(), "without": None}
+        for photo in photos.values():
+            accept(address, server, 4, 3, photo)  # unmeasured: the first requests load what all need
         jobs.redis.delete(QUEUE)
-        accepted: dict[str, list[float]] = {policy: [] for policy in policies}
-        bare: list[float] = []
+        accepted: dict[str, list[dict[str, float]]] = {policy: [] for policy in policies}
+        bare: list[dict[str, float]] = []
         for repeat in range(options.repeats):
             print(f"run {repeat + 1} of {options.repeats}, load average {os.getloadavg()[0]:.1f}")
             p50, p99 = percentiles(fsync_seconds(folder))
@@ -640,25 +646,28 @@ def main() -> None:
             clients, seconds = options.clients, options.seconds
             if "accepting" in wanted:
                 with reference_server(folder) as (other, process_id):
-                    accept(other, process_id, 4, 2)
-                    found = accept(other, process_id, clients, seconds)
-                    show_accepting("a Flask app that does nothing", found, clients)
-                    bare.append(found.a_second)
+                    accept(other, process_id, 4, 2, None)
+                    name = "a Flask app that does nothing"
+                    bare.append(measure_accepting(other, process_id, clients, seconds, photos, name))
             for policy in policies if wanted != ["queues"] else ():
                 print(f"  appendfsync {policy}")
                 with appendfsync(jobs.redis, policy):
                     if "accepting" in wanted:
-                        accepted[policy].append(measure_accepting(jobs, address, server, clients, seconds))
+                        rates = measure_accepting(address, server, clients, seconds, photos, "accepted")
+                        accepted[policy].append(rates)
+                        jobs.redis.delete(QUEUE)
                     if "handing-over" in wanted:
                         measure_handing_over(jobs, address, redis_url, folder, options.jobs)
             if "queues" in wanted:
                 measure_long_queues(jobs, address, options.jobs)
-        for policy, rates in accepted.items():
-            if rates:
-                middle = statistics.median(rates)
-                share = statistics.median(mine / other for mine, other in zip(rates, bare, strict=True))
+        for policy, runs in accepted.items():
+            for kind in photos if runs else ():
+                middle = statistics.median(rates[kind] for rates in runs)
+                share = statistics.median(
+                    rates[kind] / other[kind] for rates, other in zip(runs, bare, strict=True)
+                )
                 print(
-                    f"median of {len(rates)} runs, appendfsync {policy}: {middle:.0f} accepted/s,"
+                    f"median of {len(runs)} runs, appendfsync {policy}, {kind}: {middle:.0f} accepted/s,"
                     f" {share:.0%} of what a Flask app that does nothing answers"
                 )
 
