@@ -4,6 +4,9 @@ After `training.start` and `training.texts`. It learns how likely each outcome o
 the embedding of a caption, of a picture, or of a mix as LatentRevisions makes its targets: of two captions,
 of a caption and a picture, of a caption less something else, or less a part of its own. Rare words are said
 as often as common ones.
+
+Combinations that are held out of all pictures are said here in words alone. Who is never told of a green car
+takes the flower beside it to be the green one.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ WAYS = {
     "said less another's words": 0.05,
     "said less a part": 0.15,
 }
+NEVER_DRAWN, HEARD = 4_000, 12  # drafts of combinations held out of all pictures; of these said at each step
 # How much of a part is taken away. A caption's cosine to its part is about 0.85, and with half the part taken
 # away still 0.5.
 TAKEN = (0.65, 1.1)
@@ -132,6 +136,20 @@ def lesson(
     return F.normalize(q, dim=1), torch.stack(wanted)
 
 
+@torch.no_grad()
+def hearsay(
+    perceptor: Perceptor, never_drawn: Sequence[Drafted], size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A `lesson` in words alone, of drafts that are never drawn."""
+    several = [never_drawn[int(k)] for k in rng.integers(len(never_drawn), size=size)]
+    captions = [caption(drafted.drawing, rng) for drafted in several]
+    with autocast():
+        tokens = perceptor.tokenise([said.text for said in captions])
+        q = F.normalize(encode_text(perceptor.model, tokens).float(), dim=-1)
+    wanted = [outcomes(drafted, set(said.named)) for drafted, said in zip(several, captions, strict=True)]
+    return q, torch.stack(wanted)
+
+
 def surprise(odds: list[Tensor], wanted: Tensor) -> Tensor:
     """The cross entropy of the outcomes wanted [N, choices], summed over choices, averaged over rows."""
     parts = [
@@ -152,12 +170,18 @@ def main() -> None:
     run = Run("odds", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
     speaker = Speaker()
     pool = deque(make(perceptor, np.random.default_rng([11, 0]), 1 if options.export else FIRST), POOL)
+    rng = np.random.default_rng([13, 0])
+    never_drawn = [Drafted.sample(rng, held_out=True) for _ in range(1 if options.export else NEVER_DRAWN)]
     for step in () if options.export else run:
         for group in optimiser.param_groups:
             group["lr"] = run.rate(2e-3)
         rng = np.random.default_rng([12, step])
         pool.extend(make(perceptor, rng, FRESH))
-        q, wanted = lesson(perceptor, pool, speaker, options.batch, rng)
+        lessons = (
+            lesson(perceptor, pool, speaker, options.batch, rng),
+            hearsay(perceptor, never_drawn, HEARD, rng),
+        )
+        q, wanted = (torch.cat(each) for each in zip(*lessons, strict=True))
         odds = surprise(network.odds(q), wanted)
         optimiser.zero_grad()
         odds.backward()
