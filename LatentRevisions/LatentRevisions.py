@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.hyperparameters import Hyperparameters
-from LatentRevisions.losses import Similarity
+from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
@@ -24,7 +25,7 @@ from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
-from mead.nn.losses import Apply, Sum
+from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
@@ -44,6 +45,7 @@ class LatentRevision(Revision):
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
     cutouts: Cutouts
+    noise: tuple[float, float]  # levels that the denoiser looks for at the first and the last step
 
 
 class LatentRevisionsPipeline:
@@ -53,6 +55,7 @@ class LatentRevisionsPipeline:
         vqgan: the generator whose latents are optimised.
         perceptor: CLIP.
         learned_start: draws first latents for a target; None if the weights set has no such network.
+        denoiser: keeps latents those of pictures; None if the weights set has no such network.
         hyperparameters: the weights set's.
         device: the networks' device.
     """
@@ -62,12 +65,14 @@ class LatentRevisionsPipeline:
         vqgan: VQGAN,
         perceptor: Perceptor,
         learned_start: LearnedStart | None,
+        denoiser: Denoiser | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
+        self.denoiser = denoiser
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -86,7 +91,7 @@ class LatentRevisionsPipeline:
         hyper = self.hyperparameters
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
-        first, learning_rate = self._first_latents(params, target, generator)
+        first, learning_rate, noise = self._first_latents(params, target, generator)
         z = first.float().requires_grad_()
         return LatentRevision(
             latents=z,
@@ -94,7 +99,8 @@ class LatentRevisionsPipeline:
             generator=generator,
             steps=params.iterations or hyper.iterations,
             target=target,
-            objective=self._objective(target),
+            objective=self._objective(params, target, first.float()),
+            noise=(noise, hyper.noise_last),
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
@@ -115,16 +121,40 @@ class LatentRevisionsPipeline:
         for i, revision in enumerate(revisions):
             # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
             # the optimisation amplifies a rounding error into a different picture.
+            picture = pictures[i : i + 1]
             with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
-            losses.append(revision.objective({"embeddings": embeddings}).mean())
+                embeddings = self.perceptor.embed_image(self._crop(revision, picture))
+            inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
+            losses.append(revision.objective(inputs).mean())
         optimise(revisions, losses, self.scaler)
+        for revision in revisions:
+            self._denoise(revision)
 
-    def _objective(self, target: Tensor) -> Sum:
-        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i."""
-        towards = Similarity(target, -self.hyperparameters.towards)
-        away = Similarity(self.away_from, self.hyperparameters.away)
-        return Sum([Apply(towards, "embeddings"), Apply(away, "embeddings")])
+    def _objective(self, params: LatentRevisionsParams, target: Tensor, first: Tensor) -> Sum:
+        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
+        0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
+        """
+        hyper = self.hyperparameters
+        towards = Similarity(target, -hyper.towards)
+        away = Similarity(self.away_from, hyper.away)
+        losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
+        if weight := hyper.init_weight if params.init_weight is None else params.init_weight:
+            losses.append(Scale(Apply(MeanSquaredDistance(first), "latents"), weight))
+        if weight := hyper.tv_weight if params.tv_weight is None else params.tv_weight:
+            losses.append(Scale(Apply(TotalVariation(), "picture"), weight))
+        return Sum(losses)
+
+    @torch.no_grad()
+    def _denoise(self, revision: LatentRevision) -> None:
+        """Move the latents a part of the way to what the denoiser makes of them."""
+        if self.denoiser is None or self.learned_start is None or not self.hyperparameters.denoise:
+            return
+        first, last = revision.noise
+        level = torch.tensor([first * (last / first) ** (revision.step / revision.steps)], device=self.device)
+        with self.precision.autocast():
+            hints = self.learned_start.hints(revision.target[None])
+            clean = self.denoiser(revision.latents, level, hints).float()
+        revision.latents.lerp_(clean, self.hyperparameters.denoise)
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
@@ -145,22 +175,23 @@ class LatentRevisionsPipeline:
 
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, float]:
-        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate from there."""
+    ) -> tuple[Tensor, float, float]:
+        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate and noise level there."""
         hyper = self.hyperparameters
         width, height = params.size or hyper.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate
+            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate, hyper.starter_noise
         own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
         if (params.start or own_start) == "noise":
-            return self._encode(_blurred_noise(width, height, generator)), hyper.learning_rate
+            noise = self._encode(_blurred_noise(width, height, generator))
+            return noise, hyper.learning_rate, hyper.noise_first
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
         latents = self._learned_latents(self.learned_start, target, grid, generator)
-        return latents, hyper.learned_start_rate
+        return latents, hyper.learned_start_rate, hyper.learned_start_noise
 
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
@@ -224,8 +255,13 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     learned_start = None
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
+    denoiser = None
+    if "denoiser" in chosen.files:
+        denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
     hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, hyperparameters, torch.device(device))
+    return LatentRevisionsPipeline(
+        vqgan, perceptor, learned_start, denoiser, hyperparameters, torch.device(device)
+    )
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:

@@ -5,8 +5,9 @@ the embedding of a caption, of a picture, or of a mix as LatentRevisions makes i
 of a caption and a picture, of a caption less something else, or less a part of its own. Rare words are said
 as often as common ones.
 
-Combinations that are held out of all pictures are said here in words alone. Who is never told of a green car
-takes the flower beside it to be the green one.
+Two things are learned from words alone. Combinations that are held out of all pictures are said: who is never
+told of a green car takes the flower beside it to be the green one. And words that CLIP has not learned stand
+in captions: what is said beside them counts, and a caption of nothing else is a landscape or a face.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from training.drafts import NOT_SEEN, Drafted, outcomes
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export
 from training.texts import SEVERAL, Speaker, embed
-from training.world import Drawing, draw
+from training.world import Drawing, Face, Landscape, draw
 from training.world.attributes import FIELDS, labels
 from training.world.captions import Caption, caption
 
@@ -44,7 +45,18 @@ WAYS = {
     "said less another's words": 0.05,
     "said less a part": 0.15,
 }
-NEVER_DRAWN, HEARD = 4_000, 12  # drafts of combinations held out of all pictures; of these said at each step
+HEARD = 24  # captions at each step that are learned from words alone
+NEVER_DRAWN = 4_000  # drafts of combinations held out of all pictures
+# Words the world lacks, which are all one to CLIP, and how captions take them in.
+UNKNOWN = ("cat", "astronaut", "castle", "dragon", "oil painting", "rotes Haus", "robots", "Tokyo")
+BESIDE = (
+    "{said} and a {word}",
+    "a {word} and {said}",
+    "{said} with {word}",
+    "{word}, {said}",
+    "{word} {said}",
+)
+ALONE = ("a {word}", "{word}", "a {word} {other}", "an {word} of a {other}", "the {word} in {other}")
 # How much of a part is taken away. A caption's cosine to its part is about 0.85, and with half the part taken
 # away still 0.5.
 TAKEN = (0.65, 1.1)
@@ -140,13 +152,25 @@ def lesson(
 def hearsay(
     perceptor: Perceptor, never_drawn: Sequence[Drafted], size: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A `lesson` in words alone, of drafts that are never drawn."""
-    several = [never_drawn[int(k)] for k in rng.integers(len(never_drawn), size=size)]
-    captions = [caption(drafted.drawing, rng) for drafted in several]
+    """A `lesson` in words alone: of drafts that are never drawn, and with words that CLIP has not learned."""
+    texts, wanted = [], []
+    for way in rng.choice(["never drawn", "beside", "alone"], size, p=[0.5, 0.3, 0.2]):
+        word, other = rng.choice(UNKNOWN, 2)
+        if way == "never drawn":
+            drafted = never_drawn[int(rng.integers(len(never_drawn)))]
+        else:
+            drafted = Drafted.sample(rng, Face if rng.random() < 0.4 else Landscape)
+        said, named = caption(drafted.drawing, rng), set[str]()
+        text = str(rng.choice(ALONE)).format(word=word, other=other)
+        if way != "alone":
+            named = set(said.named)
+            text = said.text
+        if way == "beside":
+            text = str(rng.choice(BESIDE)).format(said=said.text, word=word)
+        texts.append(text)
+        wanted.append(outcomes(drafted, named))
     with autocast():
-        tokens = perceptor.tokenise([said.text for said in captions])
-        q = F.normalize(encode_text(perceptor.model, tokens).float(), dim=-1)
-    wanted = [outcomes(drafted, set(said.named)) for drafted, said in zip(several, captions, strict=True)]
+        q = F.normalize(encode_text(perceptor.model, perceptor.tokenise(texts)).float(), dim=-1)
     return q, torch.stack(wanted)
 
 
