@@ -176,7 +176,7 @@ class LatentRevisionsPipeline:
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, float, float]:
-        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate and noise level there."""
+        """Where the optimisation starts, [1, embed_dim, h, w], its learning rate and the noise level."""
         hyper = self.hyperparameters
         width, height = params.size or hyper.sides
         if params.img_path is not None:

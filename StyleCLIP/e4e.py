@@ -102,7 +102,13 @@ class Encoder4Editing(nn.Module):
             raise ValueError(
                 f"pictures must be {self.input_size} pixels square, not {tuple(image.shape[-2:])}"
             )
-        fine, middle, coarse = self._features(image)
+        x = self.input_layer(image)
+        taps = []
+        for i, block in enumerate(self.body):
+            x = block(x)
+            if i in self._taps:
+                taps.append(x)
+        fine, middle, coarse = taps
         middle = _upsample_to(coarse, middle.shape[2:]) + self.latlayer1(middle)
         fine = _upsample_to(middle, fine.shape[2:]) + self.latlayer2(fine)
         features = [coarse] * self.coarse + [middle] * self.middle
@@ -110,19 +116,6 @@ class Encoder4Editing(nn.Module):
         # The first code is that of the whole face, the others are offsets from it.
         first, *deltas = (style(x) for style, x in zip(self.styles, features, strict=True))
         return torch.stack([first, *(first + delta for delta in deltas)], 1)
-
-    def pooled(self, image: Tensor) -> Tensor:
-        """The means over places of the trunk's fine, middle and coarse features, [N, channels of all]."""
-        return torch.cat([features.mean((2, 3)) for features in self._features(image)], 1)
-
-    def _features(self, image: Tensor) -> list[Tensor]:
-        x = self.input_layer(image)
-        taps = []
-        for i, block in enumerate(self.body):
-            x = block(x)
-            if i in self._taps:
-                taps.append(x)
-        return taps
 
 
 def _upsample_to(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@ pictures are from drawings; and what more steps do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from PIL import Image
@@ -18,7 +19,7 @@ from training.reader import Readings
 from training.world import draw
 from training.world.attributes import FIELDS
 
-STEPS = (0, 10, 40, 160, 400)
+TIMES = (0, 0.25, 1, 4, 10)  # the number of steps, in those of the weights set
 DISTANCES = (
     "Fréchet distance, reader",
     "e4e",
@@ -55,7 +56,7 @@ def prompts(bench: Bench) -> None:
         return share(all(hits[way][k]) for k in rows)
 
     seen = [k for k in everything if k not in unseen]
-    judge = Judge(bench.reader, bench.style_clip.encoder, rebuilt)
+    judge = Judge(bench.reader, rebuilt)
     bench.table(
         f"{len(asked)} prompts",
         (
@@ -99,9 +100,11 @@ def steps(bench: Bench) -> None:
     """The same prompts with more and more steps, from the learned start; a sheet of the first twelve."""
     asked = list(cases.prompts(bench.options.step_prompts))
     rebuilt, _ = reconstructions(bench.latent_revisions, tensor([draw(case.drawing) for case in asked]))
-    judge = Judge(bench.reader, bench.style_clip.encoder, rebuilt)
+    judge = Judge(bench.reader, rebuilt)
+    own = bench.options.iterations or bench.latent_revisions.hyperparameters.iterations
+    numbers = [math.ceil(times * own) for times in TIMES]
     made: dict[int, list[Image.Image]] = {}
-    for number in STEPS:
+    for number in numbers:
         jobs = [
             bench.job(case.prompt, seed, start="learned").model_copy(update={"iterations": number or 1})
             for seed, case in enumerate(asked)
@@ -117,7 +120,7 @@ def steps(bench: Bench) -> None:
     shown = [
         [
             Tile(made[number][k], f"{number}: {asked[k].prompt}" if not number else str(number))
-            for number in STEPS
+            for number in numbers
         ]
         for k in range(min(12, len(asked)))
     ]
@@ -126,7 +129,7 @@ def steps(bench: Bench) -> None:
 
 def distances(judge: Judge, pictures: Sequence[Image.Image]) -> list[str]:
     """Cells of a table, for DISTANCES."""
-    return [f"{distance:.1f}" for distance in judge.distances(tensor(pictures))]
+    return [f"{distance:.2f}" for distance in judge.distances(tensor(pictures))]
 
 
 def judged(picture: Image.Image, case: cases.Case, reading: Readings) -> Tile:
