@@ -294,6 +294,8 @@ class LatentRevisions(Model):
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
+        init_weight: float | None = None,
+        tv_weight: float | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -320,6 +322,10 @@ class LatentRevisions(Model):
                 set's.
             start: where to start without a starter picture; "noise" or "learned", default None: the weights
                 set's.
+            init_weight: weight of the mean squared distance from the first latents, which keeps the picture
+                close to its start; 0 to 1000, default None: the weights set's.
+            tv_weight: weight of the picture's total variation, which smooths it; 0 to 1000, default None: the
+                weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -344,6 +350,8 @@ class LatentRevisions(Model):
             "cutouts": cutouts,
             "size": size,
             "start": start,
+            "init_weight": init_weight,
+            "tv_weight": tv_weight,
         }
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress
