@@ -144,10 +144,14 @@ class LatentRevisionsPipeline:
             losses.append(Scale(Apply(TotalVariation(), "picture"), weight))
         return Sum(losses)
 
+    @property
+    def _denoises(self) -> bool:
+        return bool(self.denoiser and self.learned_start and self.hyperparameters.denoise)
+
     @torch.no_grad()
     def _denoise(self, revision: LatentRevision) -> None:
         """Move the latents a part of the way to what the denoiser makes of them."""
-        if self.denoiser is None or self.learned_start is None or not self.hyperparameters.denoise:
+        if not self._denoises or self.denoiser is None or self.learned_start is None:
             return
         first, last = revision.noise
         level = torch.tensor([first * (last / first) ** (revision.step / revision.steps)], device=self.device)
@@ -185,8 +189,11 @@ class LatentRevisionsPipeline:
             return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate, hyper.starter_noise
         own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
         if (params.start or own_start) == "noise":
-            noise = self._encode(_blurred_noise(width, height, generator))
-            return noise, hyper.learning_rate, hyper.noise_first
+            first = self._encode(_blurred_noise(width, height, generator)).float()
+            if self._denoises:  # it takes pictures out of noise of the latents
+                noise = torch.randn(first.shape, generator=generator, device=self.device)
+                first = first + hyper.noise_first * noise
+            return first, hyper.learning_rate, hyper.noise_first
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
