@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,13 @@ from mead.params import MAX_CUTOUTS, JobParams, LossWeight, Prompt, Size, Weight
 
 class LatentRevisionsParams(JobParams):
     """A prompt, and the other texts and pictures that pull the picture, each with its weight."""
+
+    WEIGHTS: ClassVar[Mapping[str, str]] = {
+        "prompt": "w0",
+        "text_to_add": "w1",
+        "img_enc_path": "w2",
+        "ne_img_enc_path": "w3",
+    }
 
     w0: Weight = Field(5.0, description="Weight of the prompt.")
     text_to_add: Prompt | None = Field(None, description="A second text.")
@@ -58,6 +66,13 @@ class LatentRevisionsParams(JobParams):
         if not any(aims):
             raise ValueError("w0: every given text and picture has weight 0; give at least one a weight")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """What was given but changes nothing beside the other parameters: field name to the reason."""
+        found = super().without_effect()
+        if self.start is not None and self.img_path is not None:
+            found["start"] = "the optimisation starts from img"
+        return found
 
     def texts(self) -> dict[str, str]:
         """The texts CLIP reads for this job: field name to text."""

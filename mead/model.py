@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,20 @@ from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
 from mead.revision import Pipeline, Progress, finish, start
+from mead.weights.notes import notes_on
 from mead.weights.texts import check_texts
+
+
+class NoteWarning(UserWarning):
+    """Something that a model was given cannot have its effect."""
 
 
 class Model:
     """One job of one model, run in this process.
+
+    Attributes:
+        notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
+            weights have not learned, a text whose weight is 0. Each is also a `NoteWarning`.
 
     Args:
         kind: the model's parameters.
@@ -58,6 +68,9 @@ class Model:
         self.device = device or best_device()
         check_device(self.device)
         check_texts(self.params, weights)  # reads the manifest, no weights
+        self.notes = notes_on(self.params, weights)
+        for note in self.notes:
+            warnings.warn(note, NoteWarning, stacklevel=3)  # at the line that makes the model's object
         self.callback = callback
         self.progress = progress
         self.name = name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -80,6 +80,9 @@ class JobParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    WEIGHTS: ClassVar[Mapping[str, str]] = {}
+    """Names of parameters that are weights, by the text or picture that each belongs to."""
+
     prompt: Prompt = Field(description="What the picture should show, in words.")
     seed: int = Field(
         default_factory=lambda: secrets.randbelow(2**31),
@@ -105,6 +108,21 @@ class JobParams(BaseModel):
     def texts(self) -> dict[str, str]:
         """The texts CLIP reads for this job: field name to text."""
         return {"prompt": self.prompt}
+
+    def without_effect(self) -> dict[str, str]:
+        """What was given but changes nothing beside the other parameters: field name to the reason.
+
+        A parameter left at its default was not given.
+        """
+        found = {}
+        for name, weight in self.WEIGHTS.items():
+            field, value = name.removesuffix("_path"), getattr(self, weight)
+            if getattr(self, name) is None:
+                if value not in (0, type(self).model_fields[weight].default):
+                    found[weight] = f"there is no {field}"
+            elif value == 0:
+                found[field] = f"its weight {weight} is 0"
+        return found
 
     def pictures(self) -> dict[str, Path]:
         """The pictures given with this job: field name (without `_path`) to file."""

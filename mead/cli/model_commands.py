@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from mead.cli.progress_bar import ProgressBar
 from mead.model_spec import ModelSpec
 from mead.output import try_output
 from mead.params import JobParams, check
+from mead.terminal import say
 
 
 def add_command(commands: Commands, spec: ModelSpec) -> None:
@@ -69,11 +72,17 @@ def _run(spec: ModelSpec, options: argparse.Namespace) -> None:
     parameters = _checked(spec.params, options)
     others = {name: vars(options)[name] for name in ("output_path", "weights", "device") if name in options}
     model_class = spec.load_class()  # imports PyTorch, which takes seconds
+    from mead.model import NoteWarning
+
     bar = ProgressBar(spec.name, unit="step")
     try:
-        model = model_class(
-            **parameters, **others, callback=lambda progress: bar.show(progress.step, progress.steps)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoteWarning)  # the notes are printed below
+            model = model_class(
+                **parameters, **others, callback=lambda progress: bar.show(progress.step, progress.steps)
+            )
+        for note in model.notes:
+            say(f"mead: {note}", file=sys.stderr, flush=True)
         path = model.run()
     finally:
         bar.end()

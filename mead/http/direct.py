@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from mead.http import models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
 from mead.http.errors import ApiError, input_error
@@ -27,6 +28,7 @@ from mead.registry import MODELS
 from mead.revision import Pipeline, check_loss, picture_of, run, start
 from mead.settings import Settings
 from mead.storage import Storage
+from mead.weights.notes import notes_on
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -34,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings()
     runner = Runner(settings)
     app = base_app(settings)
+    app.register_blueprint(models.blueprint(settings, files_required=False))
     for spec in MODELS.values():
         app.add_url_rule(f"/{spec.route}", spec.route, _view(spec, runner), methods=["POST"])
     return app
@@ -69,8 +72,9 @@ class Runner:
         job_id = secrets.token_hex(16)
         with PendingUploads(self.storage, job_id) as uploads:
             params = self.forms.read(request, spec.params, uploads).params
+            notes = notes_on(params, self.settings.weights)
             if wants_events(request):
-                events = self._events(job_id, params, spec)
+                events = self._events(job_id, params, notes, spec)
                 response = event_response(events, self.settings.client_sleep)
                 response.call_on_close(uploads.remove)
                 uploads.keep()
@@ -82,14 +86,14 @@ class Runner:
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
-        return picture_response(job_id, png_bytes(picture))
+        return picture_response(job_id, png_bytes(picture), notes)
 
-    def _events(self, job_id: str, params: JobParams, spec: ModelSpec) -> Iterator[str]:
+    def _events(self, job_id: str, params: JobParams, notes: Sequence[str], spec: ModelSpec) -> Iterator[str]:
         """A job's events. The job ends if the client disconnects: nobody else could get its picture."""
         while not self._lock.acquire(timeout=self.settings.sse_heartbeat):
             yield HEARTBEAT
         try:
-            yield from job_events(job_id, params, self._pipeline(spec))
+            yield from job_events(job_id, params, notes, self._pipeline(spec))
         finally:
             self._lock.release()
 
@@ -99,9 +103,11 @@ class Runner:
         return pipeline
 
 
-def job_events(job_id: str, params: JobParams, pipeline: Pipeline[Any]) -> Iterator[str]:
+def job_events(
+    job_id: str, params: JobParams, notes: Sequence[str], pipeline: Pipeline[Any]
+) -> Iterator[str]:
     """Run a job: `progress` after each step, then `end` with the picture or the error."""
-    change = Change(id=job_id, status="processing", steps=0)
+    change = Change(id=job_id, status="processing", steps=0, notes=list(notes) or None)
     try:
         revision = start(pipeline, params)
         change = change.model_copy(update={"total_steps": revision.steps})

@@ -13,6 +13,7 @@ from mead.http.responses import error_response
 from mead.log import reason
 from mead.queue.redis_errors import code_of, explain
 from mead.settings import Settings
+from mead.weights.errors import WeightsError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
             return _on_bug(error)
         log.error("the disk is full", extra={"error": error.strerror})
         return on_api_error(ApiError(503, DISK_FULL))
+
+    @app.errorhandler(WeightsError)
+    def on_weights_error(error: WeightsError) -> Response:
+        log.error("the weights set cannot be used", extra={"error": reason(error)})
+        return on_api_error(ApiError(503, "the weights set cannot be used; see the server's log"))
 
     app.register_error_handler(HTTPException, _on_http_error)
     app.register_error_handler(Exception, _on_bug)

@@ -140,6 +140,7 @@ class JobStream:
             loss=job.loss,
             rank=rank,
             image=self._image_url if job.status == "succeeded" else None,
+            notes=list(job.notes) or None,
             message=error and error.message,
             field=error and error.field,
         )

@@ -7,7 +7,7 @@ that check the forms and make the answers, so the document always matches what t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Any
@@ -18,6 +18,7 @@ from werkzeug.routing import Rule
 
 from mead.http.access import is_public
 from mead.http.description import Content, Description
+from mead.http.form_schema import form_schema, weight_set
 from mead.http.openapi_texts import (
     ABOUT,
     ERRORS,
@@ -34,6 +35,8 @@ from mead.http.schemas import (
     Cancelled,
     Change,
     Error,
+    FormNotes,
+    Models,
     Picture,
     Processing,
     Record,
@@ -41,11 +44,11 @@ from mead.http.schemas import (
 )
 from mead.imaging.formats import FORMATS
 from mead.installation import version
-from mead.limits import CUTOUT_PIXELS
-from mead.params import size_pattern
+from mead.params import JobParams
+from mead.registry import spec_of
 from mead.settings import Settings
 
-SCHEMAS = (Accepted, Alive, Cancelled, Change, Error, Picture, Processing, Record)
+SCHEMAS = (Accepted, Alive, Cancelled, Change, Error, FormNotes, Models, Picture, Processing, Record)
 
 
 def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "mead-backend", "version": version(), "description": cleandoc(ABOUT)},
+        "info": {"title": "mead-backend", "version": version(), "description": _about(settings)},
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": _paths(app, settings),
         "components": {
@@ -63,6 +66,12 @@ def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
             **({"securitySchemes": SECURITY_SCHEMES} if settings.api_keys else {}),
         },
     }
+
+
+def _about(settings: Settings) -> str:
+    """What the API does, and what its weights draw."""
+    draws = weight_set(settings.weights).draws
+    return "\n\n".join(filter(None, [cleandoc(ABOUT), draws]))
 
 
 def _paths(app: Flask, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -148,60 +157,24 @@ def _headers(status: int) -> dict[str, Any]:
 
 def _request_body(description: Description, settings: Settings) -> dict[str, Any]:
     assert description.form is not None
-    schema = description.form.model_json_schema()
-    fields, files = _form_fields(schema, description.required_files)
-    for name, limit in _limits(settings).items():
-        if name in fields:
-            fields[name] |= limit
-    if "iterations" in fields:
-        fields["iterations"]["description"] += (
-            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts) may be at most "
-            f"{settings.max_job_pixels:,}."
-        )
-    form = {
-        "type": "object",
-        "properties": fields,
-        "required": [*schema.get("required", []), *description.required_files],
-        "additionalProperties": False,
-    }
+    form = form_schema(description.form, description.required_files, settings)
+    files = [name for name, field in form["properties"].items() if field.get("format") == "binary"]
     media: dict[str, Any] = {"schema": form}
     if files:
         types = ", ".join(f"image/{form.lower()}" for form in FORMATS)
         media["encoding"] = {name: {"contentType": types} for name in files}
-    if description.examples:
-        media["examples"] = {name: {"value": dict(value)} for name, value in description.examples.items()}
+    if examples := _examples(description, settings):
+        media["examples"] = {name: {"value": dict(value)} for name, value in examples.items()}
     form_types = ["multipart/form-data"]
     if not files:
         form_types.insert(0, "application/x-www-form-urlencoded")
     return {"required": True, "content": dict.fromkeys(form_types, media)}
 
 
-def _form_fields(
-    schema: dict[str, Any], required_files: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The fields of a form, and the names of its file fields.
-
-    A parameter `x` is the text field `x`; a parameter `x_path` is the file field `x`.
-    """
-    fields, files = {}, []
-    for name, own in schema["properties"].items():
-        field = {
-            key: value for key, value in own.items() if key not in {"title", "anyOf"} and value is not None
-        }
-        field |= next((kind for kind in own.get("anyOf", []) if kind != {"type": "null"}), {})
-        if name.endswith("_path"):
-            name = name.removesuffix("_path")
-            files.append(name)
-            required = " Required." if name in required_files else ""
-            field = {"type": "string", "format": "binary", "description": own["description"] + required}
-        fields[name] = field
-    return fields, files
-
-
-def _limits(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What the settings limit, by field."""
-    return {
-        "iterations": {"maximum": settings.max_iterations},
-        "cutouts": {"maximum": settings.max_cutouts},
-        "size": {"pattern": size_pattern(settings.max_side)},
-    }
+def _examples(description: Description, settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """Examples of a form, by title: the view's, and the prompts that work with the weights set."""
+    examples = dict(description.examples)
+    if description.form is not None and issubclass(description.form, JobParams):
+        prompts = weight_set(settings.weights).examples.get(spec_of(description.form).name, ())
+        examples |= {prompt: {"prompt": prompt} for prompt in prompts}
+    return examples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, jsonify, url_for
@@ -33,14 +34,15 @@ def error_response(error: ApiError, retry_seconds: float | None = None) -> Respo
     return response
 
 
-def picture_response(job_id: str, png: bytes) -> Response:
+def picture_response(job_id: str, png: bytes, notes: Sequence[str]) -> Response:
     """The response with a finished picture."""
-    return json_response(Picture(image=base64.b64encode(png).decode("ascii"), id=job_id))
+    image = base64.b64encode(png).decode("ascii")
+    return json_response(Picture(image=image, id=job_id, notes=list(notes) or None))
 
 
-def accepted_response(job_id: str, settings: Settings) -> Response:
+def accepted_response(job_id: str, notes: Sequence[str], settings: Settings) -> Response:
     """202, with the address of the job's record."""
-    response = json_response(Accepted(id=job_id), 202)
+    response = json_response(Accepted(id=job_id, notes=list(notes) or None), 202)
     response.headers["Location"] = url_for("job_views.record", job_id=job_id)
     response.headers["Preference-Applied"] = "respond-async"
     response.headers["Retry-After"] = retry_after(settings.client_sleep)
@@ -64,7 +66,7 @@ def result_response(job: Job, storage: Storage) -> Response:
     if job.out_path is None:
         raise failure(job)
     try:
-        return picture_response(job.id, storage.read_result(job))
+        return picture_response(job.id, storage.read_result(job), job.notes)
     except FileNotFoundError:
         raise PictureExpiredError(job.id) from None
 
@@ -80,7 +82,7 @@ def failure(job: Job) -> ApiError:
 def record_of(job: Job, jobs: Jobs) -> Record:
     """A job's record as clients may see it: without paths of this machine."""
     files = sorted(name.removesuffix("_path") for name in job.parameters if name.endswith("_path"))
-    own = {name: value for name, value in job if name in Record.model_fields and value is not None}
+    own = {name: value for name, value in job if name in Record.model_fields and value not in (None, ())}
     image = url_for("job_views.image", job_id=job.id) if job.status == "succeeded" else None
     return Record(**_parameters(job), **own, files=files, image=image, rank=jobs.rank(job))
 

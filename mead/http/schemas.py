@@ -17,6 +17,14 @@ TotalSteps = Annotated[
 ]
 Rank = Annotated[int, Field(ge=0, description="Number of jobs ahead of this one.", examples=[3])]
 Loss = Annotated[float | None, Field(description="The loss of the last step.")]
+Notes = Annotated[
+    list[str] | None,
+    Field(
+        description="What was taken but cannot have its effect, each in a sentence: words that the weights "
+        "have not learned, a text whose weight is 0. Left out if there is nothing to say.",
+        examples=[["the demo weights have not learned: cat, astronaut"]],
+    ),
+]
 FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
 
 
@@ -64,6 +72,7 @@ class Picture(Answer):
         json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
     )
     id: Id
+    notes: Notes = None
 
 
 class Accepted(Answer):
@@ -72,6 +81,7 @@ class Accepted(Answer):
     status: Literal["success"] = "success"
     message: Literal["upload successful"] = "upload successful"
     id: Id
+    notes: Notes = None
 
 
 class Processing(Answer):
@@ -82,6 +92,59 @@ class Processing(Answer):
     rank: Rank
     steps: Steps
     total_steps: TotalSteps
+
+
+class FormNotes(Answer):
+    """What would be noted on a job with this form."""
+
+    status: Literal["success"] = "success"
+    notes: list[str] = Field(
+        description="Each is a sentence; empty if there is nothing to say.",
+        examples=[["the demo weights have not learned: cat, astronaut"]],
+    )
+
+
+class ModelDescription(BaseModel):
+    """A model."""
+
+    type: str = Field(description="The type of its jobs.")
+    name: str
+    route: str = Field(description="The path of its POST.")
+    summary: str
+    parameters: dict[str, Any] = Field(
+        description="A JSON Schema of each field of its form, with range and default."
+    )
+    required: list[str] = Field(description="The fields that must be sent.")
+    examples: list[str] = Field(description="Prompts that work with the weights set.")
+
+
+class Models(Answer):
+    """What this service can make."""
+
+    status: Literal["success"] = "success"
+    weights: str = Field(description="The name of the weights set.", examples=["demo"])
+    description: str = Field(description="What the weights are.", examples=["Small networks."])
+    draws: str = Field(
+        description="What the weights can draw; empty if nobody has said.",
+        examples=["Drawings of faces."],
+    )
+    models: list[ModelDescription] = Field(
+        examples=[
+            [
+                {
+                    "type": "lr",
+                    "name": "LatentRevisions",
+                    "route": "/latent_revision",
+                    "summary": "Make a picture from words.",
+                    "parameters": {
+                        "w0": {"type": "number", "minimum": -1000, "maximum": 1000, "default": 5.0}
+                    },
+                    "required": ["prompt"],
+                    "examples": ["a boat on the sea at sunset"],
+                }
+            ]
+        ]
+    )
 
 
 class Cancelled(Answer):
@@ -124,6 +187,7 @@ class Record(Answer):
     finished_at: datetime | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
     image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    notes: Notes = None
     error: str | None = Field(None, description="Why the job failed.")
     error_field: FieldAtFault = None
 
@@ -138,6 +202,7 @@ class Change(Answer):
     loss: Loss = None
     rank: Rank | None = Field(None, description="Only in the first event of a queued job.")
     image: str | None = Field(None, description="The address of the picture, or the PNG in base64.")
+    notes: Notes = None
     message: str | None = Field(None, description="Why there is no picture.")
     field: FieldAtFault = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from mead.queue.errors import (
 from mead.queue.job import KeptLimits
 from mead.registry import MODELS
 from mead.settings import Settings
+from mead.weights.notes import notes_on
 
 log = logging.getLogger(__name__)
 
@@ -75,22 +76,26 @@ def submit(spec: ModelSpec, services: Services) -> Response:
     """Queue the job of this request, and answer as the client prefers: at once, with events or at the end."""
     streams = wants_events(request)
     if prefers_async(request) and not streams:
-        return accepted_response(accept(spec, services), services.settings)
+        return accepted_response(*accept(spec, services), services.settings)
     with ExitStack() as cleanup:
         cleanup.callback(services.open_requests.enter(access.client()))  # before a job is created
-        job_id = accept(spec, services)
+        job_id, notes = accept(spec, services)
         try:
             if streams:
                 response = job_stream_response(job_id, -1, services, cleanup)
                 response.headers["Location"] = url_for("job_views.record", job_id=job_id)
                 return response
-            return wait(job_id, services.settings.queue(spec), services)
+            return wait(job_id, notes, services.settings.queue(spec), services)
         except UnknownJobError:
             raise JobExpiredError(job_id) from None
 
 
-def accept(spec: ModelSpec, services: Services) -> str:
-    """Check this request and queue its job; returns the job's id, or an earlier one's (Idempotency-Key).
+def accept(spec: ModelSpec, services: Services) -> tuple[str, Sequence[str]]:
+    """Check this request and queue its job.
+
+    Returns:
+        The job's id, or an earlier one's (Idempotency-Key), and the notes on it. The inference server writes
+        the same notes into the record; one of an older version would take them for a parameter.
 
     Raises:
         ApiError, RequestEntityTooLarge, redis.RedisError, OSError
@@ -102,6 +107,7 @@ def accept(spec: ModelSpec, services: Services) -> str:
     job_id = secrets.token_hex(16)
     with PendingUploads(services.storage, job_id) as uploads:
         form = services.forms.read(request, spec.params, uploads, spec.required_files)
+        notes = notes_on(form.params, services.settings.weights)
         try:
             queued_id = _enqueue(job_id, spec, form, idempotency_key, services)
         except redis.RedisError as error:
@@ -113,7 +119,7 @@ def accept(spec: ModelSpec, services: Services) -> str:
             uploads.keep()
             log.info("job accepted", extra={"job": job_id, "type": spec.type, "owner": access.owner()})
     g.job_id = queued_id  # for the request's log line
-    return queued_id
+    return queued_id, notes
 
 
 def _enqueue(
@@ -144,7 +150,7 @@ def _enqueue(
         raise ApiError(422, str(error), error.field) from error
 
 
-def wait(job_id: str, queue: str, services: Services) -> Response:
+def wait(job_id: str, notes: Sequence[str], queue: str, services: Services) -> Response:
     """Answer when the job has ended, or with 202 if the client disconnects first.
 
     Raises:
@@ -162,7 +168,7 @@ def wait(job_id: str, queue: str, services: Services) -> Response:
             break
         if next(workers_lost):
             raise ApiError(503, NO_WORKER, job_id=job_id)
-    return accepted_response(job_id, services.settings)
+    return accepted_response(job_id, notes, services.settings)
 
 
 def _kept_limits(settings: Settings) -> KeptLimits:

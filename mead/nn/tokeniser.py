@@ -46,14 +46,22 @@ class Tokeniser:
             ids[left + right] = i
             self._merged[ids[left] << 16 | ids[right]] = i
 
-    def clean(self, text: str) -> str:
-        """The text as CLIP reads it: encoding and HTML entities repaired, single blanks, lower case."""
+    def mend(self, text: str) -> str:
+        """The text as it was meant: encoding and HTML entities repaired, single blanks."""
         mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(mended.split()).lower()
+        return " ".join(mended.split())
+
+    def clean(self, text: str) -> str:
+        """The text as CLIP reads it: mended, in lower case."""
+        return self.mend(text).lower()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without the start and end tokens."""
-        return [i for piece in _PIECE.findall(self.clean(text)) for i in self._encode_piece(piece)]
+        return [i for _, ids in self.pieces(text) for i in ids]
+
+    def pieces(self, text: str) -> list[tuple[str, list[int]]]:
+        """The cleaned text in pieces, each with its ids: runs of letters, digits, runs of other signs."""
+        return [(piece, self._encode_piece(piece)) for piece in _PIECE.findall(self.clean(text))]
 
     def cut(self, text: str, length: int) -> tuple[str, str, int]:
         """Cut a text after `length` ids: (what is read, what is cut off, both cleaned; ids of the whole).

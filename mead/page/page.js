@@ -5,6 +5,7 @@ const WATCHED = 4; // jobs followed at once: a browser opens only six connection
 const KEPT = 24; // jobs remembered: their ids, in localStorage
 const PAUSE = 2000; // milliseconds before a lost connection is tried again, and between looks at the rank
 const PREVIEW_EVERY = 1000; // milliseconds
+const NOTES_AFTER = 400; // milliseconds without a change of the form
 const KEY = "mead.key";
 const JOBS = "mead.jobs";
 const STATES = { queued: "Waiting", processing: "Running", succeeded: "Done", failed: "Failed", cancelled: "Cancelled", lost: "Lost" };
@@ -89,6 +90,7 @@ for (const form of all("form[data-route]")) {
     fillField(form, place, schema.properties[name], schema.required.includes(name));
   }
   form.addEventListener("submit", (event) => { event.preventDefault(); send(form); });
+  form.addEventListener("input", () => noteSoon(form));
 }
 
 function fillField(form, place, field, must) {
@@ -102,7 +104,9 @@ function fillField(form, place, field, must) {
     make("label", { htmlFor: id }, ...(title === name ? [name] : [`${title} `, make("code", { textContent: name })])),
     input.type === "file" ? dropZone(input) : input,
     make("p", { id: `${id}-error`, className: "error" }),
+    ...(name === "prompt" ? [make("p", { className: "note", role: "status" })] : []),
     make("p", { id: `${id}-hint`, className: "hint", textContent: aboutField(place.dataset.about ?? field.description, field, must) }),
+    ...(name === "prompt" ? all(".examples", form.parentElement) : []),
   );
   input.addEventListener("input", () => {
     showError(input, "");
@@ -159,7 +163,7 @@ function giveFile(input, file) {
   const files = new DataTransfer();
   if (file) files.items.add(file);
   input.files = files.files;
-  input.dispatchEvent(new Event("input"));
+  input.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // a miss must not leave the page
@@ -179,23 +183,57 @@ function showErrorIn(form, { message, field }) {
   return input;
 }
 
+// What would be noted on a job of this form is said at its prompt, before it is sent.
+
+function noteSoon(form) {
+  clearTimeout(form.soon);
+  form.soon = setTimeout(() => note(form), NOTES_AFTER);
+}
+
+async function note(form) {
+  const mine = form.soon; // a later change makes another
+  const locked = "securitySchemes" in api.components && !sessionStorage.getItem(KEY); // nobody is asked for a key while writing
+  const body = written(form);
+  for (const [name, value] of [...body]) if (value.name) body.set(name, new File([], value.name)); // that there is one will do
+  let notes = [];
+  try {
+    if (body.has("prompt") && !locked) ({ notes } = await (await call(`${form.dataset.route}/notes`, { method: "POST", body })).json());
+  } catch {} // what is wrong is said when the form is sent
+  if (mine === form.soon) say($(".note", form), notes.join("\n"));
+}
+
+// What is filled in of a form.
+function written(form) {
+  const body = new FormData();
+  for (const [name, value] of new FormData(form)) if (value.name || value.trim?.()) body.append(name, value);
+  return body;
+}
+
+for (const button of all("[data-example]")) {
+  button.addEventListener("click", () => {
+    const prompt = $('[name="prompt"]', button.closest('[role="tabpanel"]'));
+    prompt.value = button.textContent;
+    prompt.dispatchEvent(new Event("input", { bubbles: true }));
+    prompt.focus();
+  });
+}
+
 async function send(form) {
   if (form.ariaBusy === "true") return;
   for (const input of form.elements) if (input.name) showError(input, "");
   showErrorIn(form, { message: "" });
   const unread = [...form.elements].find((input) => input.validity.badInput);
   if (unread) return showErrorIn(form, { field: unread.name, message: "write a number" }).focus();
-  const body = new FormData();
-  for (const [name, value] of new FormData(form)) if (value.name || value.trim?.()) body.append(name, value);
+  const body = written(form);
   form.ariaBusy = "true";
   try {
     const hand = new AbortController();
     const headers = queued ? { Prefer: "respond-async" } : { Accept: "text/event-stream" };
     const answer = await call(form.dataset.route, { method: "POST", body, headers, signal: hand.signal });
     if (queued) {
-      const { id } = await answer.json();
+      const { id, notes } = await answer.json();
       localStorage.setItem(JOBS, JSON.stringify([id, ...remembered()].slice(0, KEPT)));
-      choose(add({ ...(await ask(`jobs/${id}`)), form }));
+      choose(add({ notes, ...(await ask(`jobs/${id}`)), form }));
       watch();
     } else {
       const job = add({ prompt: body.get("prompt"), status: "queued", form, hand });
@@ -298,6 +336,7 @@ function draw(job) {
   $("#empty").hidden = Boolean(job.address);
   say($("#empty"), busy ? "No picture yet." : "No picture.");
   say($("#caption"), job.prompt);
+  say($("#notes"), (job.notes ?? []).join("\n"));
   const waiting = job.status === "queued" && (job.rank ? `: ${job.rank} before this one` : ": next in line");
   const why = ["failed", "lost"].includes(job.status) && `: ${job.message ?? job.error}`;
   say($("#state"), STATES[job.status] + (waiting || why || ""));

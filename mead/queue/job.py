@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 Status: TypeAlias = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -35,6 +37,7 @@ class Job(BaseModel):
     total_steps: int | None = None  # known once it has started
     loss: float | None = None
     out_path: str | None = None  # name of its picture's file; in records of older versions its path
+    notes: tuple[str, ...] = ()  # a JSON list in the record; see `mead.weights.notes`
     error: str | None = None
     error_kind: Literal["input", "internal"] | None = None  # what is at fault: the request or the service
     error_field: str | None = None
@@ -43,6 +46,18 @@ class Job(BaseModel):
     idempotency_key: str | None = None
     fingerprint: str = ""  # of the request that created it
     bytes: int = 0  # size of its files on the disk
+
+    @field_validator("notes", mode="before")
+    @classmethod
+    def _read_notes(cls, value: Any) -> Any:
+        """A record that was edited by hand must not be lost for its notes."""
+        if not isinstance(value, str):
+            return value
+        try:
+            notes = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+        return [str(note) for note in notes] if isinstance(notes, list) else ()
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -96,12 +111,17 @@ class KeptLimits(NamedTuple):
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is."""
+    """How far a job is.
+
+    Attributes:
+        notes: to be written into its record; none are written if empty.
+    """
 
     job_id: str
     steps: int
     total_steps: int
     loss: float
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ such jobs, so that ranks and lengths leave them out.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -238,7 +239,8 @@ class Jobs:
         arguments: list[Any] = []
         for job in progress:
             loss = round(job.loss, 6) if math.isfinite(job.loss) else ""
-            arguments += [job.job_id, job.steps, job.total_steps, loss]
+            notes = json.dumps(job.notes, ensure_ascii=False) if job.notes else ""
+            arguments += [job.job_id, job.steps, job.total_steps, loss, notes]
         lost, watched, held = cast("list[list[str]]", self._report(queue, worker, *arguments))
         return ReportReply(frozenset(lost), frozenset(watched), tuple(held))
 

@@ -61,6 +61,10 @@ class Section(StrictModel):
     """A set of weights."""
 
     description: str = ""
+    draws: str = ""
+    """What it can draw, in a sentence."""
+    examples: dict[str, list[str]] = {}
+    """Prompts that work, by model."""
     base: str | None = None
     """The set that provides the networks and settings this one does not have."""
     downloads: dict[str, Download] = {}

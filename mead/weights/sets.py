@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -125,6 +125,8 @@ class WeightSet:
 
     Attributes:
         folder: where its lock and its fetched or converted files are.
+        draws: what it can draw, in a sentence; "" if nobody has said.
+        examples: prompts that work, by model.
         base: name of the set that provides what this one does not have.
         files: by network, including those of the base.
         downloads: the published files it is fetched from and the networks each holds, by file name.
@@ -133,6 +135,8 @@ class WeightSet:
 
     name: str
     description: str
+    draws: str
+    examples: Mapping[str, Sequence[str]]
     folder: Path
     base: str | None
     files: Mapping[str, WeightFile]
@@ -225,18 +229,22 @@ def _find(name: str, catalogue: Path, folder: Path, derived: tuple[str, ...]) ->
     manifest = catalogue if name in shipped else home / "manifest.toml"
     section = Section.parse(shipped[name] if name in shipped else read_manifest(manifest), name, manifest)
     files = _files(name, section, manifest, home)
+    draws = section.draws
+    examples: Mapping[str, Sequence[str]] = section.examples
     models: Mapping[str, Mapping[str, Any]] = section.models
     if section.base is not None:
         if section.base in (*derived, name):
             raise WeightsError(f"{manifest}: base: {section.base!r} is itself based on {name!r}")
         base = _find(section.base, catalogue, folder, (*derived, name))
+        if not files:  # networks of its own may draw something else
+            draws, examples = draws or base.draws, examples or base.examples
         files, models = _inherit(base, files, models)
     try:
         networks = section.networks_by_download()
     except ValueError as error:
         raise WeightsError(f"{manifest}: the set {name!r}: {error}") from error
     downloads = {file_name: (section.downloads[file_name], networks[file_name]) for file_name in networks}
-    return WeightSet(name, section.description, home, section.base, files, downloads, models)
+    return WeightSet(name, section.description, draws, examples, home, section.base, files, downloads, models)
 
 
 def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str, WeightFile]:

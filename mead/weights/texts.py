@@ -1,8 +1,9 @@
-"""How long a text the CLIP of a weights set reads: what its file's header says, without PyTorch."""
+"""What the CLIP of a weights set reads: how long a text, and which tokens. Without PyTorch."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from safetensors import safe_open
 
@@ -44,12 +45,35 @@ def context_length(weights: str) -> int:
     Raises:
         UnknownSetError: if there is no such set.
     """
-    file = WeightSet.find(weights).files.get("clip")
-    if file is None or not file.path.is_file():
+    path = _clip_of(weights)
+    if path is None:
         return CONTEXT_LENGTH
-    with safe_open(file.path, framework="np") as tensors:
+    with safe_open(path, framework="np") as tensors:
         length: int = tensors.get_slice("positional_embedding").get_shape()[0]
     return length
+
+
+@functools.cache
+def known_tokens(weights: str) -> frozenset[int] | None:
+    """The ids of the tokens that the CLIP of a set has learned; None if that is the whole vocabulary.
+
+    A compact state dict lists them (see `mead.nn.perceptor.expand`). None, too, if the file is missing.
+
+    Raises:
+        UnknownSetError: if there is no such set.
+    """
+    path = _clip_of(weights)
+    if path is None:
+        return None
+    with safe_open(path, framework="np") as tensors:
+        names: list[str] = list(tensors.keys())
+        return frozenset(tensors.get_tensor("tokens").tolist()) if "tokens" in names else None
+
+
+def _clip_of(weights: str) -> Path | None:
+    """The file of a set's CLIP, if it is there."""
+    file = WeightSet.find(weights).files.get("clip")
+    return file.path if file is not None and file.path.is_file() else None
 
 
 def _start_of(text: str) -> str:

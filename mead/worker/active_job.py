@@ -30,6 +30,7 @@ class ActiveJob(Generic[R]):
 
     job: Job
     revision: R
+    notes: tuple[str, ...] = ()  # that are not in its record yet
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
     picture: Image.Image | None = None  # once the revision is finished
     result: Path | None = None  # the picture's file, once it is stored

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -51,6 +52,7 @@ class Engine(Generic[R]):
         pause: seconds to wait for a job at a time, and first pause while Redis is away.
         admission: shared by all engines of the process; by default the engine is the only one.
         max_job_seconds: the longest a job may take, without pauses while Redis is away; 0: no limit.
+        notes_on: what to note in the record of a job with these parameters.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Engine(Generic[R]):
         pause: float = 1.0,
         admission: AdmissionControl | None = None,
         max_job_seconds: int = 0,
+        notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -77,6 +80,7 @@ class Engine(Generic[R]):
         self.pause = pause
         self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds
+        self.notes_on = notes_on
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
@@ -141,7 +145,9 @@ class Engine(Generic[R]):
         began = time.monotonic()
         log.info("job started", extra={"job": job.id, "worker": self.worker, "attempts": job.attempts})
         try:
-            revision = start(self.pipeline, check(self.params, self.storage.parameters(job)))
+            params = check(self.params, self.storage.parameters(job))
+            notes = self.notes_on(params)
+            revision = start(self.pipeline, params)
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -153,7 +159,7 @@ class Engine(Generic[R]):
             self._fail(job, error)
             return
         else:
-            self.batch.add(ActiveJob(job, revision, time.monotonic() - began))
+            self.batch.add(ActiveJob(job, revision, notes, time.monotonic() - began))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 
@@ -172,6 +178,8 @@ class Engine(Generic[R]):
                 active.store(self.pipeline, self.storage)
         reported = set(self.batch.jobs)
         reply = self.jobs.report(self.queue, self.worker, self._progress())
+        for active in self.batch.jobs.values():
+            active.notes = ()  # the record has them
         for job_id in reply.lost:
             self._drop(self.batch.jobs[job_id])
         for active in list(self.batch.jobs.values()):
@@ -181,10 +189,11 @@ class Engine(Generic[R]):
             self.jobs.requeue(self.queue, self.worker, unknown)
 
     def _progress(self) -> list[JobProgress]:
-        revisions = {job_id: active.revision for job_id, active in self.batch.jobs.items()}
         return [
-            JobProgress(job_id, revision.step, revision.steps, revision.loss)
-            for job_id, revision in revisions.items()
+            JobProgress(
+                job_id, active.revision.step, active.revision.steps, active.revision.loss, active.notes
+            )
+            for job_id, active in self.batch.jobs.items()
         ]
 
     def _end_or_preview(self, active: ActiveJob[R], watched: bool) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from functools import partial
 from typing import NoReturn
 
 from mead.nn.precision import best_device, check_device
@@ -14,6 +15,7 @@ from mead.queue.jobs import Jobs
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.storage import Storage
+from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
 from mead.worker.worker import OtherWeightsError, Worker, new_name
@@ -43,6 +45,7 @@ def make_worker(settings: Settings) -> Worker:
             pause=settings.server_sleep,
             admission=admission,
             max_job_seconds=settings.max_job_seconds,
+            notes_on=partial(notes_on, weights=settings.weights),
         )
         for spec in MODELS.values()
     ]

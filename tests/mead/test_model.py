@@ -20,7 +20,7 @@ from PIL import Image
 
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
-from mead.model import Model
+from mead.model import Model, NoteWarning
 from mead.params import JobParams
 from mead.revision import Progress
 from mead.weights.errors import WeightsError
@@ -29,6 +29,26 @@ from StyleCLIP.StyleCLIP import StyleCLIP
 from tests.conftest import ROOT
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
+
+
+@both
+def test_notes_are_known_before_anything_is_loaded(model: Any) -> None:
+    with pytest.warns(NoteWarning, match="not learned: cat") as warned:
+        made = model("a cat")
+    assert made.notes == ("the demo weights have not learned: cat",)
+    assert warned[0].filename == __file__  # the line that the user wrote
+
+
+def test_without_notes_there_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    assert LatentRevisions("a red house", w0=5, w1=0).notes == ()
+    assert not recwarn.list
+    with pytest.warns(NoteWarning) as warned:
+        made = LatentRevisions("a red house", text_to_add="a star", w3=1)
+    assert [str(one.message) for one in warned] == list(made.notes)
+    assert made.notes == (
+        "text_to_add has no effect: its weight w1 is 0",
+        "w3 has no effect: there is no ne_img_enc",
+    )
 
 
 @pytest.fixture

@@ -69,6 +69,8 @@ def test_in_the_description_metrics_and_log(toys: Service) -> None:
     paths = requests.get(f"{toys.url}/openapi.json", timeout=120).json()["paths"]
     form = paths["/toy"]["post"]["requestBody"]["content"]
     assert form["multipart/form-data"]["schema"]["properties"]["shade"]["maximum"] == 255
+    described = requests.get(f"{toys.url}/models", timeout=120).json()["models"][-1]
+    assert described["name"] == "Toy" and described["parameters"]["shade"]["default"] == 128
     assert 'mead_workers{queue="toy_queue"} 1.0' in requests.get(f"{toys.url}/metrics", timeout=120).text
 
 

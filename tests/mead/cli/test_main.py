@@ -70,6 +70,27 @@ def test_convert_tries_where_weights_go_first(tmp_path: Path) -> None:
     assert done.stderr == f"mead: WEIGHTS_DIR: {tmp_path / 'file'} is not a folder\n"
 
 
+def test_what_can_be_made() -> None:
+    done = mead("models")
+    assert done.returncode == 0
+    for said in ("make drawings", '"a boat on the sea at sunset"', "w0: -1000 to 1000, default 5.0"):
+        assert said in done.stdout
+    full = mead("models", "--weights", "full").stdout
+    assert "The full weights paint" in full and "size: default 512x512" in full
+    unknown = mead("models", "--weights", "nowhere")
+    assert unknown.returncode == 1 and "there is no set 'nowhere'" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_notes_are_said_beside_the_path(tmp_path: Path) -> None:
+    options = ["--iterations", "1", "--size", "64x64", "--w2", "1", "--output_path", str(tmp_path)]
+    done = mead("latent_revision", "a cat astronaut", *options)
+    assert Path(done.stdout.strip()).parent == tmp_path and done.returncode == 0
+    assert "mead: the demo weights have not learned: cat, astronaut\n" in done.stderr
+    assert "mead: w2 has no effect: there is no img_enc\n" in done.stderr
+    assert "Warning" not in done.stderr
+
+
 def test_the_version() -> None:
     assert mead("--version").stdout == f"{version()}\n"
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mead.imaging.encoding import write_picture
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
+from mead.weights.notes import notes_on
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import eventually, make_engine, report, running
@@ -435,6 +437,41 @@ def test_what_cannot_be_done_as_asked_leaves_no_upload(
     form = {"prompt": "no such colour", "img": upload(photo()), "img_enc": upload(photo())}
     error_of(http.post("/latent_revision", data=form), 422)
     eventually(lambda: not list(storage.uploads.iterdir()))
+
+
+def test_notes_on_a_job(
+    http: FlaskClient, settings: Settings, jobs: Jobs, storage: Storage, colours: Any
+) -> None:
+    """In every answer about it, and in its record; where there are none, the answers are as they were."""
+    words = partial(notes_on, weights="demo")
+    engine = make_engine(colours, jobs, storage, queue=settings.queues[0], notes_on=words)
+    jobs.heartbeat("me", settings.queues[:1], 60)
+    said = ["the demo weights have not learned: teal", "w2 has no effect: there is no img_enc"]
+    with running(engine.run):
+        accepted = http.post("/latent_revision", data={"prompt": "teal", "w2": "1"}, headers=ASYNC).json
+        assert accepted is not None and accepted["notes"] == said
+        job_id = accepted["id"]
+        events = http.get(f"/jobs/{job_id}/events").text.strip().split("\n\n")
+        end = json.loads(events[-1].rpartition("data: ")[2])
+        assert end["status"] == "succeeded" and end["notes"] == said
+        assert http.post("/check", data={"id": job_id}).json["notes"] == said
+        assert http.get(f"/jobs/{job_id}").json["notes"] == said
+        assert json.loads(jobs.redis.hget(f"job:{job_id}", "notes")) == said
+        assert http.post("/latent_revision", data={"prompt": "teal", "w2": "1"}).json["notes"] == said
+
+        body = http.post("/latent_revision", data={"prompt": "red", "w1": "0", "w2": "0"}).json
+        assert body is not None and set(body) == {"status", "image", "id"}
+        assert "notes" not in http.get(f"/jobs/{body['id']}").json
+        assert not jobs.redis.hexists(f"job:{body['id']}", "notes")
+
+
+def test_the_record_of_a_waiting_job_has_parameters_only(
+    http: FlaskClient, idle_worker: None, client: redis.Redis
+) -> None:
+    """Inference servers of older versions take everything they do not know for a parameter."""
+    accepted = http.post("/latent_revision", data={"prompt": "a cat"}, headers=ASYNC).json
+    assert accepted is not None and accepted["notes"] == ["the demo weights have not learned: cat"]
+    assert not client.hexists(f"job:{accepted['id']}", "notes")
 
 
 REFUSED = [

@@ -172,6 +172,38 @@ def test_a_picture_from_words_and_pictures(visit: Visit, service: Any, tmp_path:
     assert name == download.value.suggested_filename
 
 
+def test_what_can_be_drawn_and_what_is_not_known(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    expect(page.locator("#draws")).to_contain_text("make drawings")
+    note = page.locator("#panel-latent_revision form .note")
+    fill(page, "latent_revision", prompt="A Cat astronaut in a red house", w2=1)
+    unknown = "the demo weights have not learned: Cat, astronaut"
+    expect(note).to_have_text(f"{unknown}\nw2 has no effect: there is no img_enc")
+    drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")  # it is not sent for a note
+    expect(note).to_have_text(unknown)
+    page.get_by_role("button", name="a red house under the moon").click()
+    expect(page.locator("#latent_revision-prompt")).to_have_value("a red house under the moon")
+    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    expect(note).to_be_empty()
+
+
+@pytest.mark.slow
+def test_notes_are_shown_under_the_picture(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    unknown = "the demo weights have not learned: cat"
+    fill(page, "latent_revision", prompt="a cat", iterations=2)
+    page.get_by_role("button", name="Make the picture").click()
+    expect(page.locator("#notes")).to_have_text(unknown)
+    state(page, "^Done$")
+    expect(page.locator("#notes")).to_have_text(unknown)
+    page.reload()
+    expect(page.locator("#notes")).to_have_text(unknown)
+    fill(page, "latent_revision", prompt="a red house", iterations=2)
+    page.get_by_role("button", name="Make the picture").click()
+    state(page, "^Done$")
+    expect(page.locator("#notes")).to_be_empty()
+
+
 @pytest.mark.slow
 def test_a_face_edited_by_keyboard_alone(visit: Visit, service: Any, face: Path) -> None:
     page = visit(service.url)
@@ -276,6 +308,8 @@ def test_a_key_is_asked_for_when_it_is_needed(visit: Visit, waiting_room: Any, t
             page.keyboard.press("Enter")
         state(page, "^Waiting")
         expect(page.get_by_label("API key")).to_be_hidden()
+        fill(page, "latent_revision", prompt="a cat")
+        expect(page.locator("#panel-latent_revision form .note")).to_contain_text("not learned: cat")
         page.reload()  # in the same tab the key is remembered, for the events too
         state(page, "^Waiting")
         assert waiting_room.jobs.cancel(newest(page))

@@ -453,6 +453,41 @@ def test_reports_of_many_jobs_in_one_go(jobs: Jobs, client: redis.Redis) -> None
     assert jobs.get("c").steps == 2 and jobs.get("c").loss is None
 
 
+def test_notes_are_a_json_list_in_the_record_and_the_event(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None and job.notes == () and job.parameters == jobs.get("a").parameters
+        jobs.report(QUEUE, "me", [JobProgress("a", 1, 2, 0.5, ["not learned: Käse", "no effect"])])
+        jobs.report(QUEUE, "me", [JobProgress("a", 2, 2, 0.5)])  # keeps them
+        jobs.succeed(job, "me", "a.png")
+        events = [event.get("notes") for event in story]
+    assert events == [None, '["not learned: Käse", "no effect"]', None, None]
+    assert client.hget("job:a", "notes") == events[1]
+    assert jobs.get("a").notes == ("not learned: Käse", "no effect")
+    assert jobs.get("a").parameters == job.parameters
+
+
+def test_a_requeued_job_has_no_notes(jobs: Jobs, client: redis.Redis) -> None:
+    """A worker of an older version may claim it, which would take them for a parameter."""
+    put(jobs, "a", "b")
+    for worker in ("me", "dead"):
+        job = jobs.claim(QUEUE, worker)
+        assert job is not None
+        jobs.report(QUEUE, worker, [JobProgress(job.id, 1, 2, 0.5, ["no effect"])])
+    jobs.requeue(QUEUE, "me")
+    recover(jobs)
+    for name in "ab":
+        assert jobs.get(name).status == "queued" and not client.hexists(f"job:{name}", "notes")
+
+
+@pytest.mark.parametrize("notes", ["", "[", '"one"', "1", "[" * 100_000])
+def test_notes_that_somebody_has_damaged(jobs: Jobs, client: redis.Redis, notes: str) -> None:
+    put(jobs, "a")
+    client.hset("job:a", "notes", notes)
+    assert jobs.get("a").notes == ()
+
+
 def test_every_change_has_the_next_number(jobs: Jobs, client: redis.Redis) -> None:
     put(jobs, "a")
     numbers = [jobs.get("a").seq]

@@ -70,6 +70,15 @@ def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     assert list(storage.uploads.iterdir()) == []  # nobody needs the upload any more
 
 
+def test_notes_are_in_the_record_from_the_first_step_on(jobs: Jobs, storage: Storage, colours: Any) -> None:
+    engine = make_engine(colours, jobs, storage, notes_on=lambda params: (f"{params.prompt} is a colour",))
+    put(jobs, "a")
+    steps(engine, 1)
+    assert jobs.get("a").status == "processing" and jobs.get("a").notes == ("teal is a colour",)
+    steps(engine, 4)
+    assert jobs.get("a").status == "succeeded" and jobs.get("a").notes == ("teal is a colour",)
+
+
 def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any) -> None:
     put(jobs, "a")
     steps(engine, 2)
