@@ -19,6 +19,7 @@ from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.prior import Prior
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
@@ -45,7 +46,8 @@ class LatentRevision(Revision):
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
     cutouts: Cutouts
-    noise: tuple[float, float]  # levels that the denoiser looks for at the first and the last step
+    hints: Tensor | None  # what the prior is told, [1, hints]
+    noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
 
 
 class LatentRevisionsPipeline:
@@ -55,7 +57,7 @@ class LatentRevisionsPipeline:
         vqgan: the generator whose latents are optimised.
         perceptor: CLIP.
         learned_start: draws first latents for a target; None if the weights set has no such network.
-        denoiser: keeps latents those of pictures; None if the weights set has no such network.
+        prior: keeps latents those of pictures; None if the weights set has no denoiser.
         hyperparameters: the weights set's.
         device: the networks' device.
     """
@@ -65,14 +67,14 @@ class LatentRevisionsPipeline:
         vqgan: VQGAN,
         perceptor: Perceptor,
         learned_start: LearnedStart | None,
-        denoiser: Denoiser | None,
+        prior: Prior | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
-        self.denoiser = denoiser
+        self.prior = prior
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -100,6 +102,7 @@ class LatentRevisionsPipeline:
             steps=params.iterations or hyper.iterations,
             target=target,
             objective=self._objective(params, target, first.float()),
+            hints=None if self.prior is None else self.prior.hints(target),
             noise=(noise, hyper.noise_last),
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
@@ -128,7 +131,8 @@ class LatentRevisionsPipeline:
             losses.append(revision.objective(inputs).mean())
         optimise(revisions, losses, self.scaler)
         for revision in revisions:
-            self._denoise(revision)
+            if self.prior is not None and revision.hints is not None:
+                self.prior.pull(revision.latents, revision.hints, _noise(revision))
 
     def _objective(self, params: LatentRevisionsParams, target: Tensor, first: Tensor) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
@@ -143,22 +147,6 @@ class LatentRevisionsPipeline:
         if weight := hyper.tv_weight if params.tv_weight is None else params.tv_weight:
             losses.append(Scale(Apply(TotalVariation(), "picture"), weight))
         return Sum(losses)
-
-    @property
-    def _denoises(self) -> bool:
-        return bool(self.denoiser and self.learned_start and self.hyperparameters.denoise)
-
-    @torch.no_grad()
-    def _denoise(self, revision: LatentRevision) -> None:
-        """Move the latents a part of the way to what the denoiser makes of them."""
-        if not self._denoises or self.denoiser is None or self.learned_start is None:
-            return
-        first, last = revision.noise
-        level = torch.tensor([first * (last / first) ** (revision.step / revision.steps)], device=self.device)
-        with self.precision.autocast():
-            hints = self.learned_start.hints(revision.target[None])
-            clean = self.denoiser(revision.latents, level, hints).float()
-        revision.latents.lerp_(clean, self.hyperparameters.denoise)
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
@@ -190,7 +178,7 @@ class LatentRevisionsPipeline:
         own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
         if (params.start or own_start) == "noise":
             first = self._encode(_blurred_noise(width, height, generator)).float()
-            if self._denoises:  # it takes pictures out of noise of the latents
+            if self.prior is not None:  # it takes pictures out of noise of the latents
                 noise = torch.randn(first.shape, generator=generator, device=self.device)
                 first = first + hyper.noise_first * noise
             return first, hyper.learning_rate, hyper.noise_first
@@ -242,6 +230,12 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
+def _noise(revision: LatentRevision) -> float:
+    """The noise level to be expected after this step; it falls by the same factor with each."""
+    first, last = revision.noise
+    return float(first * (last / first) ** (revision.step / revision.steps))
+
+
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
     """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
@@ -262,13 +256,12 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     learned_start = None
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
-    denoiser = None
-    if "denoiser" in chosen.files:
+    hyper = chosen.settings("LatentRevisions", Hyperparameters)
+    prior = None
+    if hyper.denoise and learned_start is not None and "denoiser" in chosen.files:
         denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
-    hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
-    return LatentRevisionsPipeline(
-        vqgan, perceptor, learned_start, denoiser, hyperparameters, torch.device(device)
-    )
+        prior = Prior(denoiser, learned_start, hyper.denoise, hyper.guidance, torch.device(device))
+    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, prior, hyper, torch.device(device))
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:

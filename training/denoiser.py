@@ -111,8 +111,8 @@ def noises(shape: torch.Size, generator: torch.Generator) -> Tensor:
     n, channels, height, width = shape
     noise = torch.randn(shape, generator=generator)
     smooth = torch.zeros(shape)
-    for share in (2, 4):
-        coarse = torch.randn((n, channels, height // share + 1, width // share + 1), generator=generator)
+    for side in (2, 4):
+        coarse = torch.randn((n, channels, height // side + 1, width // side + 1), generator=generator)
         enlarged = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
         smooth += enlarged * (torch.rand((n, 1, 1, 1), generator=generator) < 0.5)
     smooth /= smooth.flatten(1).std(1).clamp_min(1e-3).view(-1, 1, 1, 1)
