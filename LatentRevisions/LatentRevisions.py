@@ -12,19 +12,21 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.hyperparameters import Hyperparameters
-from LatentRevisions.losses import Similarity
+from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.prior import Prior
 from LatentRevisions.start import LearnedStart
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
-from mead.nn.losses import Apply, Sum
+from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
@@ -44,6 +46,8 @@ class LatentRevision(Revision):
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
     cutouts: Cutouts
+    hints: Tensor | None  # what the prior is told, [1, hints]
+    noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
 
 
 class LatentRevisionsPipeline:
@@ -53,6 +57,7 @@ class LatentRevisionsPipeline:
         vqgan: the generator whose latents are optimised.
         perceptor: CLIP.
         learned_start: draws first latents for a target; None if the weights set has no such network.
+        prior: keeps latents those of pictures; None if the weights set has no denoiser.
         hyperparameters: the weights set's.
         device: the networks' device.
     """
@@ -62,12 +67,14 @@ class LatentRevisionsPipeline:
         vqgan: VQGAN,
         perceptor: Perceptor,
         learned_start: LearnedStart | None,
+        prior: Prior | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
+        self.prior = prior
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -86,7 +93,7 @@ class LatentRevisionsPipeline:
         hyper = self.hyperparameters
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
-        first, learning_rate = self._first_latents(params, target, generator)
+        first, learning_rate, noise = self._first_latents(params, target, generator)
         z = first.float().requires_grad_()
         return LatentRevision(
             latents=z,
@@ -94,7 +101,9 @@ class LatentRevisionsPipeline:
             generator=generator,
             steps=params.iterations or hyper.iterations,
             target=target,
-            objective=self._objective(target),
+            objective=self._objective(params, target, first.float()),
+            hints=None if self.prior is None else self.prior.hints(target),
+            noise=(noise, hyper.noise_last),
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
@@ -115,16 +124,29 @@ class LatentRevisionsPipeline:
         for i, revision in enumerate(revisions):
             # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
             # the optimisation amplifies a rounding error into a different picture.
+            picture = pictures[i : i + 1]
             with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._crop(revision, pictures[i : i + 1]))
-            losses.append(revision.objective({"embeddings": embeddings}).mean())
+                embeddings = self.perceptor.embed_image(self._crop(revision, picture))
+            inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
+            losses.append(revision.objective(inputs).mean())
         optimise(revisions, losses, self.scaler)
+        for revision in revisions:
+            if self.prior is not None and revision.hints is not None:
+                self.prior.pull(revision.latents, revision.hints, _noise(revision))
 
-    def _objective(self, target: Tensor) -> Sum:
-        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i."""
-        towards = Similarity(target, -self.hyperparameters.towards)
-        away = Similarity(self.away_from, self.hyperparameters.away)
-        return Sum([Apply(towards, "embeddings"), Apply(away, "embeddings")])
+    def _objective(self, params: LatentRevisionsParams, target: Tensor, first: Tensor) -> Sum:
+        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
+        0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
+        """
+        hyper = self.hyperparameters
+        towards = Similarity(target, -hyper.towards)
+        away = Similarity(self.away_from, hyper.away)
+        losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
+        if weight := hyper.init_weight if params.init_weight is None else params.init_weight:
+            losses.append(Scale(Apply(MeanSquaredDistance(first), "latents"), weight))
+        if weight := hyper.tv_weight if params.tv_weight is None else params.tv_weight:
+            losses.append(Scale(Apply(TotalVariation(), "picture"), weight))
+        return Sum(losses)
 
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
@@ -145,22 +167,26 @@ class LatentRevisionsPipeline:
 
     def _first_latents(
         self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, float]:
-        """Where the optimisation starts, [1, embed_dim, h, w], and the learning rate from there."""
+    ) -> tuple[Tensor, float, float]:
+        """Where the optimisation starts, [1, embed_dim, h, w], its learning rate and the noise level."""
         hyper = self.hyperparameters
         width, height = params.size or hyper.sides
         if params.img_path is not None:
             starter = read_picture(params.img_path, "img")
             starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate
+            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate, hyper.starter_noise
         own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
         if (params.start or own_start) == "noise":
-            return self._encode(_blurred_noise(width, height, generator)), hyper.learning_rate
+            first = self._encode(_blurred_noise(width, height, generator)).float()
+            if self.prior is not None:  # it takes pictures out of noise of the latents
+                noise = torch.randn(first.shape, generator=generator, device=self.device)
+                first = first + hyper.noise_first * noise
+            return first, hyper.learning_rate, hyper.noise_first
         if self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
         latents = self._learned_latents(self.learned_start, target, grid, generator)
-        return latents, hyper.learned_start_rate
+        return latents, hyper.learned_start_rate, hyper.learned_start_noise
 
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
@@ -204,6 +230,12 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
+def _noise(revision: LatentRevision) -> float:
+    """The noise level to be expected after this step; it falls by the same factor with each."""
+    first, last = revision.noise
+    return float(first * (last / first) ** (revision.step / revision.steps))
+
+
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
     """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
     noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
@@ -224,8 +256,12 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     learned_start = None
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
-    hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, hyperparameters, torch.device(device))
+    hyper = chosen.settings("LatentRevisions", Hyperparameters)
+    prior = None
+    if hyper.denoise and learned_start is not None and "denoiser" in chosen.files:
+        denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
+        prior = Prior(denoiser, learned_start, hyper.denoise, hyper.guidance, torch.device(device))
+    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, prior, hyper, torch.device(device))
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:
@@ -258,6 +294,8 @@ class LatentRevisions(Model):
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
+        init_weight: float | None = None,
+        tv_weight: float | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -284,6 +322,10 @@ class LatentRevisions(Model):
                 set's.
             start: where to start without a starter picture; "noise" or "learned", default None: the weights
                 set's.
+            init_weight: weight of the mean squared distance from the first latents, which keeps the picture
+                close to its start; 0 to 1000, default None: the weights set's.
+            tv_weight: weight of the picture's total variation, which smooths it; 0 to 1000, default None: the
+                weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -308,6 +350,8 @@ class LatentRevisions(Model):
             "cutouts": cutouts,
             "size": size,
             "start": start,
+            "init_weight": init_weight,
+            "tv_weight": tv_weight,
         }
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress

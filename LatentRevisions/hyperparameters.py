@@ -28,6 +28,23 @@ class Hyperparameters(CutoutHyperparameters):
     away: float = 5.0
     """Weight of the cosine to a text no picture should look like."""
 
+    init_weight: float = 0.0
+    """Weight of the mean squared distance from the first latents."""
+    tv_weight: float = 0.0
+    """Weight of the picture's total variation."""
+    denoise: float = 0.0
+    """Part of the way to the denoiser's output that latents go after each step, from 0 to 1."""
+    guidance: float = 1.0
+    """How much what the target says counts for the denoiser."""
+    noise_first: float = 1.0
+    """Deviation of the noise that the denoiser looks for at first, where the start is noise."""
+    learned_start_noise: float = 0.3
+    """The same from a learned start."""
+    starter_noise: float = 0.3
+    """The same from a starter picture."""
+    noise_last: float = 0.1
+    """The same after the last step."""
+
     @property
     def sides(self) -> tuple[int, int]:
         """Width and height in pixels, from `size`."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mead.params import MAX_CUTOUTS, JobParams, Prompt, Size, Weight
+from mead.params import MAX_CUTOUTS, JobParams, LossWeight, Prompt, Size, Weight
 
 
 class LatentRevisionsParams(JobParams):
@@ -44,6 +44,17 @@ class LatentRevisionsParams(JobParams):
         ge=1,
         le=MAX_CUTOUTS,
         description="Random crops CLIP looks at in each step; the weights set's own number when left out.",
+    )
+
+    init_weight: LossWeight | None = Field(
+        None,
+        description="Weight of the mean squared distance from the first latents, which keeps the picture "
+        "close to its start; the weights set's own when left out.",
+    )
+    tv_weight: LossWeight | None = Field(
+        None,
+        description="Weight of the picture's total variation, which smooths it; the weights set's own when "
+        "left out.",
     )
 
     @model_validator(mode="after")

@@ -32,6 +32,12 @@ SPEC = ModelSpec(
             optional=True,
             trained_with=frozenset({"clip", "vqgan"}),
         ),
+        NetworkSpec(
+            "denoiser",
+            "LatentRevisions.denoiser.Denoiser",
+            optional=True,
+            trained_with=frozenset({"clip", "vqgan", "start"}),
+        ),
     ),
     module="LatentRevisions.LatentRevisions",
     own_extent=own_extent,

@@ -217,6 +217,14 @@ class LearnedStart(nn.Module):
         each = [*self.outcomes.tolist(), *self.things_at_most * self.thing_outcomes.tolist()]
         return list(self.odds_out(h).float().split(each, 1))
 
+    def hints(self, embedding: Tensor) -> Tensor:
+        """What embeddings [N, embed_dim] say of a picture: the odds of all outcomes, and themselves.
+
+        [N, outcomes + embed_dim], of about unit size.
+        """
+        odds = [(SHARPNESS * logits).softmax(1) for logits in self.odds(embedding)]
+        return torch.cat([*odds, embedding * math.sqrt(embedding.shape[1])], 1)
+
     def drafts(self, embedding: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Sample drafts for an embedding [1, embed_dim]: [count, numbers]."""
         chosen = []

@@ -36,6 +36,7 @@ Prompt = Annotated[
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}),
 ]
 Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+LossWeight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
 

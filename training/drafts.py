@@ -81,17 +81,22 @@ class Drafted:
 
     @classmethod
     def sample(
-        cls, rng: np.random.Generator, kind: type[Drawing] | None = None, odds: Choices = faces.CHOICES
+        cls,
+        rng: np.random.Generator,
+        kind: type[Drawing] | None = None,
+        odds: Choices = faces.CHOICES,
+        held_out: bool = False,
     ) -> Drafted:
-        """Unless a kind is given, half landscapes, the hardest, and as many faces as plain shapes; none kept
-        for testing. `odds` are those of faces.
+        """Unless a kind is given, half landscapes, the hardest, and as many faces as plain shapes.
+
+        `odds` are those of faces. Only what is kept for testing is sampled if `held_out`, else none of it.
         """
         kind = kind or (Face, Landscape, Shapes)[int(np.searchsorted((0.25, 0.75), rng.random()))]
         choices = odds if kind is Face else SOURCES[kind].CHOICES
         while True:
             draft = Draft.sample(rng, choices, SOURCES[kind].MEASURES)
             drawing = kind.of(draft)
-            if not drawing.held_out:
+            if drawing.held_out == held_out:
                 return cls(drawing, draft)
 
     def things(self, named: Collection[str] = ()) -> list[tuple[str, Thing | Shape]]:

@@ -18,11 +18,11 @@ import torch
 from training.evaluation.autoencoder import autoencoder
 from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
-from training.evaluation.prompts import prompts
+from training.evaluation.prompts import prompts, steps
 from training.evaluation.weights import weights
 from training.run import ROOT
 
-PARTS = {"autoencoder": autoencoder, "prompts": prompts, "weights": weights, "edits": edits}
+PARTS = {"autoencoder": autoencoder, "prompts": prompts, "steps": steps, "weights": weights, "edits": edits}
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -34,6 +34,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     add("--drawings", type=int, default=500, help="for the reader and VQGAN (default %(default)s)")
     add("--prompts", type=int, default=200, help="(default %(default)s)")
+    add(
+        "--step-prompts",
+        type=int,
+        default=32,
+        help="made with several numbers of steps (default %(default)s)",
+    )
     add("--starts-only", action="store_true", help="prompts: the learned start alone, no steps")
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")

@@ -4,6 +4,10 @@ After `training.start` and `training.texts`. It learns how likely each outcome o
 the embedding of a caption, of a picture, or of a mix as LatentRevisions makes its targets: of two captions,
 of a caption and a picture, of a caption less something else, or less a part of its own. Rare words are said
 as often as common ones.
+
+Two things are learned from words alone. Combinations that are held out of all pictures are said: who is never
+told of a green car takes the flower beside it to be the green one. And words that CLIP has not learned stand
+in captions: what is said beside them counts, and a caption of nothing else is a landscape or a face.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from training.drafts import NOT_SEEN, Drafted, outcomes
 from training.pictures import tensor
 from training.run import DEMO, Average, Run, arguments, autocast, export
 from training.texts import SEVERAL, Speaker, embed
-from training.world import Drawing, draw
+from training.world import Drawing, Face, Landscape, draw
 from training.world.attributes import FIELDS, labels
 from training.world.captions import Caption, caption
 
@@ -41,6 +45,18 @@ WAYS = {
     "said less another's words": 0.05,
     "said less a part": 0.15,
 }
+HEARD = 24  # captions at each step that are learned from words alone
+NEVER_DRAWN = 4_000  # drafts of combinations held out of all pictures
+# Words the world lacks, which are all one to CLIP, and how captions take them in.
+UNKNOWN = ("cat", "astronaut", "castle", "dragon", "oil painting", "rotes Haus", "robots", "Tokyo")
+BESIDE = (
+    "{said} and a {word}",
+    "a {word} and {said}",
+    "{said} with {word}",
+    "{word}, {said}",
+    "{word} {said}",
+)
+ALONE = ("a {word}", "{word}", "a {word} {other}", "an {word} of a {other}", "the {word} in {other}")
 # How much of a part is taken away. A caption's cosine to its part is about 0.85, and with half the part taken
 # away still 0.5.
 TAKEN = (0.65, 1.1)
@@ -132,6 +148,32 @@ def lesson(
     return F.normalize(q, dim=1), torch.stack(wanted)
 
 
+@torch.no_grad()
+def hearsay(
+    perceptor: Perceptor, never_drawn: Sequence[Drafted], size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A `lesson` in words alone: of drafts that are never drawn, and with words that CLIP has not learned."""
+    texts, wanted = [], []
+    for way in rng.choice(["never drawn", "beside", "alone"], size, p=[0.5, 0.3, 0.2]):
+        word, other = rng.choice(UNKNOWN, 2)
+        if way == "never drawn":
+            drafted = never_drawn[int(rng.integers(len(never_drawn)))]
+        else:
+            drafted = Drafted.sample(rng, Face if rng.random() < 0.4 else Landscape)
+        said, named = caption(drafted.drawing, rng), set[str]()
+        text = str(rng.choice(ALONE)).format(word=word, other=other)
+        if way != "alone":
+            named = set(said.named)
+            text = said.text
+        if way == "beside":
+            text = str(rng.choice(BESIDE)).format(said=said.text, word=word)
+        texts.append(text)
+        wanted.append(outcomes(drafted, named))
+    with autocast():
+        q = F.normalize(encode_text(perceptor.model, perceptor.tokenise(texts)).float(), dim=-1)
+    return q, torch.stack(wanted)
+
+
 def surprise(odds: list[Tensor], wanted: Tensor) -> Tensor:
     """The cross entropy of the outcomes wanted [N, choices], summed over choices, averaged over rows."""
     parts = [
@@ -152,12 +194,18 @@ def main() -> None:
     run = Run("odds", options.minutes, {"network": network, "average": average, "optimiser": optimiser})
     speaker = Speaker()
     pool = deque(make(perceptor, np.random.default_rng([11, 0]), 1 if options.export else FIRST), POOL)
+    rng = np.random.default_rng([13, 0])
+    never_drawn = [Drafted.sample(rng, held_out=True) for _ in range(1 if options.export else NEVER_DRAWN)]
     for step in () if options.export else run:
         for group in optimiser.param_groups:
             group["lr"] = run.rate(2e-3)
         rng = np.random.default_rng([12, step])
         pool.extend(make(perceptor, rng, FRESH))
-        q, wanted = lesson(perceptor, pool, speaker, options.batch, rng)
+        lessons = (
+            lesson(perceptor, pool, speaker, options.batch, rng),
+            hearsay(perceptor, never_drawn, HEARD, rng),
+        )
+        q, wanted = (torch.cat(each) for each in zip(*lessons, strict=True))
         odds = surprise(network.odds(q), wanted)
         optimiser.zero_grad()
         odds.backward()

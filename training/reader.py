@@ -89,11 +89,22 @@ class Reader(nn.Module):
         self.register_buffer("thresholds", torch.full((len(FIELDS),), 0.5))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        h = self.blocks(self.stem(pictures.contiguous(memory_format=torch.channels_last)))  # [N, C, 8, 8]
+        h = self._grid(pictures)
+        return self.heads(self._whole(h)) + self.places(h).amax((2, 3))
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """What the reader makes of pictures [N, 3, SIDE, SIDE] in [-1, 1] before it names it: [N, hidden]."""
+        return torch.cat([self._whole(self._grid(some)) for some in pictures.split(64)])
+
+    def _grid(self, pictures: Tensor) -> Tensor:
+        """[N, C, 8, 8]"""
+        return self.blocks(self.stem(pictures.contiguous(memory_format=torch.channels_last)))
+
+    def _whole(self, h: Tensor) -> Tensor:
         placed = F.relu(self.narrow(h)).flatten(1)
         whole = torch.cat([h.mean((2, 3)), h.amax((2, 3)), placed], 1)
-        whole = F.relu(self.hidden(F.dropout(whole, 0.1, self.training)))
-        return self.heads(whole) + self.places(h).amax((2, 3))
+        return F.relu(self.hidden(F.dropout(whole, 0.1, self.training)))
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> Reader:

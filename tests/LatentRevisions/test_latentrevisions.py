@@ -216,9 +216,29 @@ def test_each_start_has_its_own_learning_rate(pipeline: LatentRevisionsPipeline)
     assert len({hyper.learning_rate, hyper.learned_start_rate, hyper.starter_rate}) == 3
 
 
+def test_init_weight_keeps_a_picture_near_its_start(pipeline: LatentRevisionsPipeline) -> None:
+    def moved(**given: Any) -> float:
+        revision = pipeline.start(params(seed=4, iterations=8, start="noise", **given))
+        first = revision.latents.detach().clone()
+        finish(pipeline, [revision])
+        return float((revision.latents - first).square().mean())
+
+    assert moved(init_weight=100.0) < 0.7 * moved(init_weight=0.0)
+
+
+def test_tv_weight_smooths_a_picture(pipeline: LatentRevisionsPipeline) -> None:
+    def variation(**given: Any) -> float:
+        revision = pipeline.start(params(seed=4, iterations=8, img_path=DATA / "coffee.jpg", **given))
+        (picture,) = finish(pipeline, [revision])
+        levels = np.asarray(picture, float)
+        return float(np.abs(np.diff(levels, axis=0)).mean() + np.abs(np.diff(levels, axis=1)).mean())
+
+    assert variation(tv_weight=1000.0) < 0.95 * variation(tv_weight=0.0)
+
+
 def test_without_a_learned_start_asking_for_it_is_an_error(pipeline: LatentRevisionsPipeline) -> None:
     hyper = replace(pipeline.hyperparameters, start="noise")
-    bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, hyper, pipeline.device)
+    bare = LatentRevisionsPipeline(pipeline.vqgan, pipeline.perceptor, None, None, hyper, pipeline.device)
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(start="learned"))
     side = 128 // pipeline.vqgan.factor

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from LatentRevisions.LatentRevisions import load_pipeline
 from mead.nn.perceptor import Perceptor
+from mead.nn.tokeniser import load_tokeniser
 from training.drafts import CHOICES, NOT_SEEN, THING_CHOICES, THINGS, Drafted
-from training.odds import Example, less, lesson, make, part_of
+from training.odds import UNKNOWN, Example, hearsay, less, lesson, make, part_of
 from training.run import DEMO
 from training.texts import Speaker
 from training.world.attributes import FIELDS, labels
@@ -64,6 +66,31 @@ def test_a_lesson_has_targets_of_unit_length_and_outcomes_that_can_be(
     for outcomes, column in zip(each, wanted.mT, strict=True):
         assert all(outcome == NOT_SEEN or 0 <= outcome < len(outcomes) for outcome in column.tolist())
     assert (wanted[:, 0] >= 0).all()  # the layout always shows
+
+
+def test_hearsay_is_of_combinations_never_drawn_and_of_words_never_learned(perceptor: Perceptor) -> None:
+    never = [Drafted.sample(np.random.default_rng(k), held_out=True) for k in range(8)]
+    assert all(drafted.drawing.held_out for drafted in never)
+    q, wanted = hearsay(perceptor, never, 64, np.random.default_rng(1))
+    torch.testing.assert_close(q.norm(dim=1), torch.ones(64))
+    assert (wanted[:, 0] >= 0).all()
+    tokens = set(load_file(DEMO / "clip.safetensors")["tokens"].tolist())
+    tokeniser = load_tokeniser()
+    assert not any(token in tokens for word in UNKNOWN for token in tokeniser.encode(word))
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a cat astronaut", "an oil painting of a castle", "ein rotes Haus am Meer"]
+)
+def test_words_it_does_not_know_make_no_shape(prompt: str) -> None:
+    pipeline = load_pipeline("demo", "cpu")
+    assert pipeline.learned_start is not None
+    with torch.no_grad():
+        drafts = pipeline.learned_start.drafts(
+            pipeline.perceptor.embed_text([prompt]), 64, torch.Generator().manual_seed(0)
+        )
+    layouts = [CHOICES["layout"][k] for k in drafts[:, : len(CHOICES["layout"])].argmax(1).tolist()]
+    assert sum(layout.startswith("shapes") for layout in layouts) <= 2
 
 
 def test_what_a_drawing_shows_is_kept_beside_it(pool: list[Example]) -> None:

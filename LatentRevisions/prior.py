@@ -1,0 +1,56 @@
+"""The prior: after each step latents go a part of the way to what the denoiser makes of them.
+
+So they stay latents of pictures, however many steps follow; where the start is noise, it is the prior that
+takes a picture out of it. The denoiser knows what the picture should show, and classifier-free guidance (Ho
+and Salimans 2022, arXiv 2207.12598) makes that count for more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from LatentRevisions.denoiser import Denoiser
+from LatentRevisions.start import LearnedStart
+from mead.nn.precision import Precision
+
+
+class Prior:
+    """Pulls latents to those of pictures that show what a target says.
+
+    Args:
+        denoiser: takes noise off latents.
+        start: says what it may expect of a target.
+        part: of the way to the denoiser's output that latents go, from 0 to 1.
+        guidance: how far what the target says counts: 0 not at all, 1 as the denoiser learned it.
+        device: of both networks.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, start: LearnedStart, part: float, guidance: float, device: torch.device
+    ) -> None:
+        self.denoiser = denoiser
+        self.start = start
+        self.part = part
+        self.guidance = guidance
+        self.precision = Precision(device)
+
+    @torch.no_grad()
+    def hints(self, target: Tensor) -> Tensor:
+        """What the denoiser is told, [1, hints], of a target [d]."""
+        with self.precision.autocast():
+            return self.start.hints(target[None]).float()
+
+    @torch.no_grad()
+    def pull(self, latents: Tensor, hints: Tensor, noise: float) -> None:
+        """Move latents [1, embed_dim, h, w] in place.
+
+        Args:
+            hints: what the picture should show, [1, hints].
+            noise: deviation of the noise to be expected in the latents.
+        """
+        levels = torch.full((2,), noise, device=latents.device)
+        with self.precision.autocast():
+            both = torch.cat([hints, torch.zeros_like(hints)])
+            told, free = self.denoiser(latents.expand(2, -1, -1, -1), levels, both).float().split(1)
+        latents.lerp_(free + self.guidance * (told - free), self.part)
