@@ -28,10 +28,12 @@ from mead.nn.losses import Apply, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise
+from mead.revision import Progress, Revision, optimise, result_of
+from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
+from mead.weights.upscaler import load_upscaler
 
 LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
 AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
@@ -55,6 +57,7 @@ class LatentRevisionsPipeline:
         learned_start: draws first latents for a target; None if the weights set has no such network.
         hyperparameters: the weights set's.
         device: the networks' device.
+        upscaler: enlarges finished pictures; None if the weights set has none.
     """
 
     def __init__(
@@ -64,10 +67,12 @@ class LatentRevisionsPipeline:
         learned_start: LearnedStart | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
+        upscaler: Upscaler | None = None,
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
         self.learned_start = learned_start
+        self.upscaler = upscaler
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -80,10 +85,12 @@ class LatentRevisionsPipeline:
         """Read the pictures and compute the target and the first latents.
 
         Raises:
-            ParamsError: for a start the weights set does not have, or texts and pictures that cancel out.
+            ParamsError: for a start or an upscaler the weights set does not have, or texts and pictures that
+                cancel out.
             PictureError, FileNotFoundError: for a picture that cannot be read.
         """
         hyper = self.hyperparameters
+        upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
         first, learning_rate = self._first_latents(params, target, generator)
@@ -93,6 +100,8 @@ class LatentRevisionsPipeline:
             optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
             generator=generator,
             steps=params.iterations or hyper.iterations,
+            upscaler=self.upscaler,
+            upscale=upscale,
             target=target,
             objective=self._objective(target),
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
@@ -225,7 +234,10 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     if "start" in chosen.files:
         learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
     hyperparameters = chosen.settings("LatentRevisions", Hyperparameters)
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, hyperparameters, torch.device(device))
+    upscaler = load_upscaler(weights, device)
+    return LatentRevisionsPipeline(
+        vqgan, perceptor, learned_start, hyperparameters, torch.device(device), upscaler
+    )
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:
@@ -233,7 +245,7 @@ def trial(pipeline: LatentRevisionsPipeline) -> float:
     params = LatentRevisionsParams(prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128))
     revision = pipeline.start(params)
     pipeline.step([revision])
-    pipeline.image(revision)
+    result_of(pipeline, revision)
     return revision.loss
 
 
@@ -258,6 +270,7 @@ class LatentRevisions(Model):
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
+        upscale: int | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -280,10 +293,12 @@ class LatentRevisions(Model):
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
             cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
-            size: (width, height) in pixels; each a multiple of 16, 16 to 1024, default None: the weights
-                set's.
+            size: (width, height) in pixels, before `upscale`; each a multiple of 16, 16 to 1024, default
+                None: the weights set's.
             start: where to start without a starter picture; "noise" or "learned", default None: the weights
                 set's.
+            upscale: how many times as wide and high the finished picture is made; 1, 2 or 4, default None:
+                the weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -308,6 +323,7 @@ class LatentRevisions(Model):
             "cutouts": cutouts,
             "size": size,
             "start": start,
+            "upscale": upscale,
         }
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress

@@ -27,6 +27,8 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the cosine to the target."""
     away: float = 5.0
     """Weight of the cosine to a text no picture should look like."""
+    upscale: int = 1
+    """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 
     @property
     def sides(self) -> tuple[int, int]:

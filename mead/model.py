@@ -13,6 +13,7 @@ from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
 from mead.revision import Pipeline, Progress, finish, start
+from mead.weights.optional import check_optional
 from mead.weights.texts import check_texts
 
 
@@ -58,6 +59,7 @@ class Model:
         self.device = device or best_device()
         check_device(self.device)
         check_texts(self.params, weights)  # reads the manifest, no weights
+        check_optional(self.params, weights)
         self.callback = callback
         self.progress = progress
         self.name = name

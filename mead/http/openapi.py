@@ -155,8 +155,8 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
             fields[name] |= limit
     if "iterations" in fields:
         fields["iterations"]["description"] += (
-            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts) may be at most "
-            f"{settings.max_job_pixels:,}."
+            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts), plus width × "
+            f"height if the picture is enlarged, may be at most {settings.max_job_pixels:,}."
         )
     form = {
         "type": "object",

@@ -27,6 +27,8 @@ class SRVGGNetCompact(nn.Module):
 
     def __init__(self, num_feat: int, num_conv: int, scale: int, channels: int = 3) -> None:
         super().__init__()
+        self.num_feat = num_feat
+        self.num_conv = num_conv
         self.scale = scale
         widths = [channels] + [num_feat] * (num_conv + 1)
         self.body = nn.Sequential()
@@ -53,7 +55,7 @@ class SRVGGNetCompact(nn.Module):
     @property
     def reach(self) -> int:
         """How many pixels away a pixel of the picture still counts."""
-        return sum(isinstance(module, nn.Conv2d) for module in self.body)
+        return self.num_conv + 2
 
     def forward(self, picture: Tensor) -> Tensor:
         """Picture [N, channels, H, W] in [0, 1] -> [N, channels, scale * H, scale * W], about [0, 1]."""
