@@ -37,7 +37,7 @@ from training.world.captions import caption
 
 SCALE = 4
 FEATURES, CONVOLUTIONS = 48, 16
-PEAK = 4e-3  # learning rate
+PEAK = 1e-3  # learning rate
 CROPS = (32, 64)  # pixels before enlarging, at first and at the end
 SMALL_SHARE = 0.7  # of the training, on the small ones, which cost a quarter and teach nearly as much
 DETAILED = 0.75  # of the crops are the most detailed of CANDIDATES: large areas are soon learned
@@ -196,18 +196,22 @@ def enlarged_loss(enlarged: Tensor, wanted: Tensor) -> Tensor:
 
 def build() -> SRVGGNetCompact:
     network = SRVGGNetCompact(FEATURES, CONVOLUTIONS, SCALE)
-    *earlier, last = (module for module in network.body if isinstance(module, nn.Conv2d))
-    for module in earlier:
+    first, *hidden, last = (module for module in network.body if isinstance(module, nn.Conv2d))
+    for module in (first, *hidden, last):
         nn.init.kaiming_normal_(module.weight, a=0.25)
-        if module.in_channels == FEATURES:  # features pass nearly unchanged at first
-            module.weight.data.mul_(0.3)
-            module.weight.data[range(FEATURES), range(FEATURES), 1, 1] += 1
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+    # contrasts, which are 0 where the picture is even: what is random of levels would be unlearned first
+    first.weight.data.sub_(first.weight.mean((2, 3), keepdim=True)).mul_(4)
+    for module in hidden:  # pass them on nearly unchanged at first
+        module.weight.data.mul_(0.3)
+        module.weight.data[range(FEATURES), range(FEATURES), 1, 1] += 1
     nn.init.zeros_(last.weight)  # begins as the nearest pixel
     return network
 
 
 def main() -> None:
-    options = arguments(__doc__, minutes=35, batch=4)
+    options = arguments(__doc__, minutes=60, batch=4)
     torch.manual_seed(0)
     network = build().to(memory_format=torch.channels_last)
     average = Average(network, decay=0.998)
