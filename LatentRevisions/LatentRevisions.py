@@ -297,7 +297,7 @@ class LatentRevisions(Model):
                 None: the weights set's.
             start: where to start without a starter picture; "noise" or "learned", default None: the weights
                 set's.
-            upscale: how many times as wide and high the finished picture is made; 1, 2 or 4, default None:
+            upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.

@@ -306,7 +306,7 @@ class StyleCLIP(Model):
             method: how the edit is found; "optimisation", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
                 "learned", default None: the weights set's.
-            upscale: how many times as wide and high the finished picture is made; 1, 2 or 4, default None:
+            upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
