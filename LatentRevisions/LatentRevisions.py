@@ -1,276 +1,17 @@
-"""LatentRevisions: pictures from words, by optimising VQGAN's latents until CLIP agrees.
-
-After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defaults are the defaults here.
-"""
+"""LatentRevisions: pictures from words, by optimising VQGAN's latents until CLIP agrees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from LatentRevisions.denoiser import Denoiser
-from LatentRevisions.hyperparameters import Hyperparameters
-from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.prior import Prior
-from LatentRevisions.start import LearnedStart
-from LatentRevisions.vqgan import VQGAN
-from mead.imaging.pictures import read_picture
-from mead.imaging.tensors import to_picture, to_tensor
+from LatentRevisions.pipeline import load_pipeline, trial
 from mead.model import Model
-from mead.nn.cutouts import Cutouts
-from mead.nn.losses import Apply, Scale, Sum
-from mead.nn.perceptor import Perceptor
-from mead.nn.precision import Precision
-from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise
-from mead.weights.loading import OncePerProcess
-from mead.weights.perceptor import load_perceptor
-from mead.weights.sets import WeightSet
+from mead.revision import Progress
 
-LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
-AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
-
-
-@dataclass(eq=False, kw_only=True)
-class LatentRevision(Revision):
-    """A picture being optimised: its latents are z [1, embed_dim, height / factor, width / factor]."""
-
-    target: Tensor  # q, the embedding [d] of unit length to move towards
-    objective: Sum
-    cutouts: Cutouts
-    hints: Tensor | None  # what the prior is told, [1, hints]
-    noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
-
-
-class LatentRevisionsPipeline:
-    """The loaded networks and the objective; a `mead.revision.Pipeline`.
-
-    Args:
-        vqgan: the generator whose latents are optimised.
-        perceptor: CLIP.
-        learned_start: draws first latents for a target; None if the weights set has no such network.
-        prior: keeps latents those of pictures; None if the weights set has no denoiser.
-        hyperparameters: the weights set's.
-        device: the networks' device.
-    """
-
-    def __init__(
-        self,
-        vqgan: VQGAN,
-        perceptor: Perceptor,
-        learned_start: LearnedStart | None,
-        prior: Prior | None,
-        hyperparameters: Hyperparameters,
-        device: torch.device,
-    ) -> None:
-        self.vqgan = vqgan
-        self.perceptor = perceptor
-        self.learned_start = learned_start
-        self.prior = prior
-        self.hyperparameters = hyperparameters
-        self.device = device
-        self.precision = Precision(device)
-        self.scaler = self.precision.scaler()
-        with torch.no_grad():
-            self.away_from = perceptor.embed_text([AWAY_FROM])[0]
-
-    @torch.no_grad()
-    def start(self, params: LatentRevisionsParams) -> LatentRevision:
-        """Read the pictures and compute the target and the first latents.
-
-        Raises:
-            ParamsError: for a start the weights set does not have, or texts and pictures that cancel out.
-            PictureError, FileNotFoundError: for a picture that cannot be read.
-        """
-        hyper = self.hyperparameters
-        generator = torch.Generator(self.device).manual_seed(params.seed)
-        target = self._target(params)
-        first, learning_rate, noise = self._first_latents(params, target, generator)
-        z = first.float().requires_grad_()
-        return LatentRevision(
-            latents=z,
-            optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
-            generator=generator,
-            steps=params.iterations or hyper.iterations,
-            target=target,
-            objective=self._objective(params, target, first.float()),
-            hints=None if self.prior is None else self.prior.hints(target),
-            noise=(noise, hyper.noise_last),
-            cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
-        )
-
-    def step(self, revisions: Sequence[LatentRevision]) -> None:
-        """Advance each revision by one step, those of the same size in one pass."""
-        shapes = {revision.latents.shape for revision in revisions}
-        for shape in shapes:
-            self._step([revision for revision in revisions if revision.latents.shape == shape])
-
-    @torch.no_grad()
-    def image(self, revision: LatentRevision) -> Image.Image:
-        """The picture so far."""
-        return to_picture((self._decoded(revision.latents) + 1) / 2)
-
-    def _step(self, revisions: Sequence[LatentRevision]) -> None:
-        pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
-        losses = []
-        for i, revision in enumerate(revisions):
-            # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
-            # the optimisation amplifies a rounding error into a different picture.
-            picture = pictures[i : i + 1]
-            with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._crop(revision, picture))
-            inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
-            losses.append(revision.objective(inputs).mean())
-        optimise(revisions, losses, self.scaler)
-        for revision in revisions:
-            if self.prior is not None and revision.hints is not None:
-                self.prior.pull(revision.latents, revision.hints, _noise(revision))
-
-    def _objective(self, params: LatentRevisionsParams, target: Tensor, first: Tensor) -> Sum:
-        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
-        0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
-        """
-        hyper = self.hyperparameters
-        towards = Similarity(target, -hyper.towards)
-        away = Similarity(self.away_from, hyper.away)
-        losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
-        if weight := hyper.init_weight if params.init_weight is None else params.init_weight:
-            losses.append(Scale(Apply(MeanSquaredDistance(first), "latents"), weight))
-        if weight := hyper.tv_weight if params.tv_weight is None else params.tv_weight:
-            losses.append(Scale(Apply(TotalVariation(), "picture"), weight))
-        return Sum(losses)
-
-    def _decode(self, z: Tensor) -> Tensor:
-        """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
-        return (self._decoded(z).clamp(-1, 1) + 1) / 2
-
-    def _decoded(self, z: Tensor) -> Tensor:
-        """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
-        pictures = self.precision.batch_invariant(self.vqgan.decode, z.clamp(-LATENT_LIMIT, LATENT_LIMIT))
-        # always the same memory layout: the order of later sums depends on it
-        return pictures.float().contiguous()
-
-    def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
-        """This step's cutouts of a picture [1, 3, H, W]."""
-        cutouts, generator = revision.cutouts, revision.generator
-        maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
-        crops = cutouts.cut(picture, maps[None], self.perceptor.input_size)
-        return cutouts.add_noise(crops, generator)
-
-    def _first_latents(
-        self, params: LatentRevisionsParams, target: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, float, float]:
-        """Where the optimisation starts, [1, embed_dim, h, w], its learning rate and the noise level."""
-        hyper = self.hyperparameters
-        width, height = params.size or hyper.sides
-        if params.img_path is not None:
-            starter = read_picture(params.img_path, "img")
-            starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device)), hyper.starter_rate, hyper.starter_noise
-        own_start = hyper.start if self.learned_start is not None else "noise"  # a set may lack the network
-        if (params.start or own_start) == "noise":
-            first = self._encode(_blurred_noise(width, height, generator)).float()
-            if self.prior is not None:  # it takes pictures out of noise of the latents
-                noise = torch.randn(first.shape, generator=generator, device=self.device)
-                first = first + hyper.noise_first * noise
-            return first, hyper.learning_rate, hyper.noise_first
-        if self.learned_start is None:
-            raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
-        grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        latents = self._learned_latents(self.learned_start, target, grid, generator)
-        return latents, hyper.learned_start_rate, hyper.learned_start_noise
-
-    def _learned_latents(
-        self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
-    ) -> Tensor:
-        """The learned start that CLIP finds nearest to the target, of several: [1, embed_dim, *grid]."""
-
-        def similarity(z: Tensor) -> float:
-            return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
-
-        with self.precision.autocast():
-            # one by one: rounding depends on the batch size
-            drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
-            return max((network(draft, grid) for draft in drafts), key=similarity)
-
-    def _encode(self, picture: Tensor) -> Tensor:
-        """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
-        with self.precision.autocast():
-            return self.vqgan.encode(picture * 2 - 1)
-
-    def _target(self, params: LatentRevisionsParams) -> Tensor:
-        """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
-
-        A positive w3 moves away from ne_img_enc.
-        """
-        target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
-        if params.text_to_add is not None:
-            target = target + params.w1 * self.perceptor.embed_text([params.text_to_add])[0]
-        if params.img_enc_path is not None:
-            target = target + params.w2 * self._embed_file(params.img_enc_path, "img_enc")
-        if params.ne_img_enc_path is not None:
-            target = target - params.w3 * self._embed_file(params.ne_img_enc_path, "ne_img_enc")
-        if target.norm() < 1e-6:
-            message = "the weighted texts and pictures cancel each other out; nothing is left to aim at"
-            raise ParamsError("w0", message, out_of_range=True)
-        return F.normalize(target, dim=0)
-
-    def _embed_file(self, path: Path, field: str) -> Tensor:
-        size = self.perceptor.input_size
-        picture = ImageOps.fit(read_picture(path, field), (size, size), Image.Resampling.BICUBIC)
-        with self.precision.autocast():
-            return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
-
-
-def _noise(revision: LatentRevision) -> float:
-    """The noise level to be expected after this step; it falls by the same factor with each."""
-    first, last = revision.noise
-    return float(first * (last / first) ** (revision.step / revision.steps))
-
-
-def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
-    """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
-    noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
-    # the published Gaussian of deviation 14, cut off at 7 pixels, is a box filter to within 3%
-    return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
-
-
-@OncePerProcess
-def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
-    """The pipeline of a weights set on a device, loaded once per process and shared.
-
-    Raises:
-        WeightsError: naming the file that is missing or damaged.
-    """
-    chosen = WeightSet.find(weights)
-    vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)
-    perceptor = load_perceptor(weights, device)
-    learned_start = None
-    if "start" in chosen.files:
-        learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
-    hyper = chosen.settings("LatentRevisions", Hyperparameters)
-    prior = None
-    if hyper.denoise and learned_start is not None and "denoiser" in chosen.files:
-        denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
-        prior = Prior(denoiser, learned_start, hyper.denoise, hyper.guidance, torch.device(device))
-    return LatentRevisionsPipeline(vqgan, perceptor, learned_start, prior, hyper, torch.device(device))
-
-
-def trial(pipeline: LatentRevisionsPipeline) -> float:
-    """The loss of a small job's first step, after which its picture is made too."""
-    params = LatentRevisionsParams(prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128))
-    revision = pipeline.start(params)
-    pipeline.step([revision])
-    pipeline.image(revision)
-    return revision.loss
+__all__ = ["LatentRevisions", "load_pipeline", "trial"]
 
 
 class LatentRevisions(Model):
@@ -296,6 +37,7 @@ class LatentRevisions(Model):
         start: str | None = None,
         init_weight: float | None = None,
         tv_weight: float | None = None,
+        upscale: int | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -318,14 +60,16 @@ class LatentRevisions(Model):
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
             cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
-            size: (width, height) in pixels; each a multiple of 16, 16 to 1024, default None: the weights
-                set's.
+            size: (width, height) in pixels, before `upscale`; each a multiple of 16, 16 to 1024, default
+                None: the weights set's.
             start: where to start without a starter picture; "noise" or "learned", default None: the weights
                 set's.
             init_weight: weight of the mean squared distance from the first latents, which keeps the picture
                 close to its start; 0 to 1000, default None: the weights set's.
             tv_weight: weight of the picture's total variation, which smooths it; 0 to 1000, default None: the
                 weights set's.
+            upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
+                the weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -352,6 +96,7 @@ class LatentRevisions(Model):
             "start": start,
             "init_weight": init_weight,
             "tv_weight": tv_weight,
+            "upscale": upscale,
         }
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.params import split_size
+
+Way = Literal["noise", "learned", "starter"]
+
+
+class Beginning(NamedTuple):
+    """What depends on where the optimisation starts."""
+
+    learning_rate: float
+    init_weight: float
+    noise: float
+    """Deviation of the noise that the denoiser looks for at first; 0: it is not used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +39,40 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the cosine to the target."""
     away: float = 5.0
     """Weight of the cosine to a text no picture should look like."""
+    upscale: int = 1
+    """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 
     init_weight: float = 0.0
-    """Weight of the mean squared distance from the first latents."""
+    """Weight of the mean squared distance from the first latents, where the start is noise."""
+    learned_start_init_weight: float = 0.0
+    """The same from a learned start."""
+    starter_init_weight: float = 0.0
+    """The same from a starter picture."""
     tv_weight: float = 0.0
     """Weight of the picture's total variation."""
-    denoise: float = 0.0
+    denoise: float = 0.2
     """Part of the way to the denoiser's output that latents go after each step, from 0 to 1."""
     guidance: float = 1.0
     """How much what the target says counts for the denoiser."""
-    noise_first: float = 1.0
-    """Deviation of the noise that the denoiser looks for at first, where the start is noise."""
-    learned_start_noise: float = 0.3
+    noise_first: float = 0.0
+    """Deviation of the noise that the denoiser looks for at first, where the start is noise; 0: it is not
+    used."""
+    learned_start_noise: float = 0.0
     """The same from a learned start."""
-    starter_noise: float = 0.3
+    starter_noise: float = 0.0
     """The same from a starter picture."""
     noise_last: float = 0.1
-    """The same after the last step."""
+    """The same after the last step; in between the level falls by the same factor with each step."""
+
+    def beginning(self, way: Way) -> Beginning:
+        """What holds for one way to start."""
+        if way == "starter":
+            return Beginning(self.starter_rate, self.starter_init_weight, self.starter_noise)
+        if way == "learned":
+            return Beginning(
+                self.learned_start_rate, self.learned_start_init_weight, self.learned_start_noise
+            )
+        return Beginning(self.learning_rate, self.init_weight, self.noise_first)
 
     @property
     def sides(self) -> tuple[int, int]:

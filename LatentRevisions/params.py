@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mead.params import MAX_CUTOUTS, JobParams, LossWeight, Prompt, Size, Weight
+from mead.params import MAX_CUTOUTS, UPSCALE, JobParams, LossWeight, Prompt, Size, Upscale, Weight
 
 
 class LatentRevisionsParams(JobParams):
@@ -32,7 +32,8 @@ class LatentRevisionsParams(JobParams):
     ne_img_enc_path: Path | None = Field(None, description="Picture to move away from.")
     w3: Weight = Field(0.0, description="Weight of the picture to move away from; positive moves away.")
     size: Size | None = Field(
-        None, description="Width and height in pixels; the weights set's own size when left out."
+        None,
+        description="Width and height in pixels, before `upscale`; the weights set's own size when left out.",
     )
     start: Literal["noise", "learned"] | None = Field(
         None,
@@ -45,6 +46,7 @@ class LatentRevisionsParams(JobParams):
         le=MAX_CUTOUTS,
         description="Random crops CLIP looks at in each step; the weights set's own number when left out.",
     )
+    upscale: Upscale | None = Field(None, description=UPSCALE)
 
     init_weight: LossWeight | None = Field(
         None,

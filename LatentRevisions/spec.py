@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.params import LatentRevisionsParams
-from mead.model_spec import CLIP, Extent, FormField, ModelSpec, NetworkSpec, PageForm
+from mead.model_spec import CLIP, UPSCALER, Extent, FormField, ModelSpec, NetworkSpec, PageForm
 from mead.weights.sets import WeightSet
 
 
 def own_extent(weights: WeightSet) -> Extent:
     """How much a job computes that leaves everything to the weights set."""
     own = weights.settings("LatentRevisions", Hyperparameters)
-    return Extent(*own.sides, own.cutouts, own.iterations)
+    upscale = own.upscale if "upscaler" in weights.files else 1
+    return Extent(*own.sides, own.cutouts, own.iterations, upscale)
 
 
 SPEC = ModelSpec(
@@ -38,6 +39,7 @@ SPEC = ModelSpec(
             optional=True,
             trained_with=frozenset({"clip", "vqgan", "start"}),
         ),
+        UPSCALER,
     ),
     module="LatentRevisions.LatentRevisions",
     own_extent=own_extent,

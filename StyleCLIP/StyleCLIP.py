@@ -26,11 +26,13 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise
+from mead.revision import Progress, Revision, optimise, result_of
+from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
+from mead.weights.upscaler import load_upscaler
 from StyleCLIP.align import NoFaceError, align, find_face, off_frame
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.hyperparameters import Hyperparameters
@@ -65,6 +67,7 @@ class StyleCLIPPipeline:
         mapper: edits the first codes as the prompt says; None if the weights set has no such network.
         hyperparameters: the weights set's.
         device: the networks' device.
+        upscaler: enlarges finished pictures; None if the weights set has none.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class StyleCLIPPipeline:
         mapper: LatentMapper | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
+        upscaler: Upscaler | None = None,
     ) -> None:
         self.generator = generator
         self.encoder = encoder
@@ -84,6 +88,7 @@ class StyleCLIPPipeline:
         self.identity = identity
         self.perceptor = perceptor
         self.mapper = mapper
+        self.upscaler = upscaler
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -95,10 +100,11 @@ class StyleCLIPPipeline:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
-            ParamsError: for a start the weights set does not have.
+            ParamsError: for a start or an upscaler the weights set does not have.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
         hyper = self.hyperparameters
+        upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate = face, hyper.learning_rate
@@ -112,6 +118,8 @@ class StyleCLIPPipeline:
             optimiser=torch.optim.Adam([latents], lr=rate),
             generator=torch.Generator(self.device).manual_seed(params.seed),
             steps=params.iterations or hyper.iterations,
+            upscaler=self.upscaler,
+            upscale=upscale,
             codes=codes,
             features=features,
             learning_rate=rate,
@@ -245,7 +253,15 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
     hyperparameters = chosen.settings("StyleCLIP", Hyperparameters)
     return StyleCLIPPipeline(
-        generator, encoder, average, identity, perceptor, mapper, hyperparameters, torch.device(device)
+        generator,
+        encoder,
+        average,
+        identity,
+        perceptor,
+        mapper,
+        hyperparameters,
+        torch.device(device),
+        load_upscaler(weights, device),
     )
 
 
@@ -253,7 +269,7 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
     """The loss of a first step on the average face; its picture is made and inverted too."""
     revision = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, iterations=1))
     pipeline.step([revision])
-    codes = pipeline.invert(pipeline.image(revision))
+    codes = pipeline.invert(result_of(pipeline, revision))
     return revision.loss + float(codes.abs().sum())
 
 
@@ -271,6 +287,7 @@ class StyleCLIP(Model):
         iterations: int | None = None,
         method: str = "optimisation",
         start: str | None = None,
+        upscale: int | None = None,
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -289,6 +306,8 @@ class StyleCLIP(Model):
             method: how the edit is found; "optimisation", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
                 "learned", default None: the weights set's.
+            upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
+                the weights set's.
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -307,6 +326,7 @@ class StyleCLIP(Model):
             "iterations": iterations,
             "method": method,
             "start": start,
+            "upscale": upscale,
         }
         super().__init__(
             StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid

@@ -28,6 +28,8 @@ class Hyperparameters(CutoutHyperparameters):
     """Whether a picture without a face is an error; otherwise it is used whole."""
     framed_within: float = 0.0
     """A picture this close to FFHQ's framing is used whole (see `StyleCLIP.align.off_frame`)."""
+    upscale: int = 1
+    """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 
     cutouts: int = 0
     cutout_mean: float = 0.95

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mead.params import JobParams
+from mead.params import UPSCALE, JobParams, Upscale
 
 
 class StyleCLIPParams(JobParams):
@@ -22,3 +22,4 @@ class StyleCLIPParams(JobParams):
         description="Where to start: at the face's own codes, or where a network moves them that has learned "
         "what words ask for; the weights set's own start when left out.",
     )
+    upscale: Upscale | None = Field(None, description=UPSCALE)

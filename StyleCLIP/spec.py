@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from safetensors import safe_open
 
-from mead.model_spec import CLIP, Extent, FormField, ModelSpec, NetworkSpec, PageForm
+from mead.model_spec import CLIP, UPSCALER, Extent, FormField, ModelSpec, NetworkSpec, PageForm
 from mead.weights.sets import WeightSet
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.params import StyleCLIPParams
@@ -16,7 +16,8 @@ def own_extent(weights: WeightSet) -> Extent:
     """How much a job computes that leaves everything to the weights set."""
     own = weights.settings("StyleCLIP", Hyperparameters)
     side = _face_side(weights)
-    return Extent(side, side, own.cutouts + 1, own.iterations)  # CLIP sees the whole picture too
+    upscale = own.upscale if "upscaler" in weights.files else 1
+    return Extent(side, side, own.cutouts + 1, own.iterations, upscale)  # CLIP sees the whole picture too
 
 
 def _face_side(weights: WeightSet) -> int:
@@ -54,6 +55,7 @@ SPEC = ModelSpec(
             optional=True,
             trained_with=frozenset({"clip", "stylegan2", "e4e"}),
         ),
+        UPSCALER,
     ),
     module="StyleCLIP.StyleCLIP",
     own_extent=own_extent,

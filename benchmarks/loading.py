@@ -56,7 +56,7 @@ def measure(model: str) -> dict[str, float]:
     import open_clip  # noqa: F401  (loading imports it where it is needed)
 
     if model == "LatentRevisions":
-        from LatentRevisions.LatentRevisions import load_pipeline
+        from LatentRevisions.pipeline import load_pipeline
     else:
         from StyleCLIP.StyleCLIP import load_pipeline  # type: ignore[assignment]
     imported = time.perf_counter()

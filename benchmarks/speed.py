@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomAffine
 from torchvision.transforms.functional import hflip
 
-from LatentRevisions.LatentRevisions import LATENT_LIMIT, LatentRevision, LatentRevisionsPipeline
-from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.pipeline import LATENT_LIMIT, LatentRevision, LatentRevisionsPipeline
+from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
 from mead.cli.serve import PHOTOS
 from mead.revision import run
 from StyleCLIP.params import StyleCLIPParams

@@ -8,6 +8,7 @@ from mead.model_spec import Extent
 from mead.params import JobParams, ParamsError
 from mead.registry import spec_of
 from mead.settings import Settings
+from mead.weights.optional import check_optional
 from mead.weights.sets import WeightSet
 from mead.weights.texts import check_texts
 
@@ -34,6 +35,7 @@ def check_limits(params: JobParams, settings: Settings) -> None:
         raise _too_much("cutouts", f"at most {settings.max_cutouts} here")
     _check_extent(extent(params, settings.weights), settings.max_job_pixels)
     check_texts(params, settings.weights)
+    check_optional(params, settings.weights)
 
 
 def extent(params: JobParams, weights: str) -> Extent:
@@ -45,7 +47,8 @@ def extent(params: JobParams, weights: str) -> Extent:
     own = _own_extent(type(params), weights)
     width, height = getattr(params, "size", None) or (own.width, own.height)
     cutouts = getattr(params, "cutouts", None) or own.cutouts
-    return Extent(width, height, cutouts, params.iterations or own.steps)
+    upscale = getattr(params, "upscale", None) or own.upscale
+    return Extent(width, height, cutouts, params.iterations or own.steps, upscale)
 
 
 @functools.cache
@@ -55,9 +58,14 @@ def _own_extent(kind: type[JobParams], weights: str) -> Extent:
 
 
 def _check_extent(job: Extent, most: int) -> None:
-    steps = most // (job.width * job.height + CUTOUT_PIXELS * job.cutouts)
+    pixels = job.width * job.height
+    enlarging = pixels if job.upscale > 1 else 0  # the published upscaler takes a third of a step
+    steps = (most - enlarging) // (pixels + CUTOUT_PIXELS * job.cutouts)
     if job.steps <= steps:
         return
+    if steps < 1 and enlarging:
+        sides = f"{job.upscale * job.width}x{job.upscale * job.height}"
+        raise _too_much("upscale", f"{sides} is more than one job may take here; ask for less")
     cutouts = "1 cutout" if job.cutouts == 1 else f"{job.cutouts} cutouts"
     raise _too_much(
         "iterations",

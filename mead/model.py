@@ -15,6 +15,7 @@ from mead.output import try_output
 from mead.params import JobParams, check
 from mead.revision import Pipeline, Progress, finish, start
 from mead.weights.notes import notes_on
+from mead.weights.optional import check_optional
 from mead.weights.texts import check_texts
 
 
@@ -68,6 +69,7 @@ class Model:
         self.device = device or best_device()
         check_device(self.device)
         check_texts(self.params, weights)  # reads the manifest, no weights
+        check_optional(self.params, weights)
         self.notes = notes_on(self.params, weights)
         for note in self.notes:
             warnings.warn(note, NoteWarning, stacklevel=3)  # at the line that makes the model's object

@@ -21,12 +21,16 @@ Class: TypeAlias = type[Any]
 
 @dataclass(frozen=True)
 class Extent:
-    """The size of a job: its steps, and the width, height (pixels) and cutouts of each step."""
+    """The size of a job: its steps, and the width, height (pixels) and cutouts of each step.
+
+    The finished picture is `upscale` times as wide and high.
+    """
 
     width: int
     height: int
     cutouts: int
     steps: int
+    upscale: int = 1
 
 
 @dataclass(frozen=True)
@@ -175,4 +179,11 @@ def load_object(path: str) -> Any:
 CLIP = NetworkSpec(
     "clip", "mead.nn.perceptor.Perceptor", hyperparameters=("input_size", "context_length", "embed_dim")
 )
-"""The network that all models share."""
+"""CLIP, which all models share."""
+UPSCALER = NetworkSpec(
+    "upscaler",
+    "mead.nn.upscaler.SRVGGNetCompact",
+    hyperparameters=("num_feat", "num_conv", "scale"),
+    optional=True,
+)
+"""What enlarges finished pictures, which models may share."""

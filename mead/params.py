@@ -7,10 +7,11 @@ fields in its `params.py`.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,6 +24,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
 MAX_SIDE = 1024
@@ -69,6 +71,23 @@ Size = Annotated[
     PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": size_pattern(MAX_SIDE), "examples": ["256x192"]}),
 ]
+
+
+def _parse_upscale(value: Any) -> Any:
+    """Accept "4" (as forms and Redis carry it) as well as 4."""
+    is_text = isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value)
+    number = int(value) if is_text else value
+    if type(number) is int and number not in get_args(UpscaleFactor):
+        raise PydanticCustomError("not_offered", "must be 1, 2 or 4")
+    return number
+
+
+UpscaleFactor = Literal[1, 2, 4]
+Upscale = Annotated[UpscaleFactor, BeforeValidator(_parse_upscale)]
+UPSCALE = (
+    "How many times as wide and high the finished picture is made, by a network that draws it anew at that "
+    "size; the weights set's own number when left out."
+)
 
 
 class JobParams(BaseModel):
@@ -144,6 +163,7 @@ _OUT_OF_RANGE = frozenset(
         "less_than_equal",
         "finite_number",
         "multiple_of",
+        "not_offered",
         "int_parsing_size",
         "string_too_long",
     }
@@ -162,6 +182,20 @@ class ParamsError(ValueError):
         super().__init__(message if field is None else f"{field}: {message}")
         self.field = field
         self.out_of_range = out_of_range
+
+
+def lacking(field: str, network: str) -> ParamsError:
+    """What is wrong with a job that asks for an optional network that its weights set does not have.
+
+    Args:
+        field: the parameter that asks for it.
+    """
+    return ParamsError(
+        field,
+        f"these weights have no {network}; `python -m mead weights fetch full --with {network}` fetches the "
+        "full set's",
+        out_of_range=True,
+    )
 
 
 def check(kind: type[P], given: Mapping[str, Any]) -> P:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    from mead.upscaling import Upscaler
 
 
 @dataclass(eq=False)
@@ -27,6 +30,8 @@ class Revision:
     step: int = 0
     loss: float = float("nan")
     started: float = field(default_factory=time.monotonic)
+    upscaler: Upscaler | None = None  # what enlarges the finished picture
+    upscale: int = 1  # how many times as wide and high
 
     @property
     def finished(self) -> bool:
@@ -98,6 +103,27 @@ def picture_of(pipeline: Pipeline[R], revision: R) -> Image.Image:
     return pipeline.image(revision)
 
 
+def render(pipeline: Pipeline[R], revision: R) -> Iterator[Image.Image | None]:
+    """Render the finished picture and enlarge it as the job asks, in parts.
+
+    Yields:
+        None after each part but the last, so that other work can be done meanwhile; then the picture.
+
+    Raises:
+        FloatingPointError: if the latents or the picture are not finite.
+    """
+    picture = picture_of(pipeline, revision)
+    if revision.upscaler is None or revision.upscale == 1:
+        yield picture
+    else:
+        yield from revision.upscaler.enlarge(picture, revision.upscale)
+
+
+def result_of(pipeline: Pipeline[R], revision: R) -> Image.Image:
+    """The finished picture, enlarged as the job asks. Raises as `render`."""
+    return next(picture for picture in render(pipeline, revision) if picture is not None)
+
+
 def _check_latents(revision: Revision) -> None:
     if not revision.latents.isfinite().all():  # synchronises with the device; too slow for each step
         raise FloatingPointError(
@@ -152,4 +178,4 @@ def finish(
         check_loss(revision)
         if callback is not None:
             callback(progress_of(pipeline, revision))
-    return picture_of(pipeline, revision)
+    return result_of(pipeline, revision)

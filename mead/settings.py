@@ -215,13 +215,14 @@ class ServiceSettings(BaseSettings):
         MAX_SIDE,
         ge=SIDE_STEP,
         le=MAX_SIDE,
-        description="Maximum width and height of a new picture; pixels.",
+        description="Maximum width and height of a new picture, before `upscale`; pixels.",
     )
     max_cutouts: int = Field(128, ge=1, le=MAX_CUTOUTS, description="Maximum number of cutouts per step.")
     max_job_pixels: int = Field(
         600_000_000,
         ge=2_000_000,  # one step of the largest size and most cutouts, so that every size can be used
-        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout).",
+        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout), plus "
+        "width times height if the picture is enlarged.",
     )
     min_free_disk_bytes: int = Field(
         256 * 2**20,

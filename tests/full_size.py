@@ -79,6 +79,10 @@ def _write_identity(path: Path) -> None:
     originals.identity(parity.load("ir_se50").state_dict, path)
 
 
+def _write_upscaler(path: Path) -> None:
+    originals.upscaler(parity.load("srvgg_general_x4v3").state_dict, path)
+
+
 def _clip_numbers(perceptor: Any) -> dict[str, float]:
     golden = parity.load("clip_vit_b_32", with_weights=False)
     return {
@@ -119,11 +123,17 @@ def _identity_numbers(identity: Any) -> dict[str, float]:
     return {"features": parity.error(identity(golden["image"]), golden["features"])}
 
 
+def _upscaler_numbers(network: Any) -> dict[str, float]:
+    golden = parity.load("srvgg_general_x4v3", with_weights=False)
+    return {"upscaled": parity.error(network(golden["image"]), golden["upscaled"])}
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "ViT-B-32.pt": _write_clip,
     "vqgan_imagenet_f16_16384.ckpt": _write_vqgan,
     "e4e_ffhq_encode.pt": _write_e4e,
     "model_ir_se50.pth": _write_identity,
+    "realesr-general-x4v3.pth": _write_upscaler,
 }
 NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "clip": _clip_numbers,
@@ -131,4 +141,5 @@ NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "stylegan2": _stylegan2_numbers,
     "e4e": _e4e_numbers,
     "identity": _identity_numbers,
+    "upscaler": _upscaler_numbers,
 }

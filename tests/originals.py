@@ -168,6 +168,11 @@ def identity(tensors: Tensors, path: Path) -> None:
     torch.save(OrderedDict(tensors), path, _use_new_zipfile_serialization=False)
 
 
+def upscaler(tensors: Tensors, path: Path) -> None:
+    """xinntao/Real-ESRGAN: a BasicSR state dict, as `params`."""
+    torch.save({"params": OrderedDict(tensors)}, path)
+
+
 def clip(tensors: Tensors, path: Path) -> None:
     """openai/CLIP: a TorchScript archive, with its sizes and a mask as tensors."""
     others = {

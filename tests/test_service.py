@@ -112,7 +112,7 @@ def test_a_picture_from_everything(service: Any, face: Path) -> None:
         "ne_img_enc": face.with_name("coffee.jpg").read_bytes(),
     }
     answer = requests.post(service.url + "/latent_revision", data=form, files=files, timeout=LIMIT)
-    assert picture_of(answer).size == (128, 96)
+    assert picture_of(answer).size == (512, 384)  # four times as wide and high
     eventually(lambda: not list((service.folder / "var/uploads").iterdir()))
 
 
@@ -120,6 +120,16 @@ def test_a_face_edited_by_words(service: Any, face: Path) -> None:
     form = {"prompt": "A girl with purple eyes", "iterations": 2}
     picture = picture_of(post(service, "/styleclip", form, face))
     assert picture.width == picture.height >= 64
+
+
+def test_a_picture_of_the_size_asked_for(service: Any) -> None:
+    form = {"prompt": "A red house", "iterations": 1, "size": "64x64", "upscale": 2}
+    answer = post(service, "/latent_revision", form)
+    assert picture_of(answer).size == (128, 128)
+    assert requests.get(f"{service.url}/jobs/{answer.json()['id']}", timeout=LIMIT).json()["upscale"] in (
+        "2",
+        2,
+    )
 
 
 def test_the_same_seed_gives_the_same_picture(service: Any) -> None:

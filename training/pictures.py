@@ -28,7 +28,7 @@ def picture_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """L1 at three scales plus L1 between edges, which plain L1 would leave soft; small things count most."""
     loss = drawn.new_zeros(())
     for scale in range(3):
-        weight = 1 + 4 * _detail(wanted)
+        weight = 1 + 4 * detail(wanted)
         loss = loss + (weight * (drawn - wanted).abs()).mean() / weight.mean()
         if scale < 2:
             for axis in (-1, -2):
@@ -49,7 +49,7 @@ def pair_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (off.square().sum(1) / far.clamp_min(0.05 * far.mean())).mean()  # some is hardly to be seen
 
 
-def _detail(pictures: torch.Tensor) -> torch.Tensor:
+def detail(pictures: torch.Tensor) -> torch.Tensor:
     """How far each place [N, 1, H, W] stands out from what is around it: mouths, not large areas."""
     around = F.avg_pool2d(F.pad(pictures, (4, 4, 4, 4), mode="replicate"), 9, stride=1)
     return F.avg_pool2d((pictures - around).abs().mean(1, keepdim=True), 3, stride=1, padding=1)

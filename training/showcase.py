@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
 from mead.revision import run
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline

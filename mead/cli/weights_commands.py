@@ -28,6 +28,14 @@ def add_commands(commands: Commands) -> None:
     fetch.add_argument(
         "--keep-original", action="store_true", help="Keep the downloaded files beside the converted ones."
     )
+    fetch.add_argument(
+        "--with",
+        dest="optional",
+        default=[],
+        type=_names,
+        metavar="NETWORKS",
+        help="Optional networks to download as well, such as upscaler; several with commas between them.",
+    )
     verify = weights.add(
         "verify", _verify, "Check all bytes, keys and shapes of sets, and run one step of each model"
     )
@@ -49,6 +57,10 @@ def add_commands(commands: Commands) -> None:
     )
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in map(str.strip, text.split(",")) if name]
+
+
 def _list(options: argparse.Namespace) -> None:
     say(f"Sets of weights. Fetched and converted ones are in {weights_dir()}.")
     for name in set_names():
@@ -62,7 +74,8 @@ def _list(options: argparse.Namespace) -> None:
 def _describe(weights: WeightSet) -> None:
     base = f"; other networks come from {weights.base}" if weights.base else ""
     say(f"{weights.name}: {weights.description.rstrip('.')}{base}.")
-    for network, file in weights.own_files.items():
+    absent = {network: file for network, file in weights.absent.items() if file.owner == weights.name}
+    for network, file in {**weights.own_files, **absent}.items():
         size = format_size(file.size) if file.size is not None else "-"
         say(f"  {network:<10} {size:>9}  {_state(file):<28} {file.licence}".rstrip())
     for file_name, (published, networks) in weights.downloads.items():
@@ -73,7 +86,7 @@ def _describe(weights: WeightSet) -> None:
 def _state(file: WeightFile) -> str:
     """Whether a file is here, and when it was verified."""
     if not file.path.exists():
-        return "not here"
+        return "optional, not here" if file.optional else "not here"
     if file.last_verified is None:
         return "here, never verified"
     if file.path.stat().st_mtime_ns != file.last_verified.modified:
@@ -86,7 +99,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
     bar = TransferBar()
     try:
-        weights = fetch(options.set, bar, options.keep_original)
+        weights = fetch(options.set, bar, options.keep_original, optional=options.optional)
         for file in weights.files.values():
             file.check()
     except KeyboardInterrupt:

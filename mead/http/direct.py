@@ -25,7 +25,7 @@ from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
 from mead.registry import MODELS
-from mead.revision import Pipeline, check_loss, picture_of, run, start
+from mead.revision import Pipeline, check_loss, result_of, run, start
 from mead.settings import Settings
 from mead.storage import Storage
 from mead.weights.notes import notes_on
@@ -116,7 +116,7 @@ def job_events(
             check_loss(revision)
             change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
             yield format_event("progress", change, revision.step)
-        image = base64.b64encode(png_bytes(picture_of(pipeline, revision))).decode("ascii")
+        image = base64.b64encode(png_bytes(result_of(pipeline, revision))).decode("ascii")
         end: dict[str, Any] = {"status": "succeeded", "image": image}
     except ValueError as error:  # the model refuses the parameters
         api_error = input_error(error)

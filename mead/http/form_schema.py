@@ -57,8 +57,8 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
             fields[name] |= changes[name]
     if "iterations" in fields:
         fields["iterations"]["description"] += (
-            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts) may be at most "
-            f"{settings.max_job_pixels:,}."
+            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts), plus width × "
+            f"height if the picture is enlarged, may be at most {settings.max_job_pixels:,}."
         )
     return {
         "type": "object",

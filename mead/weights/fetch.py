@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,11 @@ from mead.weights.transfer import MirrorError
 
 
 def fetch(
-    name: str, progress: Progress, keep_original: bool = False, retry: RetryPolicy | None = None
+    name: str,
+    progress: Progress,
+    keep_original: bool = False,
+    retry: RetryPolicy | None = None,
+    optional: Collection[str] = (),
 ) -> WeightSet:
     """Download what is missing of a set and of its base, check it, convert it; returns the complete set.
 
@@ -27,40 +31,52 @@ def fetch(
 
     Args:
         keep_original: whether the published files stay in `originals` after they were converted.
+        optional: which optional networks to fetch as well. Those that were fetched before are kept.
 
     Raises:
-        WeightsError: for a file that is not the published one.
+        WeightsError: for an optional network that the set does not have, or a file that is not the published
+            one.
         DownloadError: if no mirror has a file.
         DiskFullError: if there is no space for all of it.
     """
     weights = WeightSet.find(name)
+    for network in optional:
+        if network not in weights.optional:
+            offered = ", ".join(weights.optional) or "none"
+            raise WeightsError(f"weights: the set {name!r} has no optional {network!r}; there are: {offered}")
     if weights.base is not None:
-        fetch(weights.base, progress, keep_original, retry)
+        of_base = set(optional) & set(WeightSet.find(weights.base).optional)
+        fetch(weights.base, progress, keep_original, retry, of_base)
     if not weights.downloads:
         return weights
     with exclusive(weights.folder, progress.say):
         weights = WeightSet.find(name)  # another process may have changed it meanwhile
-        _fetch_missing(weights, progress, keep_original, retry)
+        _fetch_missing(weights, progress, keep_original, retry, optional)
         return WeightSet.find(name)
 
 
 def _fetch_missing(
-    weights: WeightSet, progress: Progress, keep_original: bool, retry: RetryPolicy | None
+    weights: WeightSet,
+    progress: Progress,
+    keep_original: bool,
+    retry: RetryPolicy | None,
+    optional: Collection[str],
 ) -> None:
     """Fetch the published files of the networks that are missing or damaged."""
-    missing = {
-        file_name: (published, networks)
-        for file_name, (published, networks) in weights.downloads.items()
-        if not all(_is_good(weights.files[network], progress) for network in networks)
-    }
+    wanted = dict(weights.files) | {name: file for name, file in weights.absent.items() if name in optional}
+    missing = {}
+    for file_name, (published, networks) in weights.downloads.items():
+        targets = {network: wanted[network] for network in networks if network in wanted}
+        if not all(_is_good(file, progress) for file in targets.values()):
+            missing[file_name] = published, {network: file.path for network, file in targets.items()}
     originals = weights.folder / "originals"
     originals.mkdir(exist_ok=True)
     sizes = [published.size for published, _ in missing.values()]
     require_space(weights.folder, space_needed(sizes, keep_original))
-    for file_name, (published, networks) in missing.items():
+    for file_name, (published, paths) in missing.items():
         progress.say(f"{file_name}: licence: {published.licence or 'not stated'}")
         with naming_full_disk(weights.folder):
-            _PublishedFile(weights, originals / file_name, published, networks, progress).fetch(retry)
+            _PublishedFile(weights.folder, originals / file_name, published, paths, progress).fetch(retry)
         if not keep_original:
             (originals / file_name).unlink()
     with suppress(OSError):  # not empty
@@ -93,20 +109,25 @@ class _PublishedFile:
     """A published file that is fetched for a set.
 
     A file without a known checksum is pinned to its first download that holds the networks.
+
+    Args:
+        folder: of the set.
+        path: where it is downloaded to.
+        targets: where each of its networks is converted to.
     """
 
     def __init__(
         self,
-        weights: WeightSet,
+        folder: Path,
         path: Path,
         published: Download,
-        networks: Sequence[str],
+        targets: Mapping[str, Path],
         progress: Progress,
     ) -> None:
-        self.folder = weights.folder
+        self.folder = folder
         self.path = path
         self.published = published
-        self.targets = {network: weights.files[network].path for network in networks}
+        self.targets = targets
         self.progress = progress
         self.lock = Lock.read(self.folder)
         self.pin = self.lock.downloads.get(path.name)

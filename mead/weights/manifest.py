@@ -55,6 +55,8 @@ class FileEntry(StrictModel):
     """Networks it was trained with; it does not work with others in their place."""
     download: str | None = None
     """The published file it is converted from; one file may hold several networks."""
+    optional: bool = False
+    """Whether it is only fetched when asked for, with `fetch --with`."""
 
 
 class Section(StrictModel):

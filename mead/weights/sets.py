@@ -61,6 +61,7 @@ class WeightFile:
         sha256, size: what it must have (bytes); None if it was never fetched or converted.
         licence: in a few words.
         trained_with: networks it was trained with; it does not work with others in their place.
+        optional: whether it is only fetched when asked for.
         remedy: what to do if it is missing or damaged, after "; ".
         last_verified: the file as it was then; None if it was never verified.
     """
@@ -71,6 +72,7 @@ class WeightFile:
     size: int | None
     licence: str
     trained_with: frozenset[str]
+    optional: bool
     remedy: str
     last_verified: VerifiedFile | None
 
@@ -129,6 +131,7 @@ class WeightSet:
         examples: prompts that work, by model.
         base: name of the set that provides what this one does not have.
         files: by network, including those of the base.
+        absent: optional networks' files that were not fetched, by network, including those of the base.
         downloads: the published files it is fetched from and the networks each holds, by file name.
         models: settings by model.
     """
@@ -140,6 +143,7 @@ class WeightSet:
     folder: Path
     base: str | None
     files: Mapping[str, WeightFile]
+    absent: Mapping[str, WeightFile]
     downloads: Mapping[str, tuple[Download, tuple[str, ...]]]
     models: Mapping[str, Mapping[str, Any]]
 
@@ -161,6 +165,11 @@ class WeightSet:
     def own_files(self) -> dict[str, WeightFile]:
         """The files that do not come from the base."""
         return {network: file for network, file in self.files.items() if file.owner == self.name}
+
+    @property
+    def optional(self) -> list[str]:
+        """The names of the optional networks, fetched or not."""
+        return [network for network, file in {**self.files, **self.absent}.items() if file.optional]
 
     def read(self, network: str) -> dict[str, torch.Tensor]:
         """The tensors of a network of this set.
@@ -231,6 +240,8 @@ def _find(name: str, catalogue: Path, folder: Path, derived: tuple[str, ...]) ->
     files = _files(name, section, manifest, home)
     draws = section.draws
     examples: Mapping[str, Sequence[str]] = section.examples
+    absent = {network: file for network, file in files.items() if file.optional and not file.path.exists()}
+    files = {network: file for network, file in files.items() if network not in absent}
     models: Mapping[str, Mapping[str, Any]] = section.models
     if section.base is not None:
         if section.base in (*derived, name):
@@ -238,13 +249,16 @@ def _find(name: str, catalogue: Path, folder: Path, derived: tuple[str, ...]) ->
         base = _find(section.base, catalogue, folder, (*derived, name))
         if not files:  # networks of its own may draw something else
             draws, examples = draws or base.draws, examples or base.examples
+        absent = {network: base.absent[network] for network in base.absent.keys() - files.keys()} | absent
         files, models = _inherit(base, files, models)
     try:
         networks = section.networks_by_download()
     except ValueError as error:
         raise WeightsError(f"{manifest}: the set {name!r}: {error}") from error
     downloads = {file_name: (section.downloads[file_name], networks[file_name]) for file_name in networks}
-    return WeightSet(name, section.description, draws, examples, home, section.base, files, downloads, models)
+    return WeightSet(
+        name, section.description, draws, examples, home, section.base, files, absent, downloads, models
+    )
 
 
 def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str, WeightFile]:
@@ -274,7 +288,8 @@ def _file(owner: str, path: Path, entry: FileEntry, verified: VerifiedFile | Non
         sha256 = sha256 or verified.sha256
         size = verified.size if size is None else size
         trained_with = trained_with or frozenset(verified.trained_with)
-    return WeightFile(owner, path, sha256, size, entry.licence, trained_with, remedy, verified)
+    licence, optional = entry.licence, entry.optional
+    return WeightFile(owner, path, sha256, size, licence, trained_with, optional, remedy, verified)
 
 
 def _remedy(name: str, section: Section, own: bool) -> str:

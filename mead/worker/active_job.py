@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -14,7 +15,7 @@ from mead.files import remove
 from mead.log import reason
 from mead.params import ParamsError
 from mead.queue.job import Job
-from mead.revision import Pipeline, R, picture_of
+from mead.revision import Pipeline, R, picture_of, render
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class ActiveJob(Generic[R]):
     revision: R
     notes: tuple[str, ...] = ()  # that are not in its record yet
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
-    picture: Image.Image | None = None  # once the revision is finished
+    rendering: Iterator[Image.Image | None] | None = None  # once the revision is finished
+    picture: Image.Image | None = None  # once it is rendered
     result: Path | None = None  # the picture's file, once it is stored
     result_bytes: int = 0
     error: Exception | None = None  # why the job must fail
@@ -46,6 +48,11 @@ class ActiveJob(Generic[R]):
         """Whether it has steps left to do."""
         return not self.revision.finished and self.error is None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether it has steps left to do, or parts of its picture to render."""
+        return self.picture is None and self.error is None
+
     def check_time(self, longest: int) -> None:
         """Set `error` if the job has taken more than `longest` seconds (0: no limit) and is unfinished."""
         if not self.is_unfinished or not 0 < longest < self.seconds:
@@ -57,7 +64,9 @@ class ActiveJob(Generic[R]):
         self.error = ParamsError("iterations", why, out_of_range=True)
 
     def store(self, pipeline: Pipeline[R], storage: Storage) -> None:
-        """Render the finished picture and store it under a new name.
+        """Render the finished picture and store it under a new name; call it until there is a `result`.
+
+        An enlarged picture is rendered one part a call, so that other jobs go on meanwhile.
 
         A full disk should not waste minutes of work: if the picture cannot be stored, it is kept in memory,
         and later calls try again until STORE_SECONDS have passed. The job keeps its place in the batch
@@ -69,7 +78,10 @@ class ActiveJob(Generic[R]):
         path = storage.new_result_path(self.job.id)
         try:
             if self.picture is None:
-                self.picture = picture_of(pipeline, self.revision)
+                self.rendering = self.rendering or render(pipeline, self.revision)
+                self.picture = next(self.rendering)
+            if self.picture is None:
+                return
             storage.write_picture(self.picture, path)
             self.result_bytes = path.stat().st_size
         except OSError as error:

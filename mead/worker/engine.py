@@ -91,7 +91,8 @@ class Engine(Generic[R]):
                 if not self.batch.jobs:
                     self._wait_for_work()
                 self.step()
-                if self.batch.jobs and not self.batch.unfinished():  # all results are waiting to be stored
+                waiting = self.batch.jobs.values()
+                if waiting and not any(active.has_work for active in waiting):  # to be stored
                     stop.wait(STORE_PAUSE)
                 pause = self.pause
             except redis.RedisError as error:

@@ -15,17 +15,13 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from LatentRevisions.LatentRevisions import (
-    LatentRevision,
-    LatentRevisions,
-    LatentRevisionsPipeline,
-    load_pipeline,
-)
+from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.pipeline import LatentRevision, LatentRevisionsPipeline, load_pipeline
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_tensor
 from mead.params import ParamsError
-from mead.revision import Progress, check_loss, picture_of, run
+from mead.revision import Progress, check_loss, picture_of, result_of, run
 from tests.conftest import DATA, psnr
 
 
@@ -77,10 +73,35 @@ def test_every_argument_at_once_makes_a_png(tmp_path: Path) -> None:
     ).run()
     assert Path(path).parent == tmp_path / "out"
     with Image.open(path) as picture:
-        assert picture.format == "PNG" and picture.size == (128, 128) and picture.mode == "RGB"
+        assert picture.format == "PNG" and picture.size == (512, 512) and picture.mode == "RGB"
     assert [(progress.step, progress.steps) for progress in seen] == [(1, 3), (2, 3), (3, 3)]
     assert all(np.isfinite(progress.loss) and progress.seconds > 0 for progress in seen)
     assert seen[-1].image().size == (128, 128)
+
+
+def test_a_finished_picture_is_enlarged_and_nothing_else_changes(pipeline: LatentRevisionsPipeline) -> None:
+    pictures = {}
+    for upscale in (None, 1, 2, 4):
+        revision = pipeline.start(params(seed=1, iterations=2, size="64x96", upscale=upscale))
+        (small,) = finish(pipeline, [revision])
+        pictures[upscale] = result_of(pipeline, revision)
+        if upscale == 1:
+            assert pictures[upscale].tobytes() == small.tobytes()
+        else:
+            assert psnr(pictures[upscale].reduce(upscale or 4), small) > 25
+    sizes = [picture.size for picture in pictures.values()]
+    assert sizes == [(256, 384), (64, 96), (128, 192), (256, 384)]
+    assert pictures[None].tobytes() == pictures[4].tobytes()
+
+
+def test_a_set_without_an_upscaler_makes_small_pictures(pipeline: LatentRevisionsPipeline) -> None:
+    """Though its settings, which it may have from its base, ask for larger ones."""
+    bare = copy.copy(pipeline)
+    bare.upscaler = None
+    assert bare.hyperparameters.upscale == 4 and bare.start(params()).upscale == 1
+    with pytest.raises(ParamsError, match=r"^upscale: these weights have no upscaler") as caught:
+        bare.start(params(upscale=2))
+    assert caught.value.out_of_range
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError
 from mead.params import ParamsError
-from mead.revision import Progress, check_loss, picture_of
+from mead.revision import Progress, check_loss, picture_of, result_of
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
 from tests.conftest import DATA, psnr
@@ -80,8 +80,21 @@ def test_a_photo_becomes_a_png(tmp_path: Path) -> None:
     ).run()
     assert path == str(tmp_path / "out" / "edited.png")
     with Image.open(path) as picture:
-        assert picture.format == "PNG" and picture.size == (128, 128)
+        assert picture.format == "PNG" and picture.size == (512, 512)
+    assert seen[-1].image().size == (128, 128)
     assert [progress.step for progress in seen] == [1, 2, 3]
+
+
+def test_a_finished_face_is_enlarged_as_asked(pipeline: StyleCLIPPipeline) -> None:
+    for upscale, side in ((None, 512), (1, 128), (2, 256), (4, 512)):
+        revision = pipeline.start(params(iterations=1, upscale=upscale))
+        assert result_of(pipeline, revision).size == (side, side)
+        assert pipeline.image(revision).size == (128, 128)
+    bare = copy.copy(pipeline)
+    bare.upscaler = None
+    assert bare.start(params()).upscale == 1
+    with pytest.raises(ParamsError, match=r"^upscale: these weights have no upscaler"):
+        bare.start(params(upscale=4))
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def test_cutouts_are_limited() -> None:
 @pytest.mark.parametrize("kind", [LatentRevisionsParams, StyleCLIPParams])
 def test_an_extent_is_the_weights_own_where_it_is_left_open(kind: type[JobParams], weights: str) -> None:
     published = {
-        ("demo", LatentRevisionsParams): Extent(128, 128, 12, 40),
-        ("demo", StyleCLIPParams): Extent(128, 128, 7, 20),
+        ("demo", LatentRevisionsParams): Extent(128, 128, 12, 40, upscale=4),
+        ("demo", StyleCLIPParams): Extent(128, 128, 7, 20, upscale=4),
         ("full", LatentRevisionsParams): Extent(512, 512, 32, 100),
         ("full", StyleCLIPParams): Extent(1024, 1024, 1, 50),
     }

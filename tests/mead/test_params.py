@@ -124,6 +124,22 @@ def test_other_values_of_one_model() -> None:
     assert refused(StyleCLIPParams, method="magic").field == "method"
 
 
+@pytest.mark.parametrize("kind", [LatentRevisionsParams, StyleCLIPParams])
+def test_how_far_a_picture_is_enlarged(kind: type[JobParams]) -> None:
+    for given, read in (("4", 4), (2, 2), (" 1 ", 1), (None, None)):
+        assert check(kind, {"prompt": "x", "upscale": given}).model_dump()["upscale"] == read
+    for wrong, out_of_range in (
+        (3, True),
+        ("8", True),
+        (0, True),
+        ("large", False),
+        (2.5, False),
+        (-1, True),
+    ):
+        error = refused(kind, upscale=wrong)
+        assert (error.field, error.out_of_range) == ("upscale", out_of_range), wrong
+
+
 def test_there_must_be_something_to_aim_at() -> None:
     for nothing in (
         {"w0": 0},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from LatentRevisions.LatentRevisions import load_pipeline
+from LatentRevisions.pipeline import load_pipeline
 from mead.nn.perceptor import Perceptor
 from mead.nn.tokeniser import load_tokeniser
 from training.drafts import CHOICES, NOT_SEEN, THING_CHOICES, THINGS, Drafted

@@ -27,6 +27,17 @@ def test_a_drawing_follows_from_its_attributes_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", [Face, Landscape, Shapes])
+def test_a_drawing_is_the_same_at_any_size(kind: type[Face]) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        drawing = kind.sample(rng)
+        small, large = draw(drawing), draw(drawing, 4 * SIDE)
+        assert large.size == (4 * SIDE, 4 * SIDE)
+        off = np.asarray(small).astype(int) - np.asarray(large.reduce(4))
+        assert np.abs(off).mean() < 2 and np.abs(off.mean()) < 0.7  # levels; edges are placed more finely
+
+
+@pytest.mark.parametrize("kind", [Face, Landscape, Shapes])
 def test_combinations_kept_for_testing_are_never_drawn_for_training(kind: type[Face]) -> None:
     rng = np.random.default_rng(0)
     assert not any(kind.sample(rng).held_out for _ in range(200))

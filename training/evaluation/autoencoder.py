@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from LatentRevisions.LatentRevisions import LATENT_LIMIT, LatentRevisionsPipeline
+from LatentRevisions.pipeline import LATENT_LIMIT, LatentRevisionsPipeline
 from training.evaluation.bench import Bench, image_of, share, there
 from training.evaluation.sheets import Tile, pages
 from training.pictures import tensor

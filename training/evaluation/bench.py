@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from LatentRevisions.LatentRevisions import LatentRevisionsPipeline
-from LatentRevisions.LatentRevisions import load_pipeline as load_latent_revisions
 from LatentRevisions.params import LatentRevisionsParams
+from LatentRevisions.pipeline import LatentRevisionsPipeline
+from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
 from mead.imaging.encoding import write_picture
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline

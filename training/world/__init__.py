@@ -31,12 +31,13 @@ def sample(rng: np.random.Generator) -> Drawing:
     return Shapes.sample(rng)
 
 
-def draw(drawing: Drawing) -> Image.Image:
-    """Draw it, [SIDE, SIDE] RGB."""
+def draw(drawing: Drawing, side: int = SIDE) -> Image.Image:
+    """Draw it, [side, side] RGB; `side` is a multiple of SIDE."""
+    scale = side // SIDE
     if isinstance(drawing, Face):
-        canvas = draw_face(drawing)
+        canvas = draw_face(drawing, scale)
     elif isinstance(drawing, Landscape):
-        canvas = draw_landscape(drawing)
+        canvas = draw_landscape(drawing, scale)
     else:
-        canvas = draw_shapes(drawing)
-    return canvas.reduce(canvas.width // SIDE)
+        canvas = draw_shapes(drawing, scale)
+    return canvas.reduce(canvas.width // side)

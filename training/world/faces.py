@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, held_out, lighter, mix, vary
 from training.world.draft import Choices, Draft
+from training.world.pen import Pen
 
 CANVAS = 256
 
@@ -118,16 +119,16 @@ class Face:
         return held_out("face", self.hair_colour, self.eye_colour)
 
 
-def draw_face(face: Face) -> Image.Image:
-    """Draw it, [CANVAS, CANVAS] RGB."""
+def draw_face(face: Face, scale: int = 1) -> Image.Image:
+    """Draw it, [scale * CANVAS, scale * CANVAS] RGB."""
     u = dict(zip(MEASURES, face.measures, strict=True))
     female, child, old = face.gender == "female", face.age == "child", face.age == "old"
 
     backdrop = vary(COLOURS[face.background], u["background_hue"], u["background_light"])
     skin = vary(SKINS[face.skin], 0.5, u["skin_shade"])
     hair = vary(HAIR_COLOURS[face.hair_colour], 0.5, u["hair_shade"])
-    canvas = Image.new("RGB", (CANVAS, CANVAS), backdrop)
-    pen = ImageDraw.Draw(canvas)
+    canvas = Image.new("RGB", (scale * CANVAS, scale * CANVAS), backdrop)
+    pen = Pen(canvas, scale)
 
     cx = 128 + (u["shift_x"] - 0.5) * 14
     eye_y = 121 + (u["shift_y"] - 0.5) * 12

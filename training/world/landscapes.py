@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from training.world.colours import COLOURS, RGB, darker, gradient, held_out, lighter, mix, vary
 from training.world.draft import Draft
+from training.world.pen import Pen
 
 CANVAS = 256
 SKIES: dict[str, tuple[RGB, ...]] = {
@@ -119,15 +120,14 @@ class Landscape:
         return any(held_out("thing", thing.kind, thing.colour) for thing in self.things)
 
 
-def draw_landscape(scene: Landscape) -> Image.Image:
-    """Draw it, [CANVAS, CANVAS] RGB."""
+def draw_landscape(scene: Landscape, scale: int = 1) -> Image.Image:
+    """Draw it, [scale * CANVAS, scale * CANVAS] RGB."""
     rng = np.random.default_rng(scene.details)
     dim = {"day": 0.0, "sunset": 0.22, "night": 0.55}[scene.sky]  # how dark the ground lies
-    canvas = gradient(CANVAS, SKIES[scene.sky])
+    canvas = gradient(scale * CANVAS, SKIES[scene.sky])
     horizon = int(scene.horizon)
-    sky = canvas.crop((0, 0, CANVAS, CANVAS)).resize((CANVAS, horizon))
-    canvas.paste(sky, (0, 0))
-    pen = ImageDraw.Draw(canvas)
+    canvas.paste(canvas.resize((scale * CANVAS, scale * horizon)), (0, 0))
+    pen = Pen(canvas, scale)
 
     if scene.sky == "night":
         for x, y in rng.uniform((6, 6), (250, horizon - 20), (26, 2)):
@@ -164,8 +164,9 @@ def draw_landscape(scene: Landscape) -> Image.Image:
             )
 
     ground = mix(GROUNDS[scene.ground], (16, 18, 44), dim)
-    lower = gradient(CANVAS, [lighter(ground, 0.08), darker(ground, 0.14)]).resize((CANVAS, CANVAS - horizon))
-    canvas.paste(lower, (0, horizon))
+    lower = gradient(scale * CANVAS, [lighter(ground, 0.08), darker(ground, 0.14)])
+    lower = lower.resize((scale * CANVAS, scale * (CANVAS - horizon)))
+    canvas.paste(lower, (0, scale * horizon))
     if scene.ground == "sea":
         for x, y in rng.uniform((10, horizon + 8), (236, 250), (12, 2)):
             pen.arc((x - 12, y - 4, x + 12, y + 6), 200, 340, fill=lighter(ground, 0.35), width=3)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import cos, pi, sin
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from training.world.colours import COLOURS, RGB, darker, gradient, held_out, lighter, vary
 from training.world.draft import Draft
+from training.world.pen import Pen
 
 CANVAS = 256
 KINDS = ("circle", "square", "triangle", "star", "heart")
@@ -113,11 +114,11 @@ def outline(kind: str, x: float, y: float, radius: float, turn: float) -> list[t
     return [(x + radius * (c * px - s * py), y + radius * (s * px + c * py)) for px, py in points]
 
 
-def draw_shapes(drawing: Shapes) -> Image.Image:
-    """Draw it, [CANVAS, CANVAS] RGB."""
+def draw_shapes(drawing: Shapes, scale: int = 1) -> Image.Image:
+    """Draw it, [scale * CANVAS, scale * CANVAS] RGB."""
     ground = vary(COLOURS[drawing.background], drawing.hue, drawing.light)
-    canvas = gradient(CANVAS, [lighter(ground, 0.06), darker(ground, 0.06)])
-    pen = ImageDraw.Draw(canvas)
+    canvas = gradient(scale * CANVAS, [lighter(ground, 0.06), darker(ground, 0.06)])
+    pen = Pen(canvas, scale)
     for shape in drawing.shapes:
         colour: RGB = vary(COLOURS[shape.colour], shape.hue, shape.light)
         pen.polygon(

@@ -19,6 +19,7 @@ from torch import Tensor
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from mead.nn.perceptor import expand
 from mead.registry import networks
+from mead.weights.building import build_network
 from mead.weights.checkpoints import CheckpointError
 from mead.weights.disk import DiskFullError
 from mead.weights.download import DownloadError, RetryPolicy
@@ -29,7 +30,7 @@ from mead.weights.own_sets import add_checkpoint
 from mead.weights.sets import FOLDER, WeightSet, set_names
 from mead.weights.verify import CheckResult, verify
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
-from tests import originals
+from tests import full_size, originals, parity
 from tests.mirror import Mirror, cut_at, halt_at, mirror, status
 
 HURRIED = RetryPolicy(attempts=3, first_pause=0.001, timeout=20)
@@ -331,7 +332,8 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    assert full.files.keys() == networks().keys() - {"start", "mapper"}
+    assert full.files.keys() | full.absent.keys() == networks().keys() - {"start", "mapper"}
+    assert full.optional == ["upscaler"]
     for published, _ in full.downloads.values():
         assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
         assert published.sha256 and published.size and published.licence
@@ -344,6 +346,69 @@ def test_the_full_set_is_described() -> None:
         full.settings("LatentRevisions", LatentRevisionsHyperparameters) == LatentRevisionsHyperparameters()
     )
     assert full.settings("StyleCLIP", StyleCLIPHyperparameters) == StyleCLIPHyperparameters()
+
+
+OPTIONAL = "realesr-general-x4v3.pth"
+
+
+def with_upscaler(folder: Path, server: Mirror) -> None:
+    """Add the published upscaler, with made-up weights, to the set "local"."""
+    full_size.write(OPTIONAL, folder / OPTIONAL)
+    content = (folder / OPTIONAL).read_bytes()
+    with (folder / "local" / "manifest.toml").open("a") as manifest:
+        manifest.write(f"""
+[downloads."{OPTIONAL}"]
+mirrors = ["{server.add(f"/{OPTIONAL}", content)}"]
+sha256 = "{hashlib.sha256(content).hexdigest()}"
+[files.upscaler]
+download = "{OPTIONAL}"
+optional = true
+""")
+
+
+def test_an_optional_network_is_fetched_when_asked_for(folder: Path, server: Mirror) -> None:
+    describe(folder, server, "ir_se50.pth")
+    with_upscaler(folder, server)
+    weights = fetch("local", Said())
+    assert weights.own_files.keys() == {"identity"} and weights.absent.keys() == {"upscaler"}
+    assert weights.optional == ["upscaler"] and not server.files[f"/{OPTIONAL}"].asked
+    with pytest.raises(WeightsError, match="has no upscaler"):
+        weights.read("upscaler")
+
+    weights = fetch("local", Said(), optional=["upscaler"])
+    assert weights.own_files.keys() == {"identity", "upscaler"} and not weights.absent
+    numbers = full_size.errors("upscaler", build_network("upscaler", weights.read("upscaler")))
+    assert numbers["upscaled"] < parity.TOLERANCE
+    about = json.loads(weights.files["upscaler"].path.with_suffix(".json").read_text())
+    assert about["hyperparameters"] == {"num_feat": 64, "num_conv": 32, "scale": 4}
+
+    before = asked(server)
+    fetch("local", Said())
+    assert asked(server) == before
+    path = weights.files["upscaler"].path
+    path.write_bytes(path.read_bytes()[:-1])
+    fetch("local", Said())  # which mends what is there
+    WeightSet.find("local").read("upscaler")
+    assert len(server.files[f"/{OPTIONAL}"].asked) == 2 and len(server.files["/ir_se50.pth"].asked) == 1
+
+
+def test_an_optional_network_of_the_base_is_fetched_for_both(folder: Path, server: Mirror) -> None:
+    describe(folder, server, "ir_se50.pth")
+    with_upscaler(folder, server)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "manifest.toml").write_text('base = "local"\n')
+    assert WeightSet.find("mine").optional == ["upscaler"]
+    fetch("mine", Said(), optional=["upscaler"])
+    assert WeightSet.find("mine").files["upscaler"].owner == "local"
+
+
+def test_what_is_not_optional_cannot_be_asked_for(folder: Path, server: Mirror) -> None:
+    describe(folder, server, "ir_se50.pth")
+    with_upscaler(folder, server)
+    for name in ("identity", "start"):
+        with pytest.raises(WeightsError, match=f"no optional '{name}'; there are: upscaler"):
+            fetch("local", Said(), optional=["upscaler", name])
+    assert asked(server) == 0
 
 
 def own(folder: Path, published: dict[str, bytes], name: str) -> Path:

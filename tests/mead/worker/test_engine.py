@@ -14,9 +14,11 @@ from PIL import Image
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.imaging.encoding import write_picture
+from mead.nn.upscaler import SRVGGNetCompact
 from mead.queue.jobs import Jobs
 from mead.revision import run
 from mead.storage import Storage
+from mead.upscaling import Upscaler
 from mead.worker.active_job import reason_of
 from mead.worker.engine import Engine
 from tests.conftest import (
@@ -263,6 +265,64 @@ def test_only_time_at_work_counts(jobs: Jobs, storage: Storage, colours: Any) ->
     before = active.seconds
     engine.report()
     assert active.seconds == before
+
+
+class EnlargingColours(ColourPipeline):
+    """Whose pictures are enlarged as asked, in tiles of 4 x 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.upscaler = Upscaler(SRVGGNetCompact(4, 1, 4).eval(), torch.device("cpu"))
+
+    def start(self, params: LatentRevisionsParams) -> ColourRevision:
+        revision = super().start(params)
+        revision.upscaler, revision.upscale = self.upscaler, params.upscale or 1
+        return revision
+
+
+def test_others_go_on_while_a_picture_is_enlarged(
+    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.upscaling.TILE", 4)
+    engine = make_engine(EnlargingColours(), jobs, storage)
+    put(jobs, "a", iterations=2, upscale=4)
+    put(jobs, "b", iterations=5, upscale=1)
+    jobs.ask_preview("a")
+    steps(engine, 2)
+    with Image.open(storage.preview_path("a")) as preview:
+        assert preview.size == (8, 8)
+    assert jobs.get("a").status == "processing" and jobs.get("a").steps == 2
+    steps(engine, 3)  # four tiles: one with the last step of each
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    sizes = {}
+    for name in "ab":
+        with Image.open(storage.results / str(jobs.get(name).out_path)) as picture:
+            sizes[name] = picture.size
+    assert sizes == {"a": (32, 32), "b": (8, 8)}
+
+
+def test_one_that_is_enlarged_alone_does_not_wait(
+    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.upscaling.TILE", 1)
+    monkeypatch.setattr("mead.worker.engine.STORE_PAUSE", 60)
+    put(jobs, "a", iterations=1, upscale=2)
+    with running(make_engine(EnlargingColours(), jobs, storage).run):
+        eventually(lambda: jobs.get("a").status == "succeeded")
+
+
+def test_a_job_cancelled_while_it_is_enlarged(
+    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.upscaling.TILE", 4)
+    engine = make_engine(EnlargingColours(), jobs, storage)
+    put(jobs, "a", iterations=1, upscale=4)
+    steps(engine, 2)
+    jobs.cancel("a")
+    steps(engine, 1)
+    assert jobs.get("a").status == "cancelled" and not engine.batch.jobs
+    assert not storage.results.exists() or not list(storage.results.iterdir())
 
 
 # Results that cannot be stored
