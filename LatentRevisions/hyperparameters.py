@@ -18,6 +18,7 @@ class Beginning(NamedTuple):
     init_weight: float
     noise: float
     """Deviation of the noise that the denoiser looks for at first; 0: it is not used."""
+    guidance: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,11 @@ class Hyperparameters(CutoutHyperparameters):
     denoise: float = 0.2
     """Part of the way to the denoiser's output that latents go after each step, from 0 to 1."""
     guidance: float = 1.0
-    """How much what the target says counts for the denoiser."""
+    """How much what the target says counts for the denoiser, where the start is noise."""
+    learned_start_guidance: float = 1.0
+    """The same from a learned start."""
+    starter_guidance: float = 1.0
+    """The same from a starter picture."""
     noise_first: float = 0.0
     """Deviation of the noise that the denoiser looks for at first, where the start is noise; 0: it is not
     used."""
@@ -67,12 +72,17 @@ class Hyperparameters(CutoutHyperparameters):
     def beginning(self, way: Way) -> Beginning:
         """What holds for one way to start."""
         if way == "starter":
-            return Beginning(self.starter_rate, self.starter_init_weight, self.starter_noise)
+            return Beginning(
+                self.starter_rate, self.starter_init_weight, self.starter_noise, self.starter_guidance
+            )
         if way == "learned":
             return Beginning(
-                self.learned_start_rate, self.learned_start_init_weight, self.learned_start_noise
+                self.learned_start_rate,
+                self.learned_start_init_weight,
+                self.learned_start_noise,
+                self.learned_start_guidance,
             )
-        return Beginning(self.learning_rate, self.init_weight, self.noise_first)
+        return Beginning(self.learning_rate, self.init_weight, self.noise_first, self.guidance)
 
     @property
     def sides(self) -> tuple[int, int]:

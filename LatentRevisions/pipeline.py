@@ -47,6 +47,7 @@ class LatentRevision(Revision):
     objective: Sum
     cutouts: Cutouts
     hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
+    guidance: float
     noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
 
     @property
@@ -105,7 +106,7 @@ class LatentRevisionsPipeline:
         generator = torch.Generator(self.device).manual_seed(params.seed)
         target = self._target(params)
         way = self._way(params)
-        learning_rate, init_weight, noise = hyper.beginning(way)
+        learning_rate, init_weight, noise, guidance = hyper.beginning(way)
         first = self._first_latents(params, way, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
@@ -120,6 +121,7 @@ class LatentRevisionsPipeline:
             target=target,
             objective=self._objective(target, first, init_weight, tv_weight),
             hints=self.prior.hints(target) if self.prior is not None and noise else None,
+            guidance=guidance,
             noise=(noise, hyper.noise_last),
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
@@ -149,7 +151,7 @@ class LatentRevisionsPipeline:
         optimise(revisions, losses, self.scaler)
         for revision in revisions:
             if self.prior is not None and revision.hints is not None:
-                self.prior.pull(revision.latents, revision.hints, revision.noise_level)
+                self.prior.pull(revision.latents, revision.hints, revision.guidance, revision.noise_level)
 
     def _objective(self, target: Tensor, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
@@ -276,7 +278,7 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     prior = None
     if learned_start is not None and "denoiser" in chosen.files:
         denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
-        prior = Prior(denoiser, learned_start, hyper.denoise, hyper.guidance, torch.device(device))
+        prior = Prior(denoiser, learned_start, hyper.denoise, torch.device(device))
     upscaler = load_upscaler(weights, device)
     return LatentRevisionsPipeline(
         vqgan, perceptor, learned_start, prior, hyper, torch.device(device), upscaler

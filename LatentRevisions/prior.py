@@ -22,17 +22,13 @@ class Prior:
         denoiser: takes noise off latents.
         start: says what it may expect of a target.
         part: of the way to the denoiser's output that latents go, from 0 to 1.
-        guidance: how far what the target says counts: 0 not at all, 1 as the denoiser learned it.
         device: of both networks.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, start: LearnedStart, part: float, guidance: float, device: torch.device
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, start: LearnedStart, part: float, device: torch.device) -> None:
         self.denoiser = denoiser
         self.start = start
         self.part = part
-        self.guidance = guidance
         self.precision = Precision(device)
 
     @torch.no_grad()
@@ -42,15 +38,16 @@ class Prior:
             return self.start.hints(target[None]).float()
 
     @torch.no_grad()
-    def pull(self, latents: Tensor, hints: Tensor, noise: float) -> None:
+    def pull(self, latents: Tensor, hints: Tensor, guidance: float, noise: float) -> None:
         """Move latents [1, embed_dim, h, w] in place.
 
         Args:
             hints: what the picture should show, [1, hints].
+            guidance: how much the hints count: 0 not at all, 1 as the denoiser learned it.
             noise: deviation of the noise to be expected in the latents.
         """
         levels = torch.full((2,), noise, device=latents.device)
         with self.precision.autocast():
             both = torch.cat([hints, torch.zeros_like(hints)])
             told, free = self.denoiser(latents.expand(2, -1, -1, -1), levels, both).float().split(1)
-        latents.lerp_(free + self.guidance * (told - free), self.part)
+        latents.lerp_(free + guidance * (told - free), self.part)
