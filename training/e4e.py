@@ -1,11 +1,15 @@
 """Train the demo e4e encoder to invert drawn faces: `python -m training.e4e`, after `training.stylegan2`.
 
 The generator's own pairs (z, drawing) give the codes a drawing should get; the generator's picture of the
-codes found is compared with the drawing as well. Blurred, noisy and tinted drawings teach it to look past
-what photos have.
+codes found is compared with the drawing as well. Most drawings are shown as a camera would show them
+(`training.camera`), warped, with eyes as small as people's: it is to look past what photos have. What is
+learned most carefully is not to see what is not there: a hat, glasses, earrings.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,15 +19,40 @@ from torch.nn import functional as F
 
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.stylegan2 import Generator
-from training.faces import STYLE_DIM, batch, z_of
+from training.camera import before, photograph, scene
+from training.drafts import WORN
+from training.faces import STYLE_DIM, z_of
 from training.muon import Muon
-from training.pictures import picture_loss
+from training.pictures import picture_loss, tensor
 from training.run import DEMO, Average, Run, Stateful, arguments, autocast, export, take_over
-from training.world import Face
+from training.world import SIDE, Face, draw
+from training.world.draft import choose
+from training.world.faces import CANVAS, CHOICES, MEASURES
 
 PEAK = 3e-3  # learning rate
-ONWARD = 0.3  # of that, from weights that ship: the full rate undoes what is learned
-PAIRS = 1.0  # weight of what pairs differ in
+ONWARD = 0.5  # of that, from weights that ship: the full rate undoes what is learned
+OTHERWISE = 0.5  # weight of how far faces are off towards faces with one attribute otherwise
+WORN_SHARE = 0.3  # faces that wear more than the world draws: what is worn must be learned, but not expected
+PLAIN = 0.25  # share of drawings shown as they are, but for blur and noise
+IN_FRONT = 0.75  # share of the others in front of another picture
+STRENGTH = 1.2  # of the camera's changes
+# The attributes, and what they weigh: a hat seen where none is, more than any other mistake.
+ATTRIBUTES = {
+    "headwear": 2.0,
+    "glasses": 2.0,
+    "earrings": 2.0,
+    "hair_colour": 2.0,
+    "eye_colour": 2.0,
+    "hair_style": 1.0,
+    "expression": 1.0,
+    "beard": 1.0,
+    "skin": 1.0,
+    "gender": 0.5,
+    "age": 0.5,
+    "clothes": 0.5,
+}
+NOT_THERE = {"headwear": "none", "glasses": False, "earrings": False, "beard": False}
+FALSE = 4.0  # times as bad: seeing these where they are not
 
 
 def build(n_styles: int) -> Encoder4Editing:
@@ -38,26 +67,98 @@ def build(n_styles: int) -> Encoder4Editing:
     )
 
 
+def batch(rng: np.random.Generator, size: int) -> tuple[list[Face], Tensor, Tensor]:
+    """Faces, what is shown of them and their drawings, [size, 3, SIDE, SIDE] in [-1, 1]."""
+    faces, views = [], []
+    for _ in range(size):
+        face = Face.sample(rng, odds=WORN if rng.random() < WORN_SHARE else CHOICES)
+        if rng.random() < PLAIN:
+            view = draw(face)
+        else:
+            picture = np.asarray(draw(face), np.float32)
+            if rng.random() < IN_FRONT:
+                picture, face = before(face, scene(rng, SIDE))
+            view = photograph(picture, rng, STRENGTH)
+        faces.append(face)
+        views.append(view)
+    return faces, tensor(views), tensor(map(draw, faces))
+
+
+def warp(views: Tensor, faces: Sequence[Face], rng: torch.Generator) -> Tensor:
+    """The views [N, 3, SIDE, SIDE], half of them bent and a little turned, with smaller eyes and mouths."""
+    n = len(faces)
+    half = CANVAS / 2
+    strength = (torch.rand((n, 1, 1, 1), generator=rng) - 0.5).clamp_min(0) * 2
+    turn, scale = (0.05 * strength[:, 0, 0, 0] * torch.randn(n, generator=rng) for _ in range(2))
+    maps = torch.zeros(n, 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = scale.exp()
+    maps[:, 0, 1], maps[:, 1, 0] = -turn, turn
+    maps[:, :, 2] = 0.03 * strength[:, 0, 0] * torch.randn((n, 2), generator=rng)
+    grid = F.affine_grid(maps, [n, 3, SIDE, SIDE], align_corners=False)
+    bends = F.interpolate(
+        torch.randn((n, 2, 5, 5), generator=rng), (SIDE, SIDE), mode="bicubic", align_corners=True
+    )
+    shift = 0.03 * strength * bends.permute(0, 2, 3, 1)
+    measures = torch.tensor([face.measures for face in faces])
+    of = {name: measures[:, k] for k, name in enumerate(MEASURES)}
+    x, y = (of["shift_x"] - 0.5) * 14 / half, (121 - half + (of["shift_y"] - 0.5) * 12) / half
+    dx = (28 + of["eye_spacing"] * 7) / half
+    eyes, mouths = (torch.rand(n, generator=rng) for _ in range(2))
+    parts = [(x - dx, y, 0.13, eyes), (x + dx, y, 0.13, eyes), (x, y + 62 / half, 0.18, 0.5 * mouths)]
+    for across, down, size, smaller in parts:
+        away = grid - torch.stack([across, down], 1)[:, None, None]
+        near = torch.exp(-away.square().sum(3, keepdim=True) / (2 * size**2))
+        shift = shift + strength * smaller[:, None, None, None] * near * away
+    return F.grid_sample(views, grid + shift, padding_mode="reflection", align_corners=False)
+
+
 def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """The pictures [N, 3, H, W], some blurred, all with some noise, a little off in brightness and colour."""
     n = len(pictures)
     blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
     share = torch.rand((n, 1, 1, 1), generator=generator) ** 2
-    pictures = pictures + share * (blurred - pictures)
-    pictures = pictures * (1 + 0.08 * torch.randn((n, 3, 1, 1), generator=generator))
-    pictures = pictures + 0.05 * torch.randn((n, 3, 1, 1), generator=generator)
-    strength = 0.15 * torch.rand((n, 1, 1, 1), generator=generator) ** 2
+    pictures = pictures + 0.7 * share * (blurred - pictures)
+    pictures = pictures * (1 + 0.05 * torch.randn((n, 3, 1, 1), generator=generator))
+    pictures = pictures + 0.03 * torch.randn((n, 3, 1, 1), generator=generator)
+    strength = 0.1 * torch.rand((n, 1, 1, 1), generator=generator) ** 2
     return pictures + strength * torch.randn(pictures.shape, generator=generator)
 
 
-def pair_loss(off: Tensor, codes: Tensor) -> Tensor:
-    """How far codes are off along the way from one face of a pair to the other, of that way, squared.
+def otherwise(face: Face, rng: np.random.Generator) -> list[Face]:
+    """The face with each of ATTRIBUTES otherwise, in turn; as it is where it cannot be."""
+    chosen = choose(rng, WORN)
+    others = []
+    for name in ATTRIBUTES:
+        now = getattr(face, name)
+        if isinstance(now, bool):
+            value: str | bool = not now
+        else:
+            values = [value for value in CHOICES[name] if value != now]
+            value = chosen[name] if chosen[name] != now else str(rng.choice(values))
+        other = replace(face, **{name: value})
+        if name == "headwear" and value == "hat":
+            other = replace(other, headwear_colour=chosen["headwear_colour"])
+        female, child = face.gender == "female", face.age == "child"
+        if (name == "beard" and (female or child)) or (name == "earrings" and not female):
+            other = face
+        others.append(other)
+    return others
 
-    So a mouth counts as much as a background, which changes codes far more. `off` is [N, n_styles,
-    style_dim], codes [N, style_dim]; pairs stand one behind the other.
+
+def otherwise_loss(off: Tensor, way: Tensor, false: Tensor) -> Tensor:
+    """How far codes are off along the ways to faces with one attribute otherwise, of each way, squared.
+
+    So a mouth counts as much as a background, which changes codes far more.
+
+    Args:
+        off: of codes, [N, n_styles, style_dim].
+        way: [N, attributes, style_dim], zero where there is none.
+        false: [N, attributes], whether that way leads to something that is not there.
     """
-    way = (codes[::2] - codes[1::2]).repeat_interleave(2, 0)[:, None]
-    return ((off * way).sum(2) / way.square().sum(2)).square().mean()
+    gone = torch.einsum("nsd,nad->nsa", off, way) / way.square().sum(2).clamp_min(1e-6)[:, None]
+    weights = torch.tensor(list(ATTRIBUTES.values()))
+    seen = torch.where(false[:, None] & (gone > 0), FALSE, 1.0)
+    return (weights * seen * gone.square()).sum(2).mean() / weights.sum()
 
 
 def main() -> None:
@@ -84,26 +185,32 @@ def main() -> None:
     for step in () if options.export else run:
         for group in [*muon.param_groups, *adam.param_groups]:
             group["lr"] = run.rate(peak) * group["share"]
-        noise = torch.Generator().manual_seed(step)
-        z, drawings = batch(np.random.default_rng([7, step]), options.batch)
+        noise, rng = torch.Generator().manual_seed(step), np.random.default_rng([7, step])
+        faces, views, drawings = batch(rng, options.batch)
+        others = [other for face in faces for other in otherwise(face, rng)]
+        false = torch.tensor(
+            [[getattr(face, name) == NOT_THERE.get(name) for name in ATTRIBUTES] for face in faces]
+        )
         with torch.no_grad():
-            wanted = generator.map(z) - mean
+            all_codes = generator.map(torch.stack([z_of(face) for face in [*faces, *others]])) - mean
+            wanted = all_codes[: len(faces)]
+            way = all_codes[len(faces) :].unflatten(0, (len(faces), -1)) - wanted[:, None]
         with autocast():
-            offsets = encoder(roughen(drawings, noise)).float()
+            offsets = encoder(roughen(warp(views, faces, noise), noise)).float()
             few = slice(0, max(1, options.batch // 4))  # pictures cost ten times what codes do
             drawn = generator.synthesise(offsets[few] + mean)
         off = offsets - wanted[:, None]
         code_loss = (off / spread).square().mean()
-        pairs = pair_loss(off, wanted)
+        others_loss = otherwise_loss(off, way, false)
         picture = picture_loss(drawn, drawings[few])
-        loss = code_loss + PAIRS * pairs + picture
+        loss = code_loss + OTHERWISE * others_loss + picture
         encoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         muon.step()
         adam.step()
         average.update()
-        run.log(codes=code_loss, pairs=pairs, picture=picture)
+        run.log(codes=code_loss, otherwise=others_loss, picture=picture)
     export("e4e", {**average.weights, "latent_avg": mean.expand(generator.n_latent, -1)})
 
 

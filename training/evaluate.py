@@ -18,11 +18,18 @@ import torch
 from training.evaluation.autoencoder import autoencoder
 from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
+from training.evaluation.inversions import inversions
 from training.evaluation.prompts import prompts
 from training.evaluation.weights import weights
 from training.run import ROOT
 
-PARTS = {"autoencoder": autoencoder, "prompts": prompts, "weights": weights, "edits": edits}
+PARTS = {
+    "autoencoder": autoencoder,
+    "prompts": prompts,
+    "weights": weights,
+    "inversions": inversions,
+    "edits": edits,
+}
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -38,6 +45,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
     add("--edits", type=int, default=200, help="(default %(default)s)")
+    add("--inversions", type=int, default=200, help="(default %(default)s)")
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")
     add("--threads", type=int, default=2, help="processor threads (default %(default)s)")
