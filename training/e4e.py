@@ -9,7 +9,6 @@ learned most carefully is not to see what is not there: a hat, glasses, earrings
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,12 +25,11 @@ from training.muon import Muon
 from training.pictures import picture_loss, tensor
 from training.run import DEMO, Average, Run, Stateful, arguments, autocast, export, take_over
 from training.world import SIDE, Face, draw
-from training.world.draft import choose
 from training.world.faces import CANVAS, CHOICES, MEASURES
 
 PEAK = 3e-3  # learning rate
 ONWARD = 0.5  # of that, from weights that ship: the full rate undoes what is learned
-OTHERWISE = 0.5  # weight of how far faces are off towards faces with one attribute otherwise
+READING = 10.0  # weight of how far it is off what is read from codes
 WORN_SHARE = 0.3  # faces that wear more than the world draws: what is worn must be learned, but not expected
 PLAIN = 0.25  # share of drawings shown as they are, but for blur and noise
 IN_FRONT = 0.75  # share of the others in front of another picture
@@ -40,19 +38,30 @@ STRENGTH = 1.2  # of the camera's changes
 ATTRIBUTES = {
     "headwear": 2.0,
     "glasses": 2.0,
-    "earrings": 2.0,
+    "earrings": 6.0,
     "hair_colour": 2.0,
     "eye_colour": 2.0,
     "hair_style": 1.0,
-    "expression": 1.0,
+    "expression": 3.0,
     "beard": 1.0,
-    "skin": 1.0,
-    "gender": 0.5,
-    "age": 0.5,
+    "skin": 2.0,
+    "gender": 2.0,
+    "age": 1.0,
     "clothes": 0.5,
 }
-NOT_THERE = {"headwear": "none", "glasses": False, "earrings": False, "beard": False}
-FALSE = 4.0  # times as bad: seeing these where they are not
+WORN_OUTCOMES = torch.tensor(
+    [
+        (name, outcome)
+        in {("headwear", "hat"), ("headwear", "crown"), ("glasses", "yes"), ("earrings", "yes")}
+        for name, outcomes in CHOICES.items()
+        for outcome in outcomes
+    ]
+)
+OUTCOME_WEIGHTS = torch.tensor(
+    [ATTRIBUTES.get(name, 0.0) for name, outcomes in CHOICES.items() for _ in outcomes]
+)
+FALSE = 2.0  # times as bad: seeing what is worn where it is not
+RIDGE = 1e-3
 
 
 def build(n_styles: int) -> Encoder4Editing:
@@ -85,7 +94,7 @@ def batch(rng: np.random.Generator, size: int) -> tuple[list[Face], Tensor, Tens
 
 
 def warp(views: Tensor, faces: Sequence[Face], rng: torch.Generator) -> Tensor:
-    """The views [N, 3, SIDE, SIDE], half of them bent and a little turned, with smaller eyes and mouths."""
+    """The views [N, 3, SIDE, SIDE], half of them bent, turned, with smaller eyes and mouths, more hair."""
     n = len(faces)
     half = CANVAS / 2
     strength = (torch.rand((n, 1, 1, 1), generator=rng) - 0.5).clamp_min(0) * 2
@@ -109,6 +118,12 @@ def warp(views: Tensor, faces: Sequence[Face], rng: torch.Generator) -> Tensor:
         away = grid - torch.stack([across, down], 1)[:, None, None]
         near = torch.exp(-away.square().sum(3, keepdim=True) / (2 * size**2))
         shift = shift + strength * smaller[:, None, None, None] * near * away
+    # more hair: what is around the head from the cheeks up goes outwards
+    away = grid - torch.stack([x, y], 1)[:, None, None]
+    around = away.square().sum(3, keepdim=True) / (2 * 0.42**2)
+    upper = (10 * (0.25 - away[..., 1:])).sigmoid()
+    more = 0.5 * torch.rand((n, 1, 1, 1), generator=rng)
+    shift = shift - strength * more * around * torch.exp(-around) * upper * away
     return F.grid_sample(views, grid + shift, padding_mode="reflection", align_corners=False)
 
 
@@ -124,41 +139,33 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return pictures + strength * torch.randn(pictures.shape, generator=generator)
 
 
-def otherwise(face: Face, rng: np.random.Generator) -> list[Face]:
-    """The face with each of ATTRIBUTES otherwise, in turn; as it is where it cannot be."""
-    chosen = choose(rng, WORN)
-    others = []
-    for name in ATTRIBUTES:
-        now = getattr(face, name)
-        if isinstance(now, bool):
-            value: str | bool = not now
-        else:
-            values = [value for value in CHOICES[name] if value != now]
-            value = chosen[name] if chosen[name] != now else str(rng.choice(values))
-        other = replace(face, **{name: value})
-        if name == "headwear" and value == "hat":
-            other = replace(other, headwear_colour=chosen["headwear_colour"])
-        female, child = face.gender == "female", face.age == "child"
-        if (name == "beard" and (female or child)) or (name == "earrings" and not female):
-            other = face
-        others.append(other)
-    return others
+def readout(z: Tensor, codes: Tensor) -> Tensor:
+    """What tells the choices of faces from their codes, by least squares: [style_dim, outcomes].
+
+    Codes times this are one where an outcome was chosen and zero where not, roughly, but for a constant.
+    """
+    codes = codes - codes.mean(0)
+    outcomes = sum(map(len, CHOICES.values()))
+    chosen = (z[:, :outcomes] > 0).float()
+    square = codes.mT @ codes
+    square += RIDGE * square.diagonal().mean() * torch.eye(len(square))
+    return torch.linalg.solve(square, codes.mT @ (chosen - chosen.mean(0)))
 
 
-def otherwise_loss(off: Tensor, way: Tensor, false: Tensor) -> Tensor:
-    """How far codes are off along the ways to faces with one attribute otherwise, of each way, squared.
+def reading_loss(off: Tensor, read: Tensor, z: Tensor) -> Tensor:
+    """How far what `readout` reads is off, squared; more so where it leads to what is not there.
 
-    So a mouth counts as much as a background, which changes codes far more.
+    So earrings count as much as a background, which changes codes far more.
 
     Args:
         off: of codes, [N, n_styles, style_dim].
-        way: [N, attributes, style_dim], zero where there is none.
-        false: [N, attributes], whether that way leads to something that is not there.
+        read: [style_dim, outcomes].
+        z: what the faces are, [N, style_dim].
     """
-    gone = torch.einsum("nsd,nad->nsa", off, way) / way.square().sum(2).clamp_min(1e-6)[:, None]
-    weights = torch.tensor(list(ATTRIBUTES.values()))
-    seen = torch.where(false[:, None] & (gone > 0), FALSE, 1.0)
-    return (weights * seen * gone.square()).sum(2).mean() / weights.sum()
+    gone = off @ read
+    absent = z[:, None, : read.shape[1]] == 0
+    seen = torch.where(absent & WORN_OUTCOMES & (gone > 0), FALSE, 1.0)
+    return (OUTCOME_WEIGHTS * seen * gone.square()).sum(2).mean() / OUTCOME_WEIGHTS.sum()
 
 
 def main() -> None:
@@ -176,9 +183,11 @@ def main() -> None:
     muon = Muon([{"params": earlier, "share": 1.0}, {"params": last, "share": 10.0}], lr=0.0)
     adam = torch.optim.Adam([{"params": [p for p in encoder.parameters() if p.ndim < 2], "share": 1.0}])
     rng = np.random.default_rng(8)
+    several = torch.stack([z_of(Face.sample(rng)) for _ in range(5000)])
     with torch.no_grad():
-        codes = generator.map(torch.stack([z_of(Face.sample(rng)) for _ in range(5000)]))
+        codes = generator.map(several)
     mean, spread = codes.mean(0), codes.std(0).mean()
+    read = readout(several, codes)
     parts: dict[str, Stateful] = {"encoder": encoder, "average": average, "muon": muon, "adam": adam}
     run = Run("e4e", options.minutes, parts)
     peak = PEAK * (ONWARD if options.onward else 1)
@@ -187,30 +196,25 @@ def main() -> None:
             group["lr"] = run.rate(peak) * group["share"]
         noise, rng = torch.Generator().manual_seed(step), np.random.default_rng([7, step])
         faces, views, drawings = batch(rng, options.batch)
-        others = [other for face in faces for other in otherwise(face, rng)]
-        false = torch.tensor(
-            [[getattr(face, name) == NOT_THERE.get(name) for name in ATTRIBUTES] for face in faces]
-        )
+        z = torch.stack([z_of(face) for face in faces])
         with torch.no_grad():
-            all_codes = generator.map(torch.stack([z_of(face) for face in [*faces, *others]])) - mean
-            wanted = all_codes[: len(faces)]
-            way = all_codes[len(faces) :].unflatten(0, (len(faces), -1)) - wanted[:, None]
+            wanted = generator.map(z) - mean
         with autocast():
             offsets = encoder(roughen(warp(views, faces, noise), noise)).float()
             few = slice(0, max(1, options.batch // 4))  # pictures cost ten times what codes do
             drawn = generator.synthesise(offsets[few] + mean)
         off = offsets - wanted[:, None]
         code_loss = (off / spread).square().mean()
-        others_loss = otherwise_loss(off, way, false)
+        reading = reading_loss(off, read, z)
         picture = picture_loss(drawn, drawings[few])
-        loss = code_loss + OTHERWISE * others_loss + picture
+        loss = code_loss + READING * reading + picture
         encoder.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         muon.step()
         adam.step()
         average.update()
-        run.log(codes=code_loss, otherwise=others_loss, picture=picture)
+        run.log(codes=code_loss, reading=reading, picture=picture)
     export("e4e", {**average.weights, "latent_avg": mean.expand(generator.n_latent, -1)})
 
 
