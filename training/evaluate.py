@@ -18,6 +18,7 @@ import torch
 from training.evaluation.autoencoder import autoencoder
 from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
+from training.evaluation.faces import faces
 from training.evaluation.inversions import inversions
 from training.evaluation.prompts import prompts
 from training.evaluation.weights import weights
@@ -27,6 +28,7 @@ PARTS = {
     "autoencoder": autoencoder,
     "prompts": prompts,
     "weights": weights,
+    "faces": faces,
     "inversions": inversions,
     "edits": edits,
 }
@@ -45,6 +47,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
     add("--edits", type=int, default=200, help="(default %(default)s)")
+    add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
     add("--inversions", type=int, default=200, help="(default %(default)s)")
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")

@@ -150,4 +150,5 @@ LAYOUTS = (
     Layout("e4e", "styles.0.linear.weight", _as_it_is, _with_average),
     Layout("identity", "output_layer.3.weight", _as_it_is),
     Layout("mapper", "mapper_in.weight", _as_it_is),
+    Layout("face", "face_out.weight", _as_it_is),
 )
