@@ -20,6 +20,7 @@ from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
 SIDES = (1.0, 0.85, 0.72, 0.6)  # of the squares looked at, in shares of the picture's shorter side
 STEP = 0.12  # from a square to the next, at most, in sides
 MOST = 9  # squares along each axis
+ABOUT_AS_SURE = 8.0  # logits: a face that fills the picture is not to be cut into
 LOOKED_AT = 256  # pixels, of the shorter side: no square needs more
 
 Box = tuple[float, float, float, float]
@@ -74,29 +75,30 @@ class FaceClassifier(nn.Module):
     def frame(self, picture: Image.Image) -> Box | None:
         """The square of an RGB picture of any size that is a face: left, upper, right, lower, in pixels.
 
-        Of squares that are, it is one of the largest, and of these the surest; None if there is none.
+        Of squares that are about as sure as the surest, it is the largest; None if there is none.
         """
         scale = min(1.0, LOOKED_AT / min(picture.size))
         small = picture.resize((math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
         size = (self.input_size, self.input_size)
-        device = self.face_out.weight.device
-        for boxes in squares(*small.size):
-            views = [small.resize(size, Image.Resampling.LANCZOS, box) for box in boxes]
-            logits = self(torch.cat([to_tensor(view) for view in views]).to(device) * 2 - 1)
-            best = int(logits.argmax())
-            if logits[best] > 0:
-                to_picture = np.tile(np.divide(picture.size, small.size), 2)
-                left, upper, right, lower = (float(edge) for edge in boxes[best] * to_picture)
-                return left, upper, right, lower
-        return None
+        boxes = list(squares(*small.size))
+        views = torch.cat([to_tensor(small.resize(size, Image.Resampling.LANCZOS, box)) for box in boxes])
+        logits = self(views.to(self.face_out.weight.device) * 2 - 1)
+        if logits.max() <= 0:
+            return None
+        sure = (logits >= max(0.0, float(logits.max()) - ABOUT_AS_SURE)).nonzero().flatten().tolist()
+        chosen = max(sure, key=lambda k: (boxes[k][2] - boxes[k][0], float(logits[k])))
+        left, upper, right, lower = np.multiply(
+            boxes[chosen], np.tile(np.divide(picture.size, small.size), 2)
+        ).tolist()
+        return left, upper, right, lower
 
 
-def squares(width: int, height: int) -> Iterator[list[Box]]:
-    """Squares spread over a picture of `width` x `height`, the largest first; those of one size together."""
+def squares(width: int, height: int) -> Iterator[Box]:
+    """Squares spread over a picture of `width` x `height`, the largest first."""
     for share in SIDES:
         side = share * min(width, height)
         corners = []
         for length in (width, height):
             steps = min(MOST - 1, math.ceil((length - side) / (STEP * side)))
             corners.append(np.linspace(0, length - side, steps + 1) if steps else [(length - side) / 2])
-        yield [(x, y, x + side, y + side) for x in corners[0] for y in corners[1]]
+        yield from ((x, y, x + side, y + side) for x in corners[0] for y in corners[1])
