@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,8 +33,9 @@ from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
 from mead.weights.upscaler import load_upscaler
-from StyleCLIP.align import NoFaceError, align, find_face, off_frame
+from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
+from StyleCLIP.face_classifier import FaceClassifier
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.identity import Identity
 from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
@@ -65,6 +66,7 @@ class StyleCLIPPipeline:
         identity: embeds faces so that those of one person are close.
         perceptor: CLIP.
         mapper: edits the first codes as the prompt says; None if the weights set has no such network.
+        classifier: knows faces other than people's, such as drawn ones; None if the set has no such network.
         hyperparameters: the weights set's.
         device: the networks' device.
         upscaler: enlarges finished pictures; None if the weights set has none.
@@ -78,6 +80,7 @@ class StyleCLIPPipeline:
         identity: Identity,
         perceptor: Perceptor,
         mapper: LatentMapper | None,
+        classifier: FaceClassifier | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
         upscaler: Upscaler | None = None,
@@ -89,6 +92,7 @@ class StyleCLIPPipeline:
         self.perceptor = perceptor
         self.mapper = mapper
         self.upscaler = upscaler
+        self.classifier = classifier
         self.hyperparameters = hyperparameters
         self.device = device
         self.precision = Precision(device)
@@ -127,20 +131,19 @@ class StyleCLIPPipeline:
         )
 
     def aligned(self, path: Path) -> Image.Image:
-        """The photo's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].
+        """The picture's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].
 
         Raises:
-            PictureError: if no face is found and the weights set needs one.
+            PictureError: if it shows no face.
         """
         picture = read_picture(path, "img")
+        frame = None if self.classifier is None else self.classifier.frame(picture)
+        if frame is not None:
+            return picture.resize((ALIGNED, ALIGNED), Image.Resampling.LANCZOS, frame)
         try:
-            face = find_face(picture)
-            if off_frame(picture, face) > self.hyperparameters.framed_within:
-                return align(picture, face, ALIGNED)
+            return align(picture, find_face(picture), ALIGNED)
         except NoFaceError as error:
-            if self.hyperparameters.face_needed:
-                raise PictureError("img", "no_face", str(error)) from error
-        return ImageOps.fit(picture, (ALIGNED, ALIGNED), Image.Resampling.LANCZOS)
+            raise PictureError("img", "no_face", str(error)) from error
 
     @torch.no_grad()
     def invert(self, face: Image.Image) -> Tensor:
@@ -248,10 +251,11 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = None
+    mapper = classifier = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    hyperparameters = chosen.settings("StyleCLIP", Hyperparameters)
+    if "face" in chosen.files:
+        classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
     return StyleCLIPPipeline(
         generator,
         encoder,
@@ -259,7 +263,8 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         identity,
         perceptor,
         mapper,
-        hyperparameters,
+        classifier,
+        chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
     )

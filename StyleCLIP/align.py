@@ -166,17 +166,6 @@ def _square(landmarks: Landmarks) -> _Square:
     return _Square(eyes + eye_to_mouth * 0.1, across, QUARTER_TURN @ across)
 
 
-def off_frame(picture: Image.Image, landmarks: Landmarks) -> float:
-    """How far `picture` is from being framed as FFHQ's are: 0 where its face is.
-
-    It is the longest way from a corner of the picture to that of FFHQ's square, in shares of its longer side.
-    """
-    square = _square(landmarks)
-    corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
-    wanted = square.corner + 2 * corners @ np.stack([square.across, square.down])
-    return float(np.hypot(*(wanted - corners * picture.size).T).max() / max(picture.size))
-
-
 def align(picture: Image.Image, landmarks: Landmarks, size: int) -> Image.Image:
     """Cut the face out of `picture` as FFHQ does: upright, square, `size` x `size` pixels, RGB.
 

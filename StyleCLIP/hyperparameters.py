@@ -24,10 +24,6 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the squared distance from the first codes."""
     identity: float = 0.005
     """Weight of the identity loss."""
-    face_needed: bool = True
-    """Whether a picture without a face is an error; otherwise it is used whole."""
-    framed_within: float = 0.0
-    """A picture this close to FFHQ's framing is used whole (see `StyleCLIP.align.off_frame`)."""
     upscale: int = 1
     """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 

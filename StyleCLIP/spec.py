@@ -56,6 +56,13 @@ SPEC = ModelSpec(
             trained_with=frozenset({"clip", "stylegan2", "e4e"}),
         ),
         UPSCALER,
+        NetworkSpec(
+            "face",
+            "StyleCLIP.face_classifier.FaceClassifier",
+            ("input_size",),
+            optional=True,
+            trained_with=frozenset({"e4e"}),  # it is to know the faces that e4e knows
+        ),
     ),
     module="StyleCLIP.StyleCLIP",
     own_extent=own_extent,

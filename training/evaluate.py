@@ -18,11 +18,21 @@ import torch
 from training.evaluation.autoencoder import autoencoder
 from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
+from training.evaluation.faces import faces
+from training.evaluation.inversions import inversions
 from training.evaluation.prompts import prompts, steps
 from training.evaluation.weights import weights
 from training.run import ROOT
 
-PARTS = {"autoencoder": autoencoder, "prompts": prompts, "steps": steps, "weights": weights, "edits": edits}
+PARTS = {
+    "autoencoder": autoencoder,
+    "prompts": prompts,
+    "steps": steps,
+    "weights": weights,
+    "faces": faces,
+    "inversions": inversions,
+    "edits": edits,
+}
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -44,6 +54,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
     add("--edits", type=int, default=200, help="(default %(default)s)")
+    add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
+    add("--inversions", type=int, default=200, help="(default %(default)s)")
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")
     add("--threads", type=int, default=2, help="processor threads (default %(default)s)")

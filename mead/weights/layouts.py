@@ -149,6 +149,8 @@ LAYOUTS = (
     Layout("stylegan2", "synthesis.b4.const", _nvidia),
     Layout("e4e", "styles.0.linear.weight", _as_it_is, _with_average),
     Layout("identity", "output_layer.3.weight", _as_it_is),
+    Layout("denoiser", "hints_in.weight", _as_it_is),
     Layout("mapper", "mapper_in.weight", _as_it_is),
     Layout("upscaler", "body.0.weight", _as_it_is),
+    Layout("face", "face_out.weight", _as_it_is),
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from StyleCLIP.align import Landmarks, NoFaceError, align, find_face, off_frame
+from StyleCLIP.align import Landmarks, NoFaceError, align, find_face
 
 DATA = Path(__file__).parents[1] / "data"
 SIZE = 256
@@ -92,11 +92,3 @@ def test_an_upright_face_in_the_middle_is_cropped_as_it_stands() -> None:
     )  # square: x 160-240, y 152-232
     row = np.asarray(align(picture, face, 80))[40, :, 0]
     np.testing.assert_allclose(row, np.linspace(columns[160], columns[239], 80), atol=2)
-
-
-def test_tells_how_far_a_picture_is_off_the_frame(photo: Image.Image) -> None:
-    aligned = align(photo, find_face(photo), SIZE)
-    assert off_frame(aligned, find_face(aligned)) < 0.05
-    turned = aligned.rotate(20, Image.Resampling.BICUBIC, fillcolor="grey")
-    assert off_frame(turned, find_face(turned)) == pytest.approx(2**0.5 * np.sin(np.radians(10)), abs=0.05)
-    assert off_frame(photo, find_face(photo)) > 0.3

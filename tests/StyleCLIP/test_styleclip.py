@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from mead.imaging.pictures import PictureError
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, result_of
+from StyleCLIP.align import align, find_face
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
 from tests.conftest import DATA, psnr
-from training.world import Face, draw
+from training.world import Face, Landscape, draw
+from training.world.colours import gradient
 
 
 @pytest.fixture(scope="module")
@@ -213,25 +215,64 @@ def with_hyperparameters(pipeline: StyleCLIPPipeline, **changes: Any) -> StyleCL
         pipeline.identity,
         pipeline.perceptor,
         pipeline.mapper,
+        pipeline.classifier,
         replace(pipeline.hyperparameters, **changes),
         pipeline.device,
     )
 
 
-def test_a_face_that_is_framed_already_is_used_whole(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+@pytest.mark.parametrize("side", [64, 128, 700])
+def test_a_drawn_face_is_used_whole(pipeline: StyleCLIPPipeline, girl: Path, side: int) -> None:
+    Image.open(girl).resize((side, side), Image.Resampling.LANCZOS).save(girl)
     whole = Image.open(girl).resize((256, 256), Image.Resampling.LANCZOS)
     assert psnr(pipeline.aligned(girl), whole) > 40
-    assert psnr(with_hyperparameters(pipeline, framed_within=0.0).aligned(girl), whole) < 30
-    photo = pipeline.aligned(DATA / "face.jpeg")  # which shows more than a face
-    assert psnr(photo, Image.open(DATA / "face.jpeg").resize((256, 256))) < 15
 
 
-def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline) -> None:
-    assert pipeline.aligned(DATA / "coffee.jpg").size == (256, 256)  # the demo set takes it whole
-    strict = with_hyperparameters(pipeline, face_needed=True)
-    with pytest.raises(PictureError, match=r"^img: ") as caught:
-        strict.start(params(img_path=DATA / "coffee.jpg"))
-    assert caught.value.kind == "no_face"
+def test_a_drawn_face_within_a_border_is_cut_out(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    face = Image.open(girl).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)
+    page = Image.new("RGB", (600, 400), "navy")
+    page.paste(face, (40, 90))
+    page.save(girl)
+    x, y = np.asarray(pipeline.aligned(girl), float).mean((0, 1)), np.asarray(face, float).mean((0, 1))
+    assert np.abs(x - y).max() < 60  # 116 if the middle square were taken
+
+
+def test_a_photo_is_aligned(pipeline: StyleCLIPPipeline) -> None:
+    """Whatever a classifier of drawn faces says of it."""
+    photo = Image.open(DATA / "face.jpeg")
+    assert psnr(pipeline.aligned(DATA / "face.jpeg"), align(photo, find_face(photo), 256)) > 30
+
+
+def test_a_picture_without_a_face(pipeline: StyleCLIPPipeline, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    boat = Landscape.sample(rng)
+    while "boat" not in {thing.kind for thing in boat.things}:
+        boat = Landscape.sample(rng)
+    pictures = {
+        "boat": draw(boat),
+        "grey": Image.new("RGB", (200, 100), "grey"),
+        "gradient": gradient(300, [(250, 220, 190), (60, 90, 200)]),
+        "noise": Image.fromarray(rng.integers(0, 256, (128, 128, 3), np.uint8)),
+        "pixel": Image.new("RGB", (1, 1), "white"),
+        "strip": Image.new("RGB", (3000, 2), "white"),
+        "turned": Image.open(DATA / "chelsea.jpg").rotate(90, expand=True),
+    }
+    paths = [DATA / "coffee.jpg", DATA / "chelsea.jpg"]
+    for name, picture in pictures.items():
+        paths.append(tmp_path / f"{name}.png")
+        picture.save(paths[-1])
+    for path in paths:
+        with pytest.raises(PictureError, match=r"^img: found no face .* give a photo") as caught:
+            pipeline.start(params(img_path=path))
+        assert (caught.value.kind, caught.value.field) == ("no_face", "img"), path
+
+
+def test_a_set_without_a_classifier_finds_people(pipeline: StyleCLIPPipeline, tmp_path: Path) -> None:
+    bare = copy.copy(pipeline)
+    bare.classifier = None
+    assert bare.aligned(DATA / "face.jpeg") == pipeline.aligned(DATA / "face.jpeg")
+    with pytest.raises(PictureError, match=r"^img: "):
+        bare.aligned(DATA / "chelsea.jpg")
 
 
 @pytest.mark.slow

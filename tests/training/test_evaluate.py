@@ -10,14 +10,15 @@ from PIL import Image
 
 from training import evaluate
 from training.evaluation import cases
+from training.evaluation import faces as found_faces
+from training.evaluation.inversions import photographs, tally
 from training.evaluation.sheets import SIDE, Tile, pages, sheet, wrapped
 from training.world import Face
 from training.world.attributes import FIELDS, labels
 
 TINY = [
     *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
-    *("--step-prompts", "2"),
-    *("--iterations", "1", "--threads", "1"),
+    *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "2", "--faces", "8"),
 ]
 
 
@@ -55,6 +56,33 @@ def test_an_edit_changes_the_attribute_it_names_and_no_measure() -> None:
     assert not {"sky", "car", "star"} & set(cases.face_fields())
 
 
+def test_inversions_are_counted_by_what_they_wear_and_keep() -> None:
+    bare = dict.fromkeys(FIELDS, "none") | {"hair_colour": "brown", "eye_colour": "blue"}
+    hatted, crowned = bare | {"hat": "red"}, bare | {"crown": "crown"}
+    rows = tally([bare, bare, hatted, hatted], [bare | {"earrings": "earrings"}, hatted, crowned, bare])
+    assert rows["a hat or crown not there, but seen"] == [False, True]
+    assert rows["a hat or crown there and seen"] == [True, False]
+    assert rows["earrings not there, but seen"] == [True, False, False, False]
+    assert rows["any of these"] == [True, True, False, False]
+    assert rows["hair colour right"] == [True] * 4
+    assert rows["skin right"] == []
+
+
+def test_unseen_faces_are_photographed_the_same_every_time() -> None:
+    one, again = (list(photographs(3)) for _ in range(2))
+    assert one == again
+    assert [face.held_out for face, _ in one] == [False, True, False]
+    assert {picture.size for _, picture in one} == {(256, 256)}
+
+
+def test_pictures_with_and_without_faces_are_of_many_kinds_and_sizes() -> None:
+    shown, others = found_faces.faces_shown(14), found_faces.faceless(30)
+    assert {side for _, picture in shown for side in picture.size} >= set(found_faces.SIDES[1:3])
+    assert any("border" in kind for kind, _ in shown)
+    assert {"chelsea.jpg", "coffee.jpg", "noise", "words", "one colour"} <= {kind for kind, _ in others}
+    assert len(others) == 30
+
+
 @pytest.mark.slow
 def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -73,12 +101,22 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
         "inversion alone",
         "the drawn girl, ",
         "the photo's inversion",
+        "any of these",
+        "pictures without a face",
     ):
         assert f"| {row}" in tables, row
     printed = capsys.readouterr().out
     assert all(line in printed for line in tables.splitlines() if line.startswith("|"))
     sheets = {path.stem.rsplit("-", 1)[0] for path in tmp_path.glob("*.png")}
-    assert {"autoencoder", "prompts-learned-start-optimisation", "weights", "edits", "faces"} <= sheets
+    assert {
+        "autoencoder",
+        "prompts-learned-start-optimisation",
+        "weights",
+        "edits",
+        "faces",
+        "inversions",
+        "faces-found",
+    } <= sheets
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
     evaluate.main([*TINY, "--out", str(tmp_path), "--only", "prompts"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == made

@@ -306,7 +306,7 @@ def test_names_of_wrappers_within_keys_are_left(wrapper: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("network", ["clip", "vqgan", "start", "stylegan2", "e4e", "identity", "mapper"])
+@pytest.mark.parametrize("network", sorted(networks()))
 def test_files_of_nothing_but_half_precision(network: str, dtype: torch.dtype, folder: Path) -> None:
     """Whole numbers are such again; the words that CLIP knows are those of the demo set."""
     demo = WeightSet.find("demo", FOLDER / "manifest.toml").read(network)

@@ -137,7 +137,7 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
     describe(folder, server)
     weights = fetch("local", Said(), retry=HURRIED)
     demo = WeightSet.find("demo")
-    assert weights.files.keys() == demo.files.keys() - {"start", "mapper"}
+    assert weights.files.keys() == demo.files.keys() - {"start", "denoiser", "mapper", "face"}
     for network in ("stylegan2", "e4e", "identity"):
         assert same(weights.read(network), demo.read(network))
     lock = Lock.read(folder / "local")
@@ -332,7 +332,12 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    assert full.files.keys() | full.absent.keys() == networks().keys() - {"start", "mapper"}
+    assert full.files.keys() | full.absent.keys() == networks().keys() - {
+        "start",
+        "denoiser",
+        "mapper",
+        "face",
+    }
     assert full.optional == ["upscaler"]
     for published, _ in full.downloads.values():
         assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
@@ -425,7 +430,7 @@ def test_a_checkpoint_of_ones_own(folder: Path, tmp_path: Path, published: dict[
     assert checkpoint.exists() and mine.base == "demo" and mine.own_files.keys() == {"vqgan"}
     assert mine.read("vqgan").keys() == WeightSet.find("demo").read("vqgan").keys() - {"norm_groups"}
     # a learned start belongs to its own VQGAN and CLIP
-    assert "start" not in mine.files
+    assert not {"start", "denoiser"} & mine.files.keys()
     settings = mine.settings("LatentRevisions", LatentRevisionsHyperparameters)
     assert (settings.size, settings.cutouts) == ("128x128", 12)
     assert verify("mine", lambda result: None)
@@ -449,8 +454,8 @@ def test_a_set_keeps_the_learned_start_whose_networks_it_does_not_replace(
     assert faces.own_files.keys() == {"stylegan2", "e4e"}
     assert "start" in faces.files
     assert faces.settings("LatentRevisions", LatentRevisionsHyperparameters).start == "learned"
-    # a mapper belongs to its own StyleGAN2, e4e and CLIP
-    assert "mapper" not in faces.files
+    # a mapper belongs to its own StyleGAN2, e4e and CLIP, a face classifier to its own e4e
+    assert not {"mapper", "face"} & faces.files.keys()
 
 
 @pytest.mark.parametrize("name", ["demo", "full", "../mine", ".mine", "a b", "", "mine/", "café"])

@@ -1,0 +1,104 @@
+"""Telling whether a picture is a face as a weights set knows them, framed as FFHQ's are.
+
+The detector of `StyleCLIP.align` knows people. A set whose faces are drawings brings a small convolutional
+network that knows these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mead.imaging.tensors import to_tensor
+from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
+
+SIDES = (1.0, 0.85, 0.72, 0.6)  # of the squares looked at, in shares of the picture's shorter side
+STEP = 0.12  # from a square to the next, at most, in sides
+MOST = 9  # squares along each axis
+ABOUT_AS_SURE = 8.0  # logits: a face that fills the picture is not to be cut into
+LOOKED_AT = 256  # pixels, of the shorter side: no square needs more
+
+Box = tuple[float, float, float, float]
+
+
+class FaceClassifier(nn.Module):
+    """Pictures [N, 3, S, S] in [-1, 1] -> logits [N], above zero for a face in FFHQ's frame.
+
+    Args:
+        widths: channels after each convolution, which halves the sides.
+        input_size: S.
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 48, 64), input_size: int = 64) -> None:
+        super().__init__()
+        if input_size % 2 ** len(widths):
+            raise ValueError(f"input_size must be a multiple of {2 ** len(widths)}, not {input_size}")
+        self.input_size = input_size
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        channels = 3
+        for width in widths:
+            self.convs.append(nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False))
+            self.norms.append(nn.BatchNorm2d(width))
+            channels = width
+        self.face_out = nn.Linear(channels * (input_size // 2 ** len(widths)) ** 2, 1)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: StateDict) -> FaceClassifier:
+        """Build the network that `state_dict` holds.
+
+        Raises:
+            StateDictError: naming keys that are missing or do not fit.
+        """
+        widths = [
+            shape(state_dict, f"convs.{i}.weight")[0] for i in range(max(1, count(state_dict, "convs.")))
+        ]
+        features = shape(state_dict, "face_out.weight")[1]
+        side = math.isqrt(features // widths[-1])
+        if side == 0 or side * side * widths[-1] != features:
+            raise StateDictError(
+                f"face_out.weight takes {features} features, convs give {widths[-1]} channels"
+            )
+        return build(lambda: cls(widths, side * 2 ** len(widths)), state_dict)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            pictures = norm(conv(pictures)).relu()
+        return self.face_out(pictures.flatten(1))[:, 0]
+
+    @torch.no_grad()
+    def frame(self, picture: Image.Image) -> Box | None:
+        """The square of an RGB picture of any size that is a face: left, upper, right, lower, in pixels.
+
+        Of squares that are about as sure as the surest, it is the largest; None if there is none.
+        """
+        scale = min(1.0, LOOKED_AT / min(picture.size))
+        small = picture.resize((math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+        size = (self.input_size, self.input_size)
+        boxes = list(squares(*small.size))
+        views = torch.cat([to_tensor(small.resize(size, Image.Resampling.LANCZOS, box)) for box in boxes])
+        logits = self(views.to(self.face_out.weight.device) * 2 - 1)
+        if logits.max() <= 0:
+            return None
+        sure = (logits >= max(0.0, float(logits.max()) - ABOUT_AS_SURE)).nonzero().flatten().tolist()
+        chosen = max(sure, key=lambda k: (boxes[k][2] - boxes[k][0], float(logits[k])))
+        left, upper, right, lower = np.multiply(
+            boxes[chosen], np.tile(np.divide(picture.size, small.size), 2)
+        ).tolist()
+        return left, upper, right, lower
+
+
+def squares(width: int, height: int) -> Iterator[Box]:
+    """Squares spread over a picture of `width` x `height`, the largest first."""
+    for share in SIDES:
+        side = share * min(width, height)
+        corners = []
+        for length in (width, height):
+            steps = min(MOST - 1, math.ceil((length - side) / (STEP * side)))
+            corners.append(np.linspace(0, length - side, steps + 1) if steps else [(length - side) / 2])
+        yield from ((x, y, x + side, y + side) for x in corners[0] for y in corners[1])
