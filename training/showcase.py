@@ -34,6 +34,7 @@ PROMPTS = (
     "a queen with purple eyes",
     "a blue car on the beach",
 )
+SIDE = 256  # pixels, of each picture on the sheets
 EDITS = ("A girl with purple eyes", "a woman with blue hair", "a queen", "a person with green hair")
 
 
@@ -46,8 +47,8 @@ def main() -> None:
         girl = Path(folder) / "girl.png"
         draw(drawn_girl()).save(girl)
         edits = [edited(PHOTO, "photo"), edited(girl, "drawing")]
-    sheet([prompts[:6], prompts[6:], *edits]).save(docs / "results.png", optimize=True)
-    sheet([noise]).save(docs / "noise-start.png", optimize=True)
+    for name, rows in {"results": [prompts[:6], prompts[6:], *edits], "noise-start": [noise]}.items():
+        sheet(rows, side=SIDE).save(docs / f"{name}.jpg", quality=92, optimize=True)
 
 
 def from_words(prompt: str, seed: int, start: str | None = None) -> Image.Image:

@@ -30,17 +30,17 @@ class Tile:
         return caption + [(line, self.colour) for line in wrapped(self.remark)]
 
 
-def sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Draw rows of tiles; each row is as high as its longest caption needs."""
-    heights = [SIDE + GAP + LINE * max((len(tile.lines) for tile in row), default=0) for row in rows]
-    page = Image.new("RGB", (max(map(len, rows)) * (SIDE + GAP), sum(heights)), "white")
+def sheet(rows: Sequence[Sequence[Tile]], side: int = SIDE) -> Image.Image:
+    """Draw rows of tiles, each `side` pixels wide; each row is as high as its longest caption needs."""
+    heights = [side + GAP + LINE * max((len(tile.lines) for tile in row), default=0) for row in rows]
+    page = Image.new("RGB", (max(map(len, rows)) * (side + GAP), sum(heights)), "white")
     pen, font, y = ImageDraw.Draw(page), ImageFont.load_default(12), 0
     for row, height in zip(rows, heights, strict=True):
         for column, tile in enumerate(row):
-            x = column * (SIDE + GAP)
-            page.paste(tile.picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x, y))
+            x = column * (side + GAP)
+            page.paste(tile.picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (x, y))
             for k, (text, colour) in enumerate(tile.lines):
-                pen.text((x, y + SIDE + 1 + LINE * k), text, colour, font)
+                pen.text((x, y + side + 1 + LINE * k), text, colour, font)
         y += height
     return page
 
