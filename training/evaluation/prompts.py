@@ -22,7 +22,7 @@ from training.world.attributes import FIELDS
 TIMES = (0, 0.25, 1, 4, 10)  # the number of steps, in those of the weights set
 DISTANCES = (
     "Fréchet distance, reader",
-    "e4e",
+    "texture",
 )  # from VQGAN's reconstructions of drawings of the same prompts
 
 
