@@ -218,7 +218,7 @@ def test_a_set_of_ones_own_in_every_way_in(
     done = mead(folder, "weights", "convert", tmp_path / "last.ckpt", "--as", "vqgan", "--name", "mine")
     assert done.returncode == 0, done.stderr
     assert f"mine: vqgan converted to {folder / 'mine'}" in done.stdout
-    assert "mine: clip, e4e, face, identity, mapper, stylegan2 from demo" in done.stdout
+    assert "mine: clip, e4e, face, identity, mapper, stylegan2, upscaler from demo" in done.stdout
 
     # the command line, in any folder, with a relative WEIGHTS_DIR
     out = tmp_path / "out"

@@ -137,7 +137,7 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
     describe(folder, server)
     weights = fetch("local", Said(), retry=HURRIED)
     demo = WeightSet.find("demo")
-    assert weights.files.keys() == demo.files.keys() - {"start", "denoiser", "mapper", "face"}
+    assert weights.files.keys() == demo.files.keys() - {"start", "denoiser", "mapper", "face", "upscaler"}
     for network in ("stylegan2", "e4e", "identity"):
         assert same(weights.read(network), demo.read(network))
     lock = Lock.read(folder / "local")
