@@ -1,8 +1,7 @@
-"""A denoiser of VQGAN latents: what a latent of a picture that matches an embedding would be, less its noise.
+"""A denoiser of VQGAN latents, given what the picture should show; `LatentRevisions.prior` uses it.
 
-The optimisation pulls latents towards its output, so that they stay those of pictures (regularisation by
-denoising, Romano et al. 2017, arXiv 1611.02862). Preconditioned as in Karras et al. 2022 (EDM, arXiv
-2206.00364).
+Preconditioned as in Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022
+(arXiv 2206.00364).
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class LatentRevisionsPipeline:
         first = self._encode(_blurred_noise(width, height, generator))
         if self.prior is None:
             return first
-        # the prior takes a picture out of noise of the latents
+        # the prior starts from normal noise, as the denoiser was trained on
         noise = torch.randn(first.shape, generator=generator, device=self.device)
         return first + self.hyperparameters.noise_first * noise
 

@@ -1,8 +1,8 @@
-"""The prior: after each step latents go a part of the way to what the denoiser makes of them.
+"""The prior: after each step the latents move a part of the way to the denoiser's output.
 
-So they stay latents of pictures, however many steps follow; where the start is noise, it is the prior that
-takes a picture out of it. The denoiser knows what the picture should show, and classifier-free guidance (Ho
-and Salimans 2022, arXiv 2207.12598) makes that count for more.
+This keeps them near latents of drawings, however many steps follow (regularisation by denoising, Romano et
+al. 2017, arXiv 1611.02862), and turns noise into a picture. Classifier-free guidance (Ho and Salimans 2022,
+arXiv 2207.12598) strengthens what the denoiser is told about the target.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mead.nn.precision import Precision
 
 
 class Prior:
-    """Pulls latents to those of pictures that show what a target says.
+    """Pulls latents towards those of pictures that match a target.
 
     Args:
-        denoiser: takes noise off latents.
-        start: says what it may expect of a target.
-        part: of the way to the denoiser's output that latents go, from 0 to 1.
+        denoiser: removes noise from latents.
+        start: gives the denoiser its hints about a target.
+        part: of the way to the denoiser's output that latents move, from 0 to 1.
         device: of both networks.
     """
 

@@ -20,10 +20,8 @@ from training.world import draw
 from training.world.attributes import FIELDS
 
 TIMES = (0, 0.25, 1, 4, 10)  # the number of steps, in those of the weights set
-DISTANCES = (
-    "Fréchet distance, reader",
-    "texture",
-)  # from VQGAN's reconstructions of drawings of the same prompts
+# From VQGAN's reconstructions of drawings of the same prompts.
+DISTANCES = ("Fréchet distance, reader", "texture")
 
 
 def prompts(bench: Bench) -> None:
