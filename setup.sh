@@ -159,6 +159,8 @@ case $command in
         set_up_browser
         export NO_PROXY=127.0.0.1,localhost,::1${NO_PROXY:+,$NO_PROXY} # the tests ask servers on this machine
         export no_proxy=$NO_PROXY
+        # PyTorch's threads in two processes at once wait for each other: tests take three times as long with them
+        export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
         exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # two processes; -n 0 runs all in one
         ;;
     lock) make_locks "$@" ;;
