@@ -50,6 +50,10 @@ class Waiting:
             head, _, body = file.read().partition(b"\r\n\r\n")
         return int(head.split()[1]), body.decode()
 
+    def wait_for_answer(self) -> None:
+        """Return once the answer has begun, as that of an event stream does at once."""
+        assert self.socket.recv(1, socket.MSG_PEEK)
+
     def hang_up(self) -> None:
         """Leave without a word."""
         self.socket.close()
@@ -191,6 +195,8 @@ def test_those_who_wait_hear_that_their_job_is_gone(room: Room, flushed: bool) -
     waiting = [Waiting(room.url, n) for n in range(5)]
     streaming = [Waiting(room.url, n, EVENTS["Accept"]) for n in range(5)]
     ids = room.wait_for(10)
+    for client in streaming:
+        client.wait_for_answer()  # one that has not begun is answered 404
     if flushed:
         room.redis.flushall()
         room.jobs.heartbeat("idle", [QUEUE, "styleclip_queue"], 600)
