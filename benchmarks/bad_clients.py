@@ -10,6 +10,8 @@ time over a new connection, first alone and then beside each kind of bad client:
 - hanging up: POSTs that wait, whose clients leave at once, half of them after a late byte;
 - bombs: the pictures of `benchmarks.fuzz_uploads` that are made to cost far more than their length.
 
+For comparison, "busy" keeps every processor busy without asking for anything: what that costs by itself.
+
 Bad clients come from 127.0.0.2. Each kind runs in a process of its own at a lower priority, because it shares
 the machine's processors with the service. Slow and silent clients that are let go come again.
 
@@ -20,6 +22,7 @@ ordinary request without its answer.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import itertools
 import multiprocessing
@@ -150,6 +153,19 @@ def bombers(address: Address, size: int) -> None:
     threading.Event().wait()
 
 
+def busy(address: Address, size: int) -> None:
+    """Ask nothing, but keep every processor busy."""
+    block = bytes(2**24)
+
+    def compute() -> None:
+        while True:
+            hashlib.sha256(block)  # while it computes, other threads run
+
+    for _ in range(os.cpu_count() or 1):
+        threading.Thread(target=compute, daemon=True).start()
+    threading.Event().wait()
+
+
 HALF_HEAD = head("GET", "/healthz").removesuffix(b"\r\n\r\n") + b"\r\nX-Slow: "
 HALF_BODY = head("POST", "/latent_revision", URLENCODED, "Content-Length: 100000") + b"prompt="
 KINDS: Mapping[str, Callable[[Address, int], None]] = {
@@ -159,6 +175,7 @@ KINDS: Mapping[str, Callable[[Address, int], None]] = {
     "streams": unread_streams,
     "hanging up": leavers,
     "bombs": bombers,
+    "busy": busy,
 }
 
 
