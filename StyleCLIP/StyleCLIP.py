@@ -111,10 +111,11 @@ class StyleCLIPPipeline:
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         prompt = self.perceptor.embed_text([params.prompt])
-        codes, rate = face, hyper.learning_rate
+        codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
         if (params.start or own_start) == "learned":
-            codes, rate = self._mapped(face, prompt), hyper.learned_start_rate
+            codes = self._mapped(face, prompt)
+            rate, l2 = hyper.learned_start_rate, hyper.learned_start_l2
         features = self._features(self._synthesise(face))
         latents = codes.clone().requires_grad_()
         return StyleRevision(
@@ -127,7 +128,7 @@ class StyleCLIPPipeline:
             codes=codes,
             features=features,
             learning_rate=rate,
-            objective=self._objective(prompt[0], codes, features),
+            objective=self._objective(prompt[0], codes, features, l2),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -180,18 +181,19 @@ class StyleCLIPPipeline:
         """The face so far."""
         return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
 
-    def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor) -> Sum:
+    def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor, l2: float) -> Sum:
         """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
 
         Args:
             prompt: its embedding [d].
             codes: w+₀ [1, n_latent, style_dim].
             features: f₀ [1, d], the identity of the face as it was.
+            l2: a weight.
         """
         return Sum(
             [
                 Apply(CosineDistance(prompt), "embeddings"),
-                Scale(Apply(SquaredDistance(codes), "codes"), self.hyperparameters.l2),
+                Scale(Apply(SquaredDistance(codes), "codes"), l2),
                 Scale(Apply(IdentityLoss(features), "features"), self.hyperparameters.identity),
             ]
         )

@@ -22,6 +22,8 @@ class Hyperparameters(CutoutHyperparameters):
     """Learning rate from a learned start, which is nearer to its goal."""
     l2: float = 0.008
     """Weight of the squared distance from the first codes."""
+    learned_start_l2: float = 0.008
+    """The same from a learned start."""
     identity: float = 0.005
     """Weight of the identity loss."""
     upscale: int = 1

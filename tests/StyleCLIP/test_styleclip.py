@@ -276,8 +276,9 @@ def test_a_set_without_a_classifier_finds_people(pipeline: StyleCLIPPipeline, tm
 
 
 @pytest.mark.slow
-def test_the_loss_is_the_published_one(pipeline: StyleCLIPPipeline, girl: Path) -> None:
-    revision = pipeline.start(params(img_path=girl, start="inversion"))
+@pytest.mark.parametrize("start", ["inversion", "learned"])
+def test_the_loss_is_the_published_one(pipeline: StyleCLIPPipeline, girl: Path, start: str) -> None:
+    revision = pipeline.start(params(img_path=girl, start=start))
     prompt = pipeline.perceptor.embed_text(["A girl with purple eyes"])
     other = F.normalize(revision.features.flip(1), dim=1)
     moved = revision.codes + 0.5
@@ -288,7 +289,8 @@ def test_the_loss_is_the_published_one(pipeline: StyleCLIPPipeline, girl: Path) 
     assert loss(prompt, revision.codes, revision.features) == pytest.approx(0, abs=1e-5)
     assert loss(-prompt, revision.codes, revision.features) == pytest.approx(2, abs=1e-5)
     hyper = pipeline.hyperparameters
-    distance = hyper.l2 * 0.25 * moved.numel()
+    l2 = hyper.l2 if start == "inversion" else hyper.learned_start_l2
+    distance = l2 * 0.25 * moved.numel()
     identity = hyper.identity * (1 - float(revision.features[0] @ other[0]))
     assert loss(prompt, moved, revision.features) == pytest.approx(distance, rel=1e-4)
     assert loss(prompt, revision.codes, other) == pytest.approx(identity, rel=1e-3, abs=1e-5)
