@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mead.nn.image_towers import freeze
 from mead.nn.state_dict import StateDict, StateDictError, build, shape
 from mead.nn.tokeniser import END, START, load_tokeniser
 
@@ -69,6 +70,11 @@ class Perceptor(nn.Module):
             raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
         model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
         return cls(model).requires_grad_(False).eval()
+
+    def freeze(self, dtype: torch.dtype) -> Perceptor:
+        """Embed pictures in `dtype` and faster from now on; the image tower cannot be trained or saved."""
+        self.model.visual = freeze(self.model.visual, dtype)
+        return self
 
     @property
     def context_length(self) -> int:

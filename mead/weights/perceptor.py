@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from mead.nn.perceptor import Perceptor
+from mead.nn.precision import Precision
 from mead.weights.loading import OncePerProcess
 from mead.weights.sets import WeightSet
 
@@ -14,4 +17,5 @@ def load_perceptor(weights: str, device: str) -> Perceptor:
     Raises:
         WeightsError: naming the file that is missing or not whole.
     """
-    return Perceptor.from_state_dict(WeightSet.find(weights).read("clip")).to(device)
+    perceptor = Perceptor.from_state_dict(WeightSet.find(weights).read("clip"))
+    return perceptor.freeze(Precision(torch.device(device)).dtype).to(device)

@@ -1,0 +1,177 @@
+"""CLIP's image towers, frozen: the same networks in one number format, and in fewer operations.
+
+open_clip's towers cast every weight in every pass under autocast, and attend to copies of their features.
+These keep the weights in the format they compute in. Both were published with CLIP, see `mead.nn.perceptor`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+QUICK_GELU = 1.702
+
+
+def freeze(tower: Any, dtype: torch.dtype) -> nn.Module:
+    """A frozen image tower that computes in `dtype`; the given one cannot be used any more.
+
+    Args:
+        tower: open_clip's, `VisionTransformer` with quick GELUs or `ModifiedResNet`.
+    """
+    frozen = FrozenResNet(tower) if hasattr(tower, "attnpool") else FrozenTransformer(tower)
+    return frozen.requires_grad_(False).eval().to(dtype)
+
+
+class FrozenTransformer(nn.Module):
+    """A vision transformer.
+
+    Args:
+        tower: open_clip's, whose weights it takes over.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.image_size: int = tower.image_size[0]
+        width, _, self.patch_size, _ = tower.conv1.weight.shape
+        self.width = width
+        self.patches_in = nn.Parameter(tower.conv1.weight.reshape(width, -1))
+        self.class_token = tower.class_embedding
+        self.positions = tower.positional_embedding
+        self.norm_in = _layer_norm(tower.ln_pre)
+        self.blocks = nn.ModuleList(FrozenBlock(block) for block in tower.transformer.resblocks)
+        self.norm_out = _layer_norm(tower.ln_post)
+        self.projection = nn.Parameter(tower.proj.T.contiguous())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
+        n, channels, height, width = images.shape
+        p = self.patch_size
+        with torch.autocast(images.device.type, enabled=False):
+            patches = images.to(self.patches_in.dtype).view(n, channels, height // p, p, width // p, p)
+            x = F.linear(patches.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * p * p), self.patches_in)
+            x = torch.cat([self.class_token.expand(n, 1, -1), x], 1) + self.positions
+            x = self.norm_in(x)
+            for block in self.blocks:
+                x = block(x)
+            return F.linear(self.norm_out(x[:, 0]), self.projection)
+
+
+class FrozenBlock(nn.Module):
+    """Attention between tokens, and two layers on each."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.num_heads
+        self.norm_1, self.norm_2 = _layer_norm(block.ln_1), _layer_norm(block.ln_2)
+        self.queries_keys_values = _linear(attention.in_proj_weight, attention.in_proj_bias)
+        self.attended = attention.out_proj
+        # x · sigmoid(a x) is silu(a x) / a: scaled weights let it be one operation
+        self.hidden = _linear(mlp.c_fc.weight * QUICK_GELU, mlp.c_fc.bias * QUICK_GELU)
+        self.out = _linear(mlp.c_proj.weight / QUICK_GELU, mlp.c_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, tokens, width] -> [N, tokens, width]."""
+        n, tokens, width = x.shape
+        heads = self.queries_keys_values(self.norm_1(x)).view(n, tokens, 3, self.heads, width // self.heads)
+        h = F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4).unbind(0))
+        x = x + self.attended(h.transpose(1, 2).reshape(n, tokens, width))
+        return x + self.out(F.silu(self.hidden(self.norm_2(x))))
+
+
+class FrozenResNet(nn.Module):
+    """A ResNet with three first convolutions, average pooling before strides, and attention at the end.
+
+    Each batch normalisation is part of its convolution.
+
+    Args:
+        tower: open_clip's, whose weights it takes over.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.image_size = tower.image_size
+        self.conv1, self.conv2, self.conv3 = (_conv(tower, number) for number in (1, 2, 3))
+        stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
+        self.blocks = nn.ModuleList(FrozenBottleneck(block) for stage in stages for block in stage)
+        self.pool = FrozenAttentionPool(tower.attnpool)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
+        with torch.autocast(images.device.type, enabled=False):
+            x = images.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
+            x = F.relu_(self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x))))))
+            x = F.avg_pool2d(x, 2)
+            for block in self.blocks:
+                x = block(x)
+            return self.pool(x)
+
+
+class FrozenBottleneck(nn.Module):
+    """Three convolutions with a residual connection; the first block of a stage may halve the sides."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.stride = block.stride
+        self.conv1, self.conv2, self.conv3 = (_conv(block, number) for number in (1, 2, 3))
+        self.shortcut: nn.Module = nn.Identity()
+        if block.downsample is not None:
+            _, conv, norm = block.downsample
+            self.shortcut = fuse_conv_bn_eval(conv.eval(), norm.eval())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        h = F.relu_(self.conv2(F.relu_(self.conv1(x))))
+        if self.stride > 1:
+            h, x = F.avg_pool2d(h, self.stride), F.avg_pool2d(x, self.stride)
+        return F.relu_(self.conv3(h) + self.shortcut(x))
+
+
+class FrozenAttentionPool(nn.Module):
+    """The mean of all positions attends to them all."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self.heads = pool.num_heads
+        self.positions = pool.positional_embedding
+        self.queries = pool.q_proj
+        self.keys_values = _linear(
+            torch.cat([pool.k_proj.weight, pool.v_proj.weight]),
+            torch.cat([pool.k_proj.bias, pool.v_proj.bias]),
+        )
+        self.out = pool.c_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, d]."""
+        n, width = x.shape[:2]
+        x = x.flatten(2).mT
+        x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions
+        queries = self.queries(x[:, :1]).view(n, 1, self.heads, -1).transpose(1, 2)
+        keys_values = self.keys_values(x).view(n, x.shape[1], 2, self.heads, -1)
+        h = F.scaled_dot_product_attention(queries, *keys_values.permute(2, 0, 3, 1, 4).unbind(0))
+        return self.out(h.reshape(n, width))
+
+
+def _conv(module: Any, number: int) -> nn.Conv2d:
+    """A convolution of `module` with the normalisation that follows it."""
+    conv, norm = getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
+    fused: nn.Conv2d = fuse_conv_bn_eval(conv.eval(), norm.eval())
+    return fused
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer
+
+
+def _layer_norm(norm: Any) -> nn.LayerNorm:
+    """PyTorch's own: open_clip's casts what comes in."""
+    layer = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
+    layer.weight, layer.bias = norm.weight, norm.bias
+    return layer
