@@ -49,8 +49,9 @@ def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -
     if not client.exists(folder_key(folder_id)):
         if time.time() - storage.held_at() < IN_USE_SECONDS:
             raise FolderClaimedError(
-                f"DATA_DIR={storage.root} is in use with another Redis than the one at REDIS_URL. Correct "
-                f"one of them, or wait until its servers have been stopped for {IN_USE_SECONDS} s"
+                f"the data folder {storage.root} is in use with another Redis than the one at REDIS_URL. "
+                "Correct DATA_DIR or REDIS_URL, or wait until its servers have been stopped for "
+                f"{IN_USE_SECONDS} s"
             )
         log.warning(
             "this Redis does not know the data folder, and takes it over",
@@ -76,7 +77,7 @@ def hold_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) ->
         client.set(queue_folder_key(queue), folder_id, nx=True)
         if client.get(queue_folder_key(queue)) != folder_id:
             raise FolderClaimedError(
-                f"the jobs of {queue} have their files in another folder than DATA_DIR={storage.root}. Set "
+                f"the jobs of {queue} have their files in another folder than {storage.root}. Set "
                 "DATA_DIR, REDIS_URL or the queue right; or, if that folder no longer exists, "
                 f"redis-cli DEL {queue_folder_key(queue)}"
             )

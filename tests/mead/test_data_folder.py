@@ -15,6 +15,7 @@ from caching_config import Settings, connect
 from mead.data_folder import FolderClaimedError, claim_folder, hold_folder
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
+from mead.redaction import Redactor
 from mead.storage import Storage
 from tests.conftest import RedisServer
 
@@ -69,6 +70,20 @@ def test_another_redis_is_refused_while_the_folder_is_in_use(
     hold_folder(client, storage, QUEUES)
     with pytest.raises(FolderClaimedError, match="in use with another Redis"):
         claim_folder(other, storage, QUEUES)
+
+
+def test_logs_tell_which_settings_to_correct(
+    client: redis.Redis, other: redis.Redis, settings: Settings, storage: Storage
+) -> None:
+    """Logs say DATA_DIR for the folder itself, and the sentence still reads well."""
+    claim_folder(client, storage, QUEUES)
+    with pytest.raises(FolderClaimedError) as refused:
+        claim_folder(other, storage, QUEUES)
+    logged = Redactor(settings.model_copy(update={"data_dir": storage.root})).redact(
+        {"event": str(refused.value)}
+    )
+    assert logged["event"].startswith("the data folder DATA_DIR is in use with another Redis than the one at")
+    assert ". Correct DATA_DIR or REDIS_URL, or wait until " in logged["event"]
 
 
 def test_a_redis_that_was_emptied_gets_its_folder_back(client: redis.Redis, storage: Storage) -> None:
