@@ -1,13 +1,12 @@
 """The published algorithms, written as plainly as they are published: what `benchmarks.speed` compares with.
 
 Float32, eager, one job at a time, every cutout cropped and resized alone, StyleGAN2's weights modulated for
-each sample. The networks are functions of published state dicts, with nothing of ours in them but the rules
-that also hold for sets of other sizes than the published ones. Losses, optimisers and their settings are the
-pipelines'.
+each sample. The networks are functions of state dicts in the published layouts. Losses, optimisers and their
+settings are the pipelines'. Networks are frozen, so that only the latents get gradients.
 
-- Latent Revisions: Murdoch's notebook of 2021, on VQGAN (Esser et al., arXiv 2012.09841)
-- StyleCLIP, latent optimisation: Patashnik et al., arXiv 2103.17249, on StyleGAN2 (Karras et al., arXiv
-  1912.04958) with the identity of ArcFace (Deng et al., arXiv 1801.07698)
+- Latent Revisions: Murdoch's notebook of 2021, with VQGAN (Esser et al., arXiv 2012.09841)
+- StyleCLIP's latent optimisation: Patashnik et al., arXiv 2103.17249, with StyleGAN2 (Karras et al., arXiv
+  1912.04958) and ArcFace (Deng et al., arXiv 1801.07698)
 - CLIP: Radford et al., arXiv 2103.00020, by open_clip's modules
 """
 
@@ -25,15 +24,11 @@ from torchvision.transforms import GaussianBlur, RandomAffine
 from torchvision.transforms.functional import hflip
 
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
+from LatentRevisions.pipeline import AWAY_FROM, LATENT_LIMIT
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
-from mead.nn.perceptor import expand
+from mead.nn.perceptor import MEAN, STD, expand
 from mead.nn.state_dict import StateDict
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, by channel
-STD = (0.26862954, 0.26130258, 0.27577711)
-AWAY_FROM = "incoherent, confusing, cropped, watermarks"
-LATENT_LIMIT = 6.0
 
 
 def floats(state_dict: StateDict) -> dict[str, Tensor]:

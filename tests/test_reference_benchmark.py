@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn import functional as F
 
-from benchmarks import reference
+from benchmarks import reference, speed
 from benchmarks.reference import floats
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.pipeline import LatentRevisionsPipeline
 from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
+from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline, ramp
@@ -34,12 +38,14 @@ def clip() -> reference.CLIP:
     return reference.CLIP(read("clip"))
 
 
-def read(network: str) -> dict[str, torch.Tensor]:
-    return dict(WeightSet.find("demo").read(network))
+def read(network: str) -> StateDict:
+    return WeightSet.find("demo").read(network)
 
 
-def test_networks(pictures: LatentRevisionsPipeline, faces: StyleCLIPPipeline, clip: reference.CLIP) -> None:
-    """Of the demo set, in float32."""
+def test_the_networks_are_the_pipelines(
+    pictures: LatentRevisionsPipeline, faces: StyleCLIPPipeline, clip: reference.CLIP
+) -> None:
+    """On the demo weights, in float32."""
     torch.manual_seed(0)
     vqgan, generator, identity = floats(read("vqgan")), floats(read("stylegan2")), floats(read("identity"))
     z = torch.randn(2, pictures.vqgan.embed_dim, 8, 6)
@@ -60,40 +66,71 @@ def test_networks(pictures: LatentRevisionsPipeline, faces: StyleCLIPPipeline, c
     assert max(errors.values()) < parity.TOLERANCE, errors
 
 
-def test_losses_and_settings(
-    pictures: LatentRevisionsPipeline, faces: StyleCLIPPipeline, clip: reference.CLIP
-) -> None:
-    """Those of the pipelines, and a step of the reference moves the latents."""
-    torch.manual_seed(0)
-    embeddings = torch.nn.functional.normalize(torch.randn(5, pictures.perceptor.embed_dim))
+def test_the_networks_are_the_published_ones() -> None:
+    """Small ones, with the numbers of the published implementations."""
+    vqgan, stylegan2 = parity.load("vqgan_small"), parity.load("stylegan2_small")
+    with torch.no_grad():
+        image = reference.synthesise(stylegan2.state_dict, stylegan2["w_plus"])
+        pooled = F.adaptive_avg_pool2d(image, stylegan2["image_pooled"].shape[-1])
+        compared = {
+            "encode": (reference.encode(vqgan.state_dict, vqgan["image"]), vqgan["z"]),
+            "decode": (reference.decode(vqgan.state_dict, vqgan["z"]), vqgan["decoded_z"]),
+            "synthesise": (pooled, stylegan2["image_pooled"]),
+        }
+    errors = {name: parity.error(*pair) for name, pair in compared.items()}
+    assert max(errors.values()) < parity.TOLERANCE, errors
 
+
+def test_latent_revisions_has_the_pipelines_loss_and_settings(
+    pictures: LatentRevisionsPipeline, clip: reference.CLIP
+) -> None:
+    torch.manual_seed(0)
+    hyper = pictures.hyperparameters
     ours = pictures.start(LatentRevisionsParams(prompt=PROMPT, seed=0, start="noise"))
-    size = pictures.hyperparameters.sides
-    theirs = reference.LatentRevisions(clip, floats(read("vqgan")), pictures.hyperparameters, PROMPT, size)
+    theirs = reference.LatentRevisions(clip, floats(read("vqgan")), hyper, PROMPT, hyper.sides)
+    embeddings = F.normalize(torch.randn(5, pictures.perceptor.embed_dim))
     expected = ours.objective({"embeddings": embeddings, "latents": ours.latents}).mean()
-    assert theirs.z.shape == ours.latents.shape
     assert theirs.loss(embeddings).item() == pytest.approx(expected.item(), rel=1e-4)
     assert theirs.optimiser.defaults == ours.optimiser.defaults
+    assert theirs.z.shape == ours.latents.shape
     z = theirs.z.detach().clone()
     theirs.step()
     assert not torch.equal(theirs.z, z)
 
-    edited = faces.start(StyleCLIPParams(prompt=PROMPT, seed=0, start="inversion"))
+
+def test_styleclip_has_the_pipelines_loss_and_settings(
+    faces: StyleCLIPPipeline, clip: reference.CLIP
+) -> None:
+    torch.manual_seed(0)
+    ours = faces.start(StyleCLIPParams(prompt=PROMPT, seed=0, start="inversion"))
     networks = clip, floats(read("stylegan2")), floats(read("identity"))
-    reference_job = reference.StyleCLIP(*networks, faces.hyperparameters, PROMPT, faces.average, edited.steps)
+    theirs = reference.StyleCLIP(*networks, faces.hyperparameters, PROMPT, faces.average, ours.steps)
     with torch.no_grad():
-        for job_codes in (edited.latents, reference_job.codes):
-            job_codes += 0.1
-    features = torch.nn.functional.normalize(torch.randn_like(edited.features))
-    inputs = {"embeddings": embeddings, "codes": edited.latents, "features": features}
-    assert reference_job.loss(embeddings, features).item() == pytest.approx(
-        edited.objective(inputs).item(), rel=1e-2
-    )
-    assert reference_job.optimiser.defaults == edited.optimiser.defaults
-    for done in range(edited.steps):
-        reference_job.done = done
-        assert reference_job.ramp() == pytest.approx(ramp(done / edited.steps))
-    codes = reference_job.codes.detach().clone()
-    reference_job.done = 1  # the ramp begins at 0
-    reference_job.step()
-    assert not torch.equal(reference_job.codes, codes)
+        for codes in (ours.latents, theirs.codes):
+            codes += 0.1
+    embeddings = F.normalize(torch.randn(5, faces.perceptor.embed_dim))
+    features = F.normalize(torch.randn_like(ours.features))
+    theirs.features = ours.features  # which may be bfloat16's
+    expected = ours.objective({"embeddings": embeddings, "codes": ours.latents, "features": features})
+    assert theirs.loss(embeddings, features).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert theirs.optimiser.defaults == ours.optimiser.defaults
+    for theirs.done in range(ours.steps):
+        assert theirs.ramp() == pytest.approx(ramp(theirs.done / ours.steps))
+    theirs.done = ours.steps // 2
+    first = theirs.codes.detach().clone()
+    theirs.step()
+    assert not torch.equal(theirs.codes, first)
+
+
+def test_every_job_takes_its_steps() -> None:
+    taken: list[int] = []
+    speed.work([partial(taken.append, job) for job in range(3)])(2)
+    assert sorted(taken) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.slow
+def test_work_is_measured_in_a_process_of_its_own() -> None:
+    measured = speed.Measured(partial(speed.reference_faces, "demo"), count=True)
+    assert measured.operations is not None and measured.operations > 1e8
+    assert measured.seconds(1) > 0
+    assert measured.stop() > 100
