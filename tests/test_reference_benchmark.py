@@ -130,7 +130,7 @@ def test_every_job_takes_its_steps() -> None:
 
 @pytest.mark.slow
 def test_work_is_measured_in_a_process_of_its_own() -> None:
-    measured = speed.Measured(partial(speed.reference_faces, "demo"), count=True)
-    assert measured.operations is not None and measured.operations > 1e8
+    measured = speed.Measured(partial(speed.reference_faces, "demo"))
+    assert measured.operations > 1e8
     assert measured.seconds(1) > 0
     assert measured.stop() > 100
