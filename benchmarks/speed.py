@@ -356,14 +356,16 @@ def main() -> None:
         "--steps", type=int, default=10, help="of a measurement on the demo weights (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default %(default)s)")
-    parser.add_argument("--full", action="store_true", help="measure full-size networks too; takes 10 GB")
+    parser.add_argument(
+        "--full", action="store_true", help="measure full-size networks too; needs 12 GB of memory"
+    )
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="measure only rows whose names contain TEXT"
     )
     options = parser.parse_args()
     fast = Precision(CPU).dtype
     print(f"{torch.get_num_threads()} threads, {options.rounds} rounds; ours computes in {fast}")
-    peaks = {dtype: product_peak(dtype) for dtype in {torch.float32, fast}}
+    peaks = {dtype: product_peak(dtype) for dtype in dict.fromkeys([fast, torch.float32])}
     for dtype, peak in peaks.items():
         print(f"peak of a {dtype} matrix product: {peak / 1e9:.0f} GFLOP/s")
     print(f"{'a step of a job':66} {'ours':>10}  {'reference':>10}  ratio  {'limit':>10}")
