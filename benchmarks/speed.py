@@ -1,120 +1,380 @@
-"""How fast the two models are on the demo weights: `python -m benchmarks.speed`.
+"""How fast our pipelines are, compared with the published algorithms: `python -m benchmarks.speed`.
 
-LatentRevisions is timed against a reference loop in the same run, written as the published one works:
-one job at a time in float32, the padded picture turned and shifted as a picture, and each cutout cropped
-and resized alone. Both use the same networks, cutouts and optimiser. StyleCLIP's published loop differs
-from ours only in the number format.
+Each row runs a pipeline and `benchmarks.reference` on the same weights, each in a process of its own, so that
+its peak memory is its own. They take their steps in turn, so that a machine that slows down slows both alike,
+and the medians are compared. The weights are the demo set's; with --full, also made-up ones of the published
+networks' sizes (see tests/parity.py). The peak of a matrix product is measured in the same run; "limit" is
+the time that the multiplications and additions of ours would take at the higher peak.
+
+The published algorithm has no denoiser. In the row that has it, it counts in our time alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms import RandomAffine
-from torchvision.transforms.functional import hflip
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from benchmarks import reference
+from benchmarks.loading import memory
+from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.pipeline import LATENT_LIMIT, LatentRevision, LatentRevisionsPipeline
+from LatentRevisions.pipeline import LatentRevisionsPipeline
 from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
+from LatentRevisions.vqgan import VQGAN
 from mead.cli.serve import PHOTOS
+from mead.nn.perceptor import Perceptor
+from mead.nn.precision import Precision
+from mead.nn.state_dict import StateDict
 from mead.revision import run
+from mead.weights.sets import WeightSet
+from StyleCLIP.e4e import Encoder4Editing
+from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
+from StyleCLIP.identity import Identity
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
+from StyleCLIP.stylegan2 import Generator
+from tests import parity
+
+Work = Callable[[int], None]  # takes that many steps of each of its jobs
+
+PUBLISHED = {
+    "clip": "clip_vit_b_32",
+    "vqgan": "vqgan_imagenet_f16_16384",
+    "stylegan2": "stylegan2_ffhq_1024",
+    "identity": "ir_se50",
+}
+CPU = torch.device("cpu")
+PICTURE, FACE = "a boat on the sea at sunset", "a girl with purple eyes"
+ENDLESS = 2000  # steps of a job, more than are measured
+JOBS = 8  # at once
 
 
-def reference_step(pipeline: LatentRevisionsPipeline, revision: LatentRevision) -> None:
-    """One step of one job, as the published loop takes it."""
-    z = revision.latents.clamp(-LATENT_LIMIT, LATENT_LIMIT)
-    picture = (pipeline.vqgan.decode(z).clamp(-1, 1) + 1) / 2
-    crops = reference_cutouts(picture, revision, pipeline.perceptor.input_size)
-    embeddings = pipeline.perceptor.embed_image(crops)
-    loss = revision.objective({"embeddings": embeddings}).mean()
-    revision.optimiser.zero_grad()
-    loss.backward()
-    revision.optimiser.step()
-    revision.step += 1
+def read(weights: str, network: str) -> StateDict:
+    """A network's weights: the demo set's, or for "full" made-up ones of the published size."""
+    if weights == "demo":
+        return WeightSet.find("demo").read(network)
+    return parity.load(PUBLISHED[network]).state_dict
 
 
-def reference_cutouts(picture: Tensor, revision: LatentRevision, size: int) -> Tensor:
-    """Cutouts of a picture [1, 3, H, W], each cropped and resized alone: [cutouts, 3, size, size]."""
-    hyper = revision.cutouts.hyperparameters
-    side = picture.shape[-1]
-    padded = F.pad(picture, [side // 2] * 4)
-    padded = hflip(padded) if torch.rand(()) < 0.5 else padded
-    padded = RandomAffine(hyper.cutout_degrees, (hyper.cutout_shift, hyper.cutout_shift))(padded)
-    crops = []
-    for _ in range(hyper.cutouts):
-        drawn = torch.normal(hyper.cutout_mean, hyper.cutout_deviation, ())
-        crop = int(drawn.clamp(hyper.cutout_smallest, hyper.cutout_largest) * side)
-        top, left = torch.randint(0, 2 * side - crop, (2,)).tolist()
-        part = padded[:, :, top : top + crop, left : left + crop]
-        crops.append(F.interpolate(part, (size, size), mode="bilinear", align_corners=True))
-    stacked = torch.cat(crops)
-    return stacked + hyper.cutout_noise * torch.rand(len(stacked), 1, 1, 1) * torch.randn_like(stacked)
+def picture_settings(weights: str) -> LatentRevisionsHyperparameters:
+    return WeightSet.find(weights).settings("LatentRevisions", LatentRevisionsHyperparameters)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def face_settings(weights: str) -> StyleCLIPHyperparameters:
+    return WeightSet.find(weights).settings("StyleCLIP", StyleCLIPHyperparameters)
+
+
+def average_face(weights: str) -> Tensor:
+    """Codes w+ [n_latent, style_dim] to begin with."""
+    if weights == "demo":
+        return WeightSet.find("demo").read("e4e")["latent_avg"].float()
+    return parity.load("stylegan2_ffhq_1024", with_weights=False)["w_plus"][0]
+
+
+# --- Ours
+
+
+def latent_revisions(weights: str) -> LatentRevisionsPipeline:
+    if weights == "demo":
+        return load_latent_revisions("demo", "cpu")
+    vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).requires_grad_(False)
+    perceptor = Perceptor.from_state_dict(read(weights, "clip"))
+    return LatentRevisionsPipeline(vqgan, perceptor, None, None, picture_settings(weights), CPU)
+
+
+def style_clip(weights: str) -> StyleCLIPPipeline:
+    if weights == "demo":
+        return load_style_clip("demo", "cpu")
+    shapes = parity.load("e4e_ffhq_1024", with_weights=False).shapes
+    unused = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}  # without a photo
+    return StyleCLIPPipeline(
+        Generator.from_state_dict(read(weights, "stylegan2")).requires_grad_(False),
+        Encoder4Editing.from_state_dict(unused),
+        average_face(weights),
+        Identity.from_state_dict(read(weights, "identity")).requires_grad_(False),
+        Perceptor.from_state_dict(read(weights, "clip")),
+        None,
+        None,
+        face_settings(weights),
+        CPU,
+    )
+
+
+def our_pictures(weights: str, side: int, jobs: int = 1, threads: bool = False, denoise: bool = True) -> Work:
+    """LatentRevisions from noise: jobs in a batch, or each in a thread of its own."""
+    pipeline = latent_revisions(weights)
+    revisions = [
+        pipeline.start(
+            LatentRevisionsParams(
+                prompt=PICTURE, seed=seed, iterations=ENDLESS, size=(side, side), start="noise"
+            )
+        )
+        for seed in range(jobs)
+    ]
+    if not denoise:
+        for revision in revisions:
+            revision.hints = None
+    parts = [[revision] for revision in revisions] if threads else [revisions]
+    return work([partial(pipeline.step, part) for part in parts])
+
+
+def our_faces(weights: str, jobs: int = 1, threads: bool = False) -> Work:
+    """StyleCLIP from the average face: jobs in a batch, or each in a thread of its own."""
+    pipeline = style_clip(weights)
+    revisions = [
+        pipeline.start(StyleCLIPParams(prompt=FACE, seed=seed, iterations=ENDLESS, start="inversion"))
+        for seed in range(jobs)
+    ]
+    parts = [[revision] for revision in revisions] if threads else [revisions]
+    return work([partial(pipeline.step, part) for part in parts])
+
+
+# --- The reference
+
+
+def reference_pictures(weights: str, side: int, jobs: int = 1) -> Work:
+    """Latent Revisions as published, each job in a thread of its own."""
+    clip, vqgan = reference.CLIP(read(weights, "clip")), reference.floats(read(weights, "vqgan"))
+    settings = picture_settings(weights)
+    return work(
+        [reference.LatentRevisions(clip, vqgan, settings, PICTURE, (side, side)).step for _ in range(jobs)]
+    )
+
+
+def reference_faces(weights: str, jobs: int = 1) -> Work:
+    """StyleCLIP as published, each job in a thread of its own."""
+    clip = reference.CLIP(read(weights, "clip"))
+    generator, identity = (reference.floats(read(weights, name)) for name in ("stylegan2", "identity"))
+    settings, codes = face_settings(weights), average_face(weights)[None]
+    return work(
+        [
+            reference.StyleCLIP(clip, generator, identity, settings, FACE, codes, ENDLESS).step
+            for _ in range(jobs)
+        ]
+    )
+
+
+# --- Measuring
+
+
+def work(steps: Sequence[Callable[[], object]]) -> Work:
+    """Repeat each of these steps, in a thread of its own if there are several.
+
+    The threads share the processor's cores between them: more would only get in each other's way.
+    """
+
+    def repeat(step: Callable[[], object], times: int) -> None:
+        for _ in range(times):
+            step()
+
+    if len(steps) == 1:
+        return partial(repeat, steps[0])
+    share = max(1, torch.get_num_threads() // len(steps))
+    pool = ThreadPoolExecutor(len(steps), initializer=torch.set_num_threads, initargs=(share,))
+
+    def repeat_all(times: int) -> None:
+        list(pool.map(partial(repeat, times=times), steps))
+
+    return repeat_all
+
+
+class Measured:
+    """Work in a process of its own, started and warm.
+
+    Attributes:
+        operations: multiplications and additions in the matrix products and convolutions of a step; those of
+            other threads are not counted.
+    """
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would have none of PyTorch's threads
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, other), daemon=True)
+        self._process.start()
+        other.close()
+        self.operations: int = self._pipe.recv()
+
+    def seconds(self, steps: int) -> float:
+        """How long so many steps take."""
+        self._pipe.send(steps)
+        return self._pipe.recv()
+
+    def stop(self) -> float:
+        """End the process; its peak memory, in MB."""
+        self._pipe.send(0)
+        peak: float = self._pipe.recv()
+        self._process.join()
+        return peak
+
+
+class Operations(TorchDispatchMode):
+    """Counts multiplications and additions, but those inside PyTorch's fused attention on the CPU (about 1%).
+
+    PyTorch's own `FlopCounterMode` also hooks into modules, which fails where only parts need gradients.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _serve(make: Callable[[], Work], pipe: Connection) -> None:
+    torch.manual_seed(0)
+    steps = make()
+    with Operations() as operations:
+        steps(1)  # unmeasured, while PyTorch chooses its kernels
+    pipe.send(operations.total)
+    while times := pipe.recv():
+        began = time.perf_counter()
+        steps(times)
+        pipe.send(time.perf_counter() - began)
+    pipe.send(memory("VmHWM"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared with what. A measurement takes `steps` steps of each of `jobs` jobs."""
+
+    name: str
+    ours: Callable[[], Work]
+    other: Callable[[], Work]
+    steps: int
+    jobs: int = 1
+
+    def measure(self, rounds: int, peak: float) -> None:
+        """Measure both in turn and print the medians; `peak` is in operations a second."""
+        measured = [Measured(self.ours), Measured(self.other)]
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for one, taken in zip(measured, times, strict=True):
+                taken.append(one.seconds(self.steps) / self.steps / self.jobs)
+        ours, other = map(statistics.median, times)
+        limit = measured[0].operations / self.jobs / peak
+        print(f"{self.name:66} {ours:8.3f} s  {other:8.3f} s  {other / ours:5.2f}  {limit:8.3f} s")
+        ours, other = (one.stop() for one in measured)
+        print(f"{'  peak memory':66} {ours:7.0f} MB  {other:7.0f} MB  {ours / other:5.2f}", flush=True)
+
+
+def demo_rows(steps: int) -> list[Row]:
+    """A job alone and several at once, on the demo weights."""
+    side, _ = picture_settings("demo").sides
+    models = {
+        f"LatentRevisions {side}x{side}": (
+            partial(our_pictures, "demo", side, denoise=False),
+            partial(reference_pictures, "demo", side),
+        ),
+        f"StyleCLIP {side}x{side}": (partial(our_faces, "demo"), partial(reference_faces, "demo")),
+    }
+    rows = []
+    for name, (ours, theirs) in models.items():
+        batch, threads = partial(ours, jobs=JOBS), partial(ours, jobs=JOBS, threads=True)
+        many = f"{name}, {JOBS} at once"
+        rows += [
+            Row(name, ours, theirs, steps),
+            Row(
+                f"{many}, and {JOBS} threads of the reference", batch, partial(theirs, jobs=JOBS), steps, JOBS
+            ),
+            Row(f"{many}, and {JOBS} threads of ours", batch, threads, steps, JOBS),
+        ]
+    name = f"LatentRevisions {side}x{side}, with the denoiser"
+    as_served = Row(
+        name, partial(our_pictures, "demo", side), partial(reference_pictures, "demo", side), steps
+    )
+    return [rows[0], as_served, *rows[1:]]
+
+
+def full_rows(steps: int) -> list[Row]:
+    """A job alone, on networks of the published sizes."""
+    pictures = [
+        Row(
+            f"LatentRevisions {side}x{side}, full size",
+            partial(our_pictures, "full", side),
+            partial(reference_pictures, "full", side),
+            steps,
+        )
+        for side in (256, 512)
+    ]
+    faces = Row(
+        "StyleCLIP 1024x1024, full size", partial(our_faces, "full"), partial(reference_faces, "full"), steps
+    )
+    return [*pictures, faces]
+
+
+def product_peak(dtype: torch.dtype, side: int = 4096, times: int = 3) -> float:
+    """Operations a second of a product of two square matrices, the fastest of several."""
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        a @ b
+        taken.append(time.perf_counter() - began)
+    return 2 * side**3 / min(taken)
+
+
+def whole_jobs() -> None:
+    """Print how long a job with its default settings takes, on the demo weights."""
+    print("whole jobs on the demo weights, with their default settings")
+    pictures, faces = load_latent_revisions("demo", "cpu"), load_style_clip("demo", "cpu")
+    photo = PHOTOS / "face.jpeg"
+    jobs = {
+        f"LatentRevisions, {pictures.hyperparameters.iterations} steps": partial(
+            run, pictures, LatentRevisionsParams(prompt=PICTURE, seed=1)
+        ),
+        f"StyleCLIP, {faces.hyperparameters.iterations} steps": partial(
+            run, faces, StyleCLIPParams(prompt=FACE, seed=1, img_path=photo)
+        ),
+    }
+    for name, job in jobs.items():
+        began = time.perf_counter()
+        job()
+        print(f"  {name:64} {time.perf_counter() - began:8.1f} s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--steps", type=int, default=10, help="steps a measurement takes (default %(default)s)"
+        "--steps", type=int, default=10, help="of a measurement on the demo weights (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default %(default)s)")
-    options = parser.parse_args()
-    device = "cpu"
-    pipeline = load_latent_revisions("demo", device)
-    faces = load_style_clip("demo", device)
-    prompt = "a boat on the sea at sunset"
-
-    def begin(seed: int) -> LatentRevision:
-        return pipeline.start(LatentRevisionsParams(prompt=prompt, seed=seed, iterations=1000))
-
-    one, reference, four = begin(0), begin(0), [begin(seed) for seed in range(4)]
-
-    def repeat(step: Callable[[], None]) -> Callable[[], None]:
-        def steps() -> None:
-            for _ in range(options.steps):
-                step()
-
-        return steps
-
-    works = {
-        "reference, one job": repeat(lambda: reference_step(pipeline, reference)),
-        "ours, one job": repeat(lambda: pipeline.step([one])),
-        "ours, four jobs in a batch": repeat(lambda: pipeline.step(four)),
-    }
-    for work in works.values():
-        work()  # once unmeasured, while PyTorch chooses its kernels
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(options.rounds):  # in turn, so that a machine that slows down slows all alike
-        for name, work in works.items():
-            times[name].append(seconds(work) / options.steps)
-    print(
-        f"LatentRevisions, 128x128, {one.cutouts.hyperparameters.cutouts} cutouts, {pipeline.precision.dtype}"
+    parser.add_argument(
+        "--full", action="store_true", help="measure full-size networks too; needs 12 GB of memory"
     )
-    base = statistics.median(times["reference, one job"])
-    for name, taken in times.items():
-        jobs = 4 if "four" in name else 1
-        median = statistics.median(taken) / jobs
-        print(f"  {name:28} {1000 * median:7.1f} ms a job's step   {base / median:5.2f} times the reference")
-
-    print("whole jobs with their default settings")
-    picture = PHOTOS / "face.jpeg"
-    lr = seconds(lambda: run(pipeline, LatentRevisionsParams(prompt=prompt, seed=1)))
-    sc = seconds(lambda: run(faces, StyleCLIPParams(prompt="A girl with purple eyes", img_path=picture)))
-    print(f"  LatentRevisions {lr:5.1f} s ({pipeline.hyperparameters.iterations} steps)")
-    print(f"  StyleCLIP       {sc:5.1f} s ({faces.hyperparameters.iterations} steps)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="measure only rows whose names contain TEXT"
+    )
+    options = parser.parse_args()
+    fast = Precision(CPU).dtype
+    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds; ours computes in {fast}")
+    peaks = {dtype: product_peak(dtype) for dtype in dict.fromkeys([fast, torch.float32])}
+    for dtype, peak in peaks.items():
+        print(f"peak of a {dtype} matrix product: {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'a step of a job':66} {'ours':>10}  {'reference':>10}  ratio  {'limit':>10}")
+    rows = demo_rows(options.steps) + (full_rows(steps=1) if options.full else [])
+    for row in rows:
+        if options.only in row.name:
+            row.measure(options.rounds, max(peaks.values()))
+    if not options.only:
+        whole_jobs()
 
 
 if __name__ == "__main__":
