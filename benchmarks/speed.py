@@ -92,8 +92,11 @@ def latent_revisions(weights: str) -> LatentRevisionsPipeline:
     if weights == "demo":
         return load_latent_revisions("demo", "cpu")
     vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).requires_grad_(False)
-    perceptor = Perceptor.from_state_dict(read(weights, "clip"))
-    return LatentRevisionsPipeline(vqgan, perceptor, None, None, picture_settings(weights), CPU)
+    return LatentRevisionsPipeline(vqgan, perceptor(weights), None, None, picture_settings(weights), CPU)
+
+
+def perceptor(weights: str) -> Perceptor:
+    return Perceptor.from_state_dict(read(weights, "clip")).freeze(Precision(CPU).dtype)
 
 
 def style_clip(weights: str) -> StyleCLIPPipeline:
@@ -106,7 +109,7 @@ def style_clip(weights: str) -> StyleCLIPPipeline:
         Encoder4Editing.from_state_dict(unused),
         average_face(weights),
         Identity.from_state_dict(read(weights, "identity")).requires_grad_(False),
-        Perceptor.from_state_dict(read(weights, "clip")),
+        perceptor(weights),
         None,
         None,
         face_settings(weights),

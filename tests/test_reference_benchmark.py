@@ -13,6 +13,7 @@ from benchmarks.reference import floats
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.pipeline import LatentRevisionsPipeline
 from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
+from mead.nn.perceptor import Perceptor
 from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
 from StyleCLIP.params import StyleCLIPParams
@@ -51,6 +52,7 @@ def test_the_networks_are_the_pipelines(
     z = torch.randn(2, pictures.vqgan.embed_dim, 8, 6)
     image = torch.rand(2, 3, 64, 96) * 2 - 1
     views = torch.rand(3, 3, clip.side, clip.side)
+    perceptor = Perceptor.from_state_dict(read("clip")).freeze(torch.float32)
     codes = faces.average + 0.3 * torch.randn(2, *faces.average.shape[1:])
     with torch.no_grad():
         face = faces.generator.synthesise(codes)
@@ -59,8 +61,8 @@ def test_the_networks_are_the_pipelines(
             "encode": (reference.encode(vqgan, image), pictures.vqgan.encode(image)),
             "synthesise": (reference.synthesise(generator, codes), face),
             "identity": (reference.identity_features(identity, face), faces.identity.of_face(face)),
-            "embed_image": (clip.embed_image(views), pictures.perceptor.embed_image(views)),
-            "embed_text": (clip.embed_text(PROMPT)[None], pictures.perceptor.embed_text([PROMPT])),
+            "embed_image": (clip.embed_image(views), perceptor.embed_image(views)),
+            "embed_text": (clip.embed_text(PROMPT)[None], perceptor.embed_text([PROMPT])),
         }
     errors = {name: parity.error(*pair) for name, pair in compared.items()}
     assert max(errors.values()) < parity.TOLERANCE, errors
