@@ -66,6 +66,8 @@ def follow(replica: int, primary: int) -> None:
     with redis.Redis(port=replica, decode_responses=True) as client:
         client.execute_command("REPLICAOF", "127.0.0.1", primary)
         _wait(lambda: client.info("replication").get("master_link_status") == "up")
+    with redis.Redis(port=primary, decode_responses=True) as client:  # it notices a little later
+        _wait(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
 
 
 def fail_over(old: int, new: int, name: Name) -> None:
