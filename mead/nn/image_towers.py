@@ -37,7 +37,6 @@ class FrozenTransformer(nn.Module):
         super().__init__()
         self.image_size: int = tower.image_size[0]
         width, _, self.patch_size, _ = tower.conv1.weight.shape
-        self.width = width
         self.patches_in = nn.Parameter(tower.conv1.weight.reshape(width, -1))
         self.class_token = tower.class_embedding
         self.positions = tower.positional_embedding
