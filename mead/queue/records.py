@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 SCAN_COUNT = 1000
 """Keys that Redis looks at per SCAN, and records read per round trip."""
 
+_LOOK_AGAIN = """
+redis.call('HDEL', KEYS[1], '')
+local records = {}
+for i = 2, #KEYS do records[i - 1] = redis.pcall('HGETALL', KEYS[i]) end
+return records
+"""
+
 
 def read_job(client: redis.Redis, job_id: str) -> Job:
     """Read a record (HGETALL).
@@ -31,6 +38,8 @@ def read_job(client: redis.Redis, job_id: str) -> Job:
     """
     try:
         record = cast("dict[str, str]", client.hgetall(job_key(job_id)))
+        if not record:
+            record = _look_again(client, [job_id]).get(job_id, {})
     except redis.ResponseError as error:
         if code_of(error) != "WRONGTYPE":
             raise
@@ -45,7 +54,11 @@ def read_job(client: redis.Redis, job_id: str) -> Job:
 
 def read_outcomes(client: redis.Redis, job_ids: Sequence[str]) -> dict[str, JobOutcome]:
     """The outcomes of those of these jobs that have a record (HMGET of each, in one round trip)."""
-    answers = _read_fields(client, job_ids, "status", "out_path", "error_kind")
+    fields = ("status", "out_path", "error_kind")
+    answers = _read_fields(client, job_ids, *fields)
+    missing = [job_id for job_id, (status, *_) in answers.items() if status is None]
+    for job_id, record in _look_again(client, missing).items():
+        answers[job_id] = [record.get(field) for field in fields]
     return {
         job_id: JobOutcome(cast("Status", status), *rest)
         for job_id, (status, *rest) in answers.items()
@@ -97,6 +110,24 @@ def _read_fields(client: redis.Redis, job_ids: Sequence[str], *fields: str) -> d
             found[job_id] = answer
         elif code_of(answer) != "WRONGTYPE":
             raise answer
+    return found
+
+
+def _look_again(client: redis.Redis, job_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Those of these jobs' records that the primary has, for jobs that seem to have none (HGETALL of each).
+
+    After a failover, connections that only read stay on the old primary, which may lag behind the new one.
+    Deleting a field that no record has changes nothing, but a replica refuses it, so that the connection is
+    given up.
+    """
+    found = {}
+    for start in range(0, len(job_ids), SCAN_COUNT):
+        batch = job_ids[start : start + SCAN_COUNT]
+        names = [job_key(""), *map(job_key, batch)]
+        answers = cast("list[Any]", client.eval(_LOOK_AGAIN, len(names), *names))
+        for job_id, answer in zip(batch, answers, strict=True):
+            if answer and isinstance(answer, list):  # an error if the key does not hold a hash
+                found[job_id] = unflatten(answer)
     return found
 
 

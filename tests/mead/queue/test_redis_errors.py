@@ -11,6 +11,7 @@ import redis
 from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
 from mead.http.app import create_app
+from mead.queue.errors import UnknownJobError
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import MEANINGS, code_of, explain
@@ -99,6 +100,7 @@ def test_reads_go_on_while_memory_is_full(server: RedisServer, tmp_path: Path) -
     door = create_app(settings).test_client()
     assert [door.get(f"/jobs/{name}").get_json()["rank"] for name in "abc"] == [0, 0, 1]
     assert door.post("/check", data={"id": "c"}).get_json()["status"] == "processing"
+    assert door.get("/jobs/unknown").status_code == 404
     assert door.get("/readyz").status_code == 503
     root.expire("worker:me", 5)
     jobs.heartbeat("me", QUEUES, 600)
@@ -136,6 +138,33 @@ def test_a_planned_failover(replicas: tuple[RedisServer, RedisServer]) -> None:
         assert jobs.claim(QUEUE, "me") is not None, "the first command after the failover already succeeds"
         jobs.enqueue("b", "lr", QUEUE, {"prompt": "b"})
         assert redis.Redis.from_url(new.url).lrange(QUEUE, 0, -1) == [b"b"]
+    name.close()
+
+
+@pytest.mark.slow
+def test_a_record_that_a_replica_does_not_have_yet(replicas: tuple[RedisServer, RedisServer]) -> None:
+    """A connection that only reads, left on an old primary that lags, does not deny a job that exists."""
+    old, new = replicas
+    name = Name(old.port)
+    reader, writer = (
+        Jobs(connect(Settings(redis_url=f"redis://127.0.0.1:{name.port}/0")), 600) for _ in range(2)
+    )
+    reader.workers()  # opens a connection
+    fail_over(old.port, new.port, name)
+    with redis.Redis(port=old.port) as root:  # it follows a server that is not there, and so learns nothing
+        root.execute_command("REPLICAOF", "127.0.0.1", 1)
+    writer.enqueue("a", "lr", QUEUE, {"prompt": "a"})
+    assert reader.workers() == {}, "the connection is still open"
+    assert reader.redis.exists("job:a") == 0, "and leads to the old primary"
+    assert reader.get("a").prompt == "a"
+
+    again = Jobs(connect(Settings(redis_url=f"redis://127.0.0.1:{name.port}/0")), 600)
+    name.target = old.port
+    again.workers()
+    name.target = new.port
+    assert again.outcomes(["b", "a"]).keys() == {"a"}
+    with pytest.raises(UnknownJobError):
+        again.get("b")
     name.close()
 
 
