@@ -8,32 +8,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from mead.nn.modulation import plain_multiply_add
 
 
 class _FastBackward(torch.autograd.Function):
-    """Group normalisation with a backward pass that is fast on the CPU.
+    """Group normalisation, and a SiLU after it if `swish`, with a backward pass that is fast on the CPU.
 
-    In channels-last bfloat16, PyTorch's own takes two thirds of an optimisation step, this one a sixth.
+    In channels-last bfloat16, PyTorch's own takes two thirds of an optimisation step, this one a tenth. It
+    keeps only the features that come in.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
+    ) -> Tensor:
         channels, height, width = x.shape[1:]
         # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
         samples = [
             torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
             for sample in x.split(1)
         ]
-        y, mean, rstd = map(torch.cat, zip(*samples, strict=True))
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return y
+        y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.swish = swish
+        return F.silu(y, inplace=True) if swish else y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
+        x, weight, bias, mean, rstd = ctx.saved_tensors
         n, channels, height, width = x.shape
         groups = mean.shape[1]
         size = channels // groups  # of a group, in channels
@@ -43,23 +48,42 @@ class _FastBackward(torch.autograd.Function):
             means = per_channel.view(n, groups, size).sum(2) / (size * height * width)
             return means.repeat_interleave(size, 1)
 
+        factor = weight * rstd
+        product = plain_multiply_add(x, factor, bias - mean * factor)  # as normalised; later grad * x
+        if ctx.swish:
+            grad = torch.ops.aten.silu_backward(grad, product)
         # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
         # grad_x = rstd * (g - <g> - h * <g * h>)
-        grad_bias = grad.sum((2, 3), dtype=torch.float32)
-        grad_weight = ((grad * x).sum((2, 3), dtype=torch.float32) - grad_bias * mean) * rstd
+        grad_bias = _sum(grad)
+        grad_weight = (_sum(torch.mul(grad, x, out=product)) - grad_bias * mean) * rstd
         slope = -over_group(weight * grad_weight) * rstd.square()
         offset = -over_group(weight * grad_bias) * rstd - slope * mean
-        grad_x = plain_multiply_add(x, slope, offset) + plain_multiply_add(grad, weight * rstd)
-        return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None
+        grad_x = plain_multiply_add(x, slope, offset).addcmul_(grad, factor[:, :, None, None].to(x.dtype))
+        return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None, None
+
+
+def _sum(x: Tensor) -> Tensor:
+    """The sum of each channel, [N, C] in float32, of features [N, C, H, W].
+
+    PyTorch adds bfloat16 up in float32, fast, and rounds the sum; asked for a float32 sum, it casts all of x
+    first. So only the sums of rows are rounded.
+    """
+    return x.permute(0, 2, 3, 1).sum(2).sum(1, dtype=torch.float32)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation in 32 groups as published, unless VQGAN's `norm_groups` says otherwise."""
+    """Group normalisation in 32 groups as published, unless VQGAN's `norm_groups` says otherwise.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        swish: whether a SiLU follows.
+    """
+
+    def __init__(self, channels: int, swish: bool = False) -> None:
         super().__init__(math.gcd(32, channels), channels, eps=1e-6)
+        self.swish = swish
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
-            return super().forward(x)
-        return _FastBackward.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+            y = super().forward(x)
+            return F.silu(y) if self.swish else y
+        return _FastBackward.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.swish)

@@ -24,6 +24,7 @@ from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.nn.cutouts import Cutouts
+from mead.nn.frozen import freeze
 from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
@@ -269,15 +270,16 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
         WeightsError: naming the file that is missing or damaged.
     """
     chosen = WeightSet.find(weights)
-    vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).requires_grad_(False).to(device)
+    dtype = Precision(torch.device(device)).dtype
+    vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).freeze(dtype).to(device)
     perceptor = load_perceptor(weights, device)
     learned_start = None
     if "start" in chosen.files:
-        learned_start = LearnedStart.from_state_dict(chosen.read("start")).requires_grad_(False).to(device)
+        learned_start = freeze(LearnedStart.from_state_dict(chosen.read("start")), dtype).to(device)
     hyper = chosen.settings("LatentRevisions", Hyperparameters)
     prior = None
     if learned_start is not None and "denoiser" in chosen.files:
-        denoiser = Denoiser.from_state_dict(chosen.read("denoiser")).requires_grad_(False).to(device)
+        denoiser = freeze(Denoiser.from_state_dict(chosen.read("denoiser")), dtype).to(device)
         prior = Prior(denoiser, learned_start, hyper.denoise, torch.device(device))
     upscaler = load_upscaler(weights, device)
     return LatentRevisionsPipeline(

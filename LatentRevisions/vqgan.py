@@ -7,14 +7,17 @@ Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthes
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from LatentRevisions.group_norm import GroupNorm
 from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
+from mead.nn.frozen import FrozenConv2d, freeze
 from mead.nn.state_dict import StateDict, build, count, shape
 
 
@@ -23,16 +26,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, swish=True)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = GroupNorm(channels)
+        self.norm2 = GroupNorm(channels, swish=True)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         if in_channels != channels:
             self.nin_shortcut = nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -66,14 +69,68 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the sides."""
+    """Double the sides, then convolve.
+
+    Of the nine pixels under the convolution only four differ. Once `fold` has summed the weights that fall on
+    the same pixel, 4/9 of the multiplications are left.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.folded: FrozenConv2d | None = None
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
+    def fold(self, dtype: torch.dtype) -> None:
+        """Use frozen weights from now on, which compute in `dtype`: those of `conv`, summed."""
+        # An even row reads two rows that come in with weights 0 | 1 + 2, the odd one below with 0 + 1 | 2.
+        sums = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        weight = torch.einsum("aik,bjl,ockl->abocij", sums, sums, weight.detach().float().cpu())
+        conv = nn.Conv2d(1, 1, 2, padding=1, device="meta")
+        conv.weight = nn.Parameter(weight.flatten(0, 2))
+        conv.bias = nn.Parameter(bias.detach().repeat(4))
+        self.folded = FrozenConv2d(conv, dtype)
+        del self.conv
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.folded is not None:
+            return interleave(self.folded(x))
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class _Interleave(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        shape = (n, channels // 4, 2 * height - 2, 2 * width - 2)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        for place, part in _quarters(y, x):
+            place.copy_(part)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        n, channels, height, width = grad.shape
+        shape = (n, 4 * channels, height // 2 + 1, width // 2 + 1)
+        grad_x = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        for place, part in _quarters(grad, grad_x):
+            part.copy_(place)
+        return grad_x
+
+
+def interleave(x: Tensor) -> Tensor:
+    """Four maps [N, 4 C, h + 1, w + 1], of even and odd rows and columns -> one map [N, C, 2 h, 2 w]."""
+    return _Interleave.apply(x)
+
+
+def _quarters(whole: Tensor, parts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of every other row and column of `whole`, each with where it lies in `parts`."""
+    height, width = whole.shape[2] // 2, whole.shape[3] // 2
+    for number, part in enumerate(parts.chunk(4, 1)):
+        down, across = divmod(number, 2)
+        yield whole[:, :, down::2, across::2], part[:, :, down : down + height, across : across + width]
 
 
 class Level(nn.Module):
@@ -141,14 +198,14 @@ class Encoder(nn.Module):
             before = widths[i - 1] if i > 0 else ch
             self.down.append(Level(before, width, blocks, i in attn_levels, downsample=i < len(widths) - 1))
         self.mid = Middle(widths[-1])
-        self.norm_out = GroupNorm(widths[-1])
+        self.norm_out = GroupNorm(widths[-1], swish=True)
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(self.norm_out(self.mid(x)))
 
 
 class Decoder(nn.Module):
@@ -169,14 +226,14 @@ class Decoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
             self.up.append(Level(before, width, blocks + 1, i in attn_levels, upsample=i > 0))
-        self.norm_out = GroupNorm(widths[0])
+        self.norm_out = GroupNorm(widths[0], swish=True)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))
 
 
 class VQGAN(nn.Module):
@@ -260,10 +317,17 @@ class VQGAN(nn.Module):
 
         return build(make, state_dict)
 
+    def freeze(self, dtype: torch.dtype) -> VQGAN:
+        """Freeze the network in place; it computes in `dtype` from now on, and its keys are others."""
+        for module in self.modules():
+            if isinstance(module, Upsample):
+                module.fold(dtype)
+        return freeze(self, dtype)
+
     @property
     def embed_dim(self) -> int:
         """Channels of z."""
-        return self.quant_conv.out_channels
+        return self.quant_conv.weight.shape[0]
 
     @property
     def n_embed(self) -> int:

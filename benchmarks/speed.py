@@ -91,7 +91,7 @@ def average_face(weights: str) -> Tensor:
 def latent_revisions(weights: str) -> LatentRevisionsPipeline:
     if weights == "demo":
         return load_latent_revisions("demo", "cpu")
-    vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).requires_grad_(False)
+    vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).freeze(Precision(CPU).dtype)
     return LatentRevisionsPipeline(vqgan, perceptor(weights), None, None, picture_settings(weights), CPU)
 
 

@@ -13,6 +13,7 @@ from benchmarks.reference import floats
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.pipeline import LatentRevisionsPipeline
 from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
+from LatentRevisions.vqgan import VQGAN
 from mead.nn.perceptor import Perceptor
 from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
@@ -43,13 +44,12 @@ def read(network: str) -> StateDict:
     return WeightSet.find("demo").read(network)
 
 
-def test_the_networks_are_the_pipelines(
-    pictures: LatentRevisionsPipeline, faces: StyleCLIPPipeline, clip: reference.CLIP
-) -> None:
+def test_the_networks_are_the_pipelines(faces: StyleCLIPPipeline, clip: reference.CLIP) -> None:
     """On the demo weights, in float32."""
     torch.manual_seed(0)
     vqgan, generator, identity = floats(read("vqgan")), floats(read("stylegan2")), floats(read("identity"))
-    z = torch.randn(2, pictures.vqgan.embed_dim, 8, 6)
+    ours = VQGAN.from_state_dict(read("vqgan")).freeze(torch.float32)
+    z = torch.randn(2, ours.embed_dim, 8, 6)
     image = torch.rand(2, 3, 64, 96) * 2 - 1
     views = torch.rand(3, 3, clip.side, clip.side)
     perceptor = Perceptor.from_state_dict(read("clip")).freeze(torch.float32)
@@ -57,8 +57,8 @@ def test_the_networks_are_the_pipelines(
     with torch.no_grad():
         face = faces.generator.synthesise(codes)
         compared = {
-            "decode": (reference.decode(vqgan, z), pictures.vqgan.decode(z)),
-            "encode": (reference.encode(vqgan, image), pictures.vqgan.encode(image)),
+            "decode": (reference.decode(vqgan, z), ours.decode(z)),
+            "encode": (reference.encode(vqgan, image), ours.encode(image)),
             "synthesise": (reference.synthesise(generator, codes), face),
             "identity": (reference.identity_features(identity, face), faces.identity.of_face(face)),
             "embed_image": (clip.embed_image(views), perceptor.embed_image(views)),

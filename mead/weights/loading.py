@@ -35,6 +35,8 @@ class OncePerProcess(Generic[T]):
             with self._locks.setdefault(os.getpid(), threading.Lock()):
                 if (weights, device) not in self._loaded:
                     OncePerProcess._process = OncePerProcess._process or os.getpid()
+                    # PyTorch reads it at its first allocation: huge pages, since each new page costs time
+                    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
                     self._loaded[weights, device] = self._load(weights, device)
         return self._loaded[weights, device]
 

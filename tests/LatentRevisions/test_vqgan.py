@@ -129,6 +129,20 @@ def test_gradients_reach_z_and_codes() -> None:
     assert z.grad is None and vqgan.quantize.embedding.weight.grad.abs().sum() > 0
 
 
+def test_frozen_it_is_the_same_both_ways() -> None:
+    torch.manual_seed(0)
+    plain = VQGAN(32, (1, 2, 2), 1, (2,), z_channels=8, embed_dim=8, n_embed=16)
+    frozen = VQGAN.from_state_dict(plain.state_dict()).freeze(torch.float32)
+    z = torch.randn(2, 8, 3, 5, requires_grad=True)
+    image = torch.randn(1, 3, 20, 12)
+    ours, theirs = frozen.decode(z), plain.decode(z)
+    grad = torch.randn_like(theirs)
+    assert parity.error(ours, theirs) < 1e-5
+    assert parity.error(frozen.encode(image), plain.encode(image)) < 1e-5
+    (one,), (other,) = (torch.autograd.grad(y, z, grad) for y in (ours, theirs))
+    assert parity.error(one, other) < 1e-5
+
+
 def test_norm_groups_come_from_the_weights_and_are_32_where_they_say_nothing() -> None:
     torch.manual_seed(0)
     few = VQGAN(32, (1, 2), 1, (), z_channels=8, embed_dim=8, n_embed=16, norm_groups=2)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mead.nn.frozen import FrozenConv2d, freeze
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.Conv2d(4, 6, 3, stride=2),
+        nn.Conv2d(4, 6, 2, padding=1, bias=False),
+        nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2),
+    ],
+)
+def test_a_frozen_convolution_is_the_same_both_ways(conv: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    frozen = FrozenConv2d(conv, torch.float32)
+    x = torch.randn(2, conv.in_channels, 7, 9, requires_grad=True)
+    ours, theirs = frozen(x), conv(x)
+    grad = torch.randn_like(theirs)
+    torch.testing.assert_close(ours, theirs)
+    (one,), (other,) = (torch.autograd.grad(y, x, grad) for y in (ours, theirs))
+    torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_convolution_keeps_no_features() -> None:
+    frozen = FrozenConv2d(nn.Conv2d(4, 4, 3), torch.float32)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        frozen(torch.randn(1, 4, 8, 8, requires_grad=True))
+    assert [tensor.shape for tensor in kept] == [frozen.weight.shape]
+
+
+def test_weights_are_cast_once_and_normalisations_stay() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
+    x = torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = network.eval()(x)
+        frozen = freeze(network, torch.bfloat16)
+        after = frozen(x)
+    assert torch.equal(before, after)
+    formats = {name: parameter.dtype for name, parameter in frozen.named_parameters()}
+    assert formats.pop("1.weight") == formats.pop("1.bias") == torch.float32
+    assert set(formats.values()) == {torch.bfloat16} and len(formats) == 4
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
