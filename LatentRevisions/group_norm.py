@@ -24,13 +24,8 @@ class _FastBackward(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
     ) -> Tensor:
-        channels, height, width = x.shape[1:]
-        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
-        samples = [
-            torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
-            for sample in x.split(1)
-        ]
-        y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
+        normalise = _normalise_on_gpu if x.is_cuda else _normalise
+        y, mean, rstd = normalise(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.swish = swish
         return F.silu(y, inplace=True) if swish else y
@@ -62,12 +57,45 @@ class _FastBackward(torch.autograd.Function):
         return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None, None
 
 
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x normalised, and the mean and inverse deviation of its groups, [N, groups] each."""
+    channels, height, width = x.shape[1:]
+    # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
+    samples = [
+        torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
+        for sample in x.split(1)
+    ]
+    y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
+    return y, mean, rstd
+
+
+def _normalise_on_gpu(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where PyTorch's own would rearrange channels-last features twice."""
+    n, channels, height, width = x.shape
+    grouped = x.permute(0, 2, 3, 1).reshape(n, height * width, groups, channels // groups)
+    mean = grouped.mean((1, 3), dtype=torch.float32)
+    norm = torch.linalg.vector_norm(grouped, dim=(1, 3), dtype=torch.float32)
+    variance = norm.square() / (grouped[0].numel() // groups) - mean.square()
+    rstd = (variance.clamp_min(0) + eps).rsqrt()
+    factor = weight * rstd.repeat_interleave(channels // groups, 1)
+    summand = bias - mean.repeat_interleave(channels // groups, 1) * factor
+    y = torch.empty_like(x)
+    torch.addcmul(summand[:, :, None, None], x, factor[:, :, None, None], out=y)  # in float32
+    return y, mean, rstd
+
+
 def _sum(x: Tensor) -> Tensor:
     """The sum of each channel, [N, C] in float32, of features [N, C, H, W].
 
-    PyTorch adds bfloat16 up in float32, fast, and rounds the sum; asked for a float32 sum, it casts all of x
-    first. So only the sums of rows are rounded.
+    On the CPU, PyTorch adds bfloat16 up in float32, fast, and rounds the sum; asked for a float32 sum, it
+    casts all of x first. So only the sums of rows are rounded.
     """
+    if x.is_cuda:
+        return x.sum((2, 3), dtype=torch.float32)
     return x.permute(0, 2, 3, 1).sum(2).sum(1, dtype=torch.float32)
 
 
@@ -83,7 +111,4 @@ class GroupNorm(nn.GroupNorm):
         self.swish = swish
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            y = super().forward(x)
-            return F.silu(y) if self.swish else y
         return _FastBackward.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.swish)

@@ -25,6 +25,7 @@ from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.nn.cutouts import Cutouts
 from mead.nn.frozen import freeze
+from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
@@ -90,6 +91,7 @@ class LatentRevisionsPipeline:
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
+        self._decoded, self._embed = Recorded(self._pass_decoder), Recorded(self._pass_perceptor)
         with torch.no_grad():
             self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
@@ -114,7 +116,9 @@ class LatentRevisionsPipeline:
         z = first.clone().requires_grad_()
         return LatentRevision(
             latents=z,
-            optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
+            optimiser=torch.optim.AdamW(
+                [z], lr=learning_rate, weight_decay=hyper.weight_decay, fused=self.precision.fused
+            ),
             generator=generator,
             steps=params.iterations or hyper.iterations,
             upscaler=self.upscaler,
@@ -133,6 +137,16 @@ class LatentRevisionsPipeline:
         for shape in shapes:
             self._step([revision for revision in revisions if revision.latents.shape == shape])
 
+    def record_graphs(self, jobs: int) -> None:
+        """Record CUDA graphs of the passes of 1 to `jobs` jobs with the weights set's own settings."""
+        hyper = self.hyperparameters
+        width, height = (side // self.vqgan.factor for side in hyper.sides)
+        latents = torch.zeros((jobs, self.vqgan.embed_dim, height, width), device=self.device)
+        for number in range(1, jobs + 1):
+            self._decoded.record(latents[:number])
+        side = self.perceptor.input_size
+        self._embed.record(torch.zeros((hyper.cutouts, 3, side, side), device=self.device))
+
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
         """The picture so far."""
@@ -140,19 +154,20 @@ class LatentRevisionsPipeline:
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
-        losses = []
-        for i, revision in enumerate(revisions):
-            # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
-            # the optimisation amplifies a rounding error into a different picture.
-            picture = pictures[i : i + 1]
-            with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._crop(revision, picture))
-            inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
-            losses.append(revision.objective(inputs).mean())
-        optimise(revisions, losses, self.scaler)
+        optimise(revisions, pictures, self._loss, self.scaler)
         for revision in revisions:
             if self.prior is not None and revision.hints is not None:
                 self.prior.pull(revision.latents, revision.hints, revision.guidance, revision.noise_level)
+
+    def _loss(self, revision: LatentRevision, picture: Tensor) -> Tensor:
+        """A job's loss, a scalar, with its picture [1, 3, H, W].
+
+        CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and the
+        optimisation amplifies a rounding error into a different picture.
+        """
+        embeddings = self._embed(self._crop(revision, picture))
+        inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
+        return revision.objective(inputs).mean()
 
     def _objective(self, target: Tensor, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
@@ -171,11 +186,16 @@ class LatentRevisionsPipeline:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
         return (self._decoded(z).clamp(-1, 1) + 1) / 2
 
-    def _decoded(self, z: Tensor) -> Tensor:
+    def _pass_decoder(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W], about [-1, 1]."""
         pictures = self.precision.batch_invariant(self.vqgan.decode, z.clamp(-LATENT_LIMIT, LATENT_LIMIT))
         # always the same memory layout: the order of later sums depends on it
         return pictures.float().contiguous()
+
+    def _pass_perceptor(self, crops: Tensor) -> Tensor:
+        """Pictures [N, 3, S, S] in [0, 1] -> CLIP's embeddings [N, d]."""
+        with self.precision.autocast():
+            return self.perceptor.embed_image(crops)
 
     def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
         """This step's cutouts of a picture [1, 3, H, W]."""

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from LatentRevisions.group_norm import GroupNorm
 from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
+from mead.nn.attention import attend
 from mead.nn.frozen import FrozenConv2d, freeze
 from mead.nn.state_dict import StateDict, build, count, shape
 
@@ -53,7 +54,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).mT.unsqueeze(1) for conv in (self.q, self.k, self.v))  # [N, 1, HW, C]
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         return x + self.proj_out(h.squeeze(1).mT.unflatten(2, x.shape[2:]))
 
 

@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError, read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
+from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
+from mead.nn.resampling import resize
 from mead.params import ParamsError
 from mead.revision import Progress, Revision, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
@@ -97,6 +98,8 @@ class StyleCLIPPipeline:
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
+        self._synthesise, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
+        self._features = Recorded(self._pass_identity)
         self.cutouts = Cutouts(hyperparameters)
 
     @torch.no_grad()
@@ -120,7 +123,7 @@ class StyleCLIPPipeline:
         latents = codes.clone().requires_grad_()
         return StyleRevision(
             latents=latents,
-            optimiser=torch.optim.Adam([latents], lr=rate),
+            optimiser=torch.optim.Adam([latents], lr=rate, fused=self.precision.fused),
             generator=torch.Generator(self.device).manual_seed(params.seed),
             steps=params.iterations or hyper.iterations,
             upscaler=self.upscaler,
@@ -158,28 +161,37 @@ class StyleCLIPPipeline:
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
-        images = self._synthesise(codes)
-        losses = []
-        for i, revision in enumerate(revisions):
-            image = images[i : i + 1]
-            # CLIP sees each job's face apart: how its matrix products round depends on the batch size, and
-            # the optimisation amplifies a rounding error into a different picture.
-            with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._views(revision, image))
-            inputs = {
-                "embeddings": embeddings,
-                "codes": revision.latents,
-                "features": self._features(image),
-            }
-            losses.append(revision.objective(inputs))
+        for revision in revisions:
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
-        optimise(revisions, losses, self.scaler)
+        optimise(revisions, self._synthesise(codes), self._loss, self.scaler)
+
+    def record_graphs(self, jobs: int) -> None:
+        """Record CUDA graphs of the passes of 1 to `jobs` jobs."""
+        codes = self.average.repeat(jobs, 1, 1)
+        for number in range(1, jobs + 1):
+            self._synthesise.record(codes[:number])
+        with torch.no_grad():
+            face = self._synthesise(codes[:1]).clone()
+        self._features.record(face)
+        side = self.perceptor.input_size
+        views = 1 + self.hyperparameters.cutouts
+        self._embed.record(torch.zeros((views, 3, side, side), device=self.device))
 
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
         return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
+
+    def _loss(self, revision: StyleRevision, image: Tensor) -> Tensor:
+        """A job's loss, a scalar, with its face [1, 3, H, W].
+
+        CLIP sees each job's face apart: how its matrix products round depends on the batch size, and the
+        optimisation amplifies a rounding error into a different picture.
+        """
+        embeddings = self._embed(self._views(revision, image))
+        inputs = {"embeddings": embeddings, "codes": revision.latents, "features": self._features(image)}
+        return revision.objective(inputs)
 
     def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor, l2: float) -> Sum:
         """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
@@ -206,12 +218,17 @@ class StyleCLIPPipeline:
             )
         return self.mapper(codes, prompt)
 
-    def _synthesise(self, codes: Tensor) -> Tensor:
+    def _pass_generator(self, codes: Tensor) -> Tensor:
         """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
         # always the same memory layout: the order of later sums depends on it
         return self.precision.batch_invariant(self.generator.synthesise, codes).contiguous()
 
-    def _features(self, images: Tensor) -> Tensor:
+    def _pass_perceptor(self, views: Tensor) -> Tensor:
+        """Pictures [N, 3, S, S] in [0, 1] -> CLIP's embeddings [N, d]."""
+        with self.precision.autocast():
+            return self.perceptor.embed_image(views)
+
+    def _pass_identity(self, images: Tensor) -> Tensor:
         """Identity features of faces [N, 3, H, W]: [N, d], unit length."""
         with self.precision.autocast():
             return self.identity.of_face(images).float()
@@ -220,7 +237,7 @@ class StyleCLIPPipeline:
         """What CLIP sees of a face [1, 3, H, W] in this step: all of it, and random crops."""
         side = self.perceptor.input_size
         picture = (image.clamp(-1, 1) + 1) / 2
-        views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        views = resize(picture, (side, side))
         if not self.hyperparameters.cutouts:
             return views
         maps = self.cutouts.draw(side, side, revision.generator)

@@ -88,32 +88,34 @@ def average_face(weights: str) -> Tensor:
 # --- Ours
 
 
-def latent_revisions(weights: str) -> LatentRevisionsPipeline:
+def latent_revisions(weights: str, device: torch.device = CPU) -> LatentRevisionsPipeline:
     if weights == "demo":
-        return load_latent_revisions("demo", "cpu")
-    vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).freeze(Precision(CPU).dtype)
-    return LatentRevisionsPipeline(vqgan, perceptor(weights), None, None, picture_settings(weights), CPU)
+        return load_latent_revisions("demo", str(device))
+    vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).freeze(Precision(device).dtype).to(device)
+    return LatentRevisionsPipeline(
+        vqgan, perceptor(weights, device), None, None, picture_settings(weights), device
+    )
 
 
-def perceptor(weights: str) -> Perceptor:
-    return Perceptor.from_state_dict(read(weights, "clip")).freeze(Precision(CPU).dtype)
+def perceptor(weights: str, device: torch.device) -> Perceptor:
+    return Perceptor.from_state_dict(read(weights, "clip")).freeze(Precision(device).dtype).to(device)
 
 
-def style_clip(weights: str) -> StyleCLIPPipeline:
+def style_clip(weights: str, device: torch.device = CPU) -> StyleCLIPPipeline:
     if weights == "demo":
-        return load_style_clip("demo", "cpu")
+        return load_style_clip("demo", str(device))
     shapes = parity.load("e4e_ffhq_1024", with_weights=False).shapes
     unused = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}  # without a photo
     return StyleCLIPPipeline(
-        Generator.from_state_dict(read(weights, "stylegan2")).requires_grad_(False),
+        Generator.from_state_dict(read(weights, "stylegan2")).requires_grad_(False).to(device),
         Encoder4Editing.from_state_dict(unused),
-        average_face(weights),
-        Identity.from_state_dict(read(weights, "identity")).requires_grad_(False),
-        perceptor(weights),
+        average_face(weights).to(device),
+        Identity.from_state_dict(read(weights, "identity")).requires_grad_(False).to(device),
+        perceptor(weights, device),
         None,
         None,
         face_settings(weights),
-        CPU,
+        device,
     )
 
 
@@ -321,13 +323,13 @@ def full_rows(steps: int) -> list[Row]:
     return [*pictures, faces]
 
 
-def product_peak(dtype: torch.dtype, side: int = 4096, times: int = 3) -> float:
+def product_peak(dtype: torch.dtype, side: int = 4096, times: int = 3, device: torch.device = CPU) -> float:
     """Operations a second of a product of two square matrices, the fastest of several."""
-    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     taken = []
     for _ in range(times):
         began = time.perf_counter()
-        a @ b
+        float((a @ b)[0, 0])  # waits for a GPU
         taken.append(time.perf_counter() - began)
     return 2 * side**3 / min(taken)
 

@@ -19,6 +19,32 @@ if TYPE_CHECKING:
     from mead.upscaling import Upscaler
 
 
+class Losses:
+    """The losses of a step's jobs, copied to the CPU without waiting for the GPU.
+
+    Args:
+        losses: a scalar for each job.
+    """
+
+    def __init__(self, losses: Sequence[torch.Tensor]) -> None:
+        stacked = torch.stack([loss.detach() for loss in losses])
+        self._copy = stacked.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if stacked.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def __getitem__(self, number: int) -> float:
+        """A job's loss; waits for the copy."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._copy[number])
+
+    @property
+    def are_late(self) -> bool:
+        """Whether the GPU may still have to compute them."""
+        return self._copied is not None
+
+
 @dataclass(eq=False)
 class Revision:
     """The state of one job. Jobs share nothing, so batching never changes a job's picture."""
@@ -28,7 +54,8 @@ class Revision:
     generator: torch.Generator  # on the pipeline's device
     steps: int
     step: int = 0
-    loss: float = float("nan")
+    loss: float = float("nan")  # of the last step; on a GPU, of the one before until the job has finished
+    pending: tuple[Losses, int] | None = None  # the losses of the last step, and which of them is its own
     started: float = field(default_factory=time.monotonic)
     upscaler: Upscaler | None = None  # what enlarges the finished picture
     upscale: int = 1  # how many times as wide and high
@@ -58,18 +85,42 @@ class Pipeline(Protocol[R]):
 
 
 def optimise(
-    revisions: Sequence[Revision], losses: Sequence[torch.Tensor], scaler: torch.amp.GradScaler
+    revisions: Sequence[R],
+    pictures: torch.Tensor,
+    loss: Callable[[R, torch.Tensor], torch.Tensor],
+    scaler: torch.amp.GradScaler,
 ) -> None:
-    """Take an optimiser step for each revision on its own loss, a scalar, with one backward pass for all."""
-    for revision in revisions:
+    """Take an optimiser step for each revision on its own loss, with one backward pass through the generator.
+
+    Each job's loss is computed, and led back to its picture, before the next one's: what CLIP keeps for that
+    is in memory once, however many jobs there are.
+
+    Args:
+        pictures: one of each revision, [N, ...], with gradients to all their latents.
+        loss: the loss, a scalar, of a revision with its picture [1, ...].
+        scaler: scales the losses, for float16.
+    """
+    parts = [picture.detach().requires_grad_() for picture in pictures.split(1)]
+    losses = []
+    for revision, picture in zip(revisions, parts, strict=True):
         revision.optimiser.zero_grad()
-    stacked = torch.stack(list(losses))
-    scaler.scale(stacked.sum()).backward()
-    for revision, loss in zip(revisions, stacked.tolist(), strict=True):
+        losses.append(loss(revision, picture))
+        scaler.scale(losses[-1]).backward()
+    pictures.backward(torch.cat([part.grad for part in parts if part.grad is not None]))
+    for revision in revisions:
         scaler.step(revision.optimiser)
-        revision.step += 1
-        revision.loss = loss
     scaler.update()
+    _tell(revisions, Losses(losses))
+
+
+def _tell(revisions: Sequence[Revision], losses: Losses) -> None:
+    """Note a step. On a GPU, the loss of the step before is told, so that nobody waits for this one."""
+    for number, revision in enumerate(revisions):
+        revision.step += 1
+        before, revision.pending = revision.pending, (losses, number)
+        if before is None or revision.finished or not losses.are_late:
+            before = revision.pending
+        revision.loss = before[0][before[1]]
 
 
 def start(pipeline: Pipeline[R], params: Any) -> R:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -103,6 +103,16 @@ class ServiceSettings(BaseSettings):
     )
     device: str | None = Field(
         None, description='PyTorch device, such as "cpu" or "cuda:0"; by default the best one available.'
+    )
+    precision: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None,
+        description="Number format that networks compute in; by default bfloat16 where the device has it, "
+        "float16 on older GPUs, else float32.",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="Whether the inference server records CUDA graphs at its start: steps launch faster, "
+        "the start takes longer, and each number of jobs takes memory.",
     )
     torch_threads: int | None = Field(
         None, ge=1, description="Number of CPU threads of PyTorch; by default its own choice."

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
+from mead.nn.resampling import sample
 
 
 class Cutouts:
@@ -39,7 +40,8 @@ class Cutouts:
             return torch.rand(shape, generator=generator, device=device) * 2 - 1
 
         shorter = min(width, height)
-        half = torch.tensor([width, height], device=device) / shorter / 2  # of the picture
+        # of the picture; filled on the device, since a copy to it would wait
+        half = torch.stack([torch.full((), side / shorter / 2, device=device) for side in (width, height)])
         padded = half + 0.5
         flip = torch.sign(uniform(1))
         angle = uniform(1) * (hyper.cutout_degrees * pi / 180)
@@ -67,7 +69,7 @@ class Cutouts:
         n, cutouts = maps.shape[:2]
         grid = F.affine_grid(maps.flatten(0, 1), [n * cutouts, 3, side, side], align_corners=False)
         # a picture's crops are stacked in one tall grid, which spares copies of the picture
-        crops = F.grid_sample(pictures, grid.view(n, cutouts * side, side, 2), align_corners=False)
+        crops = sample(pictures, grid.view(n, cutouts * side, side, 2))
         return crops.unflatten(2, (cutouts, side)).transpose(1, 2).flatten(0, 1)
 
     def add_noise(self, crops: Tensor, generator: torch.Generator) -> Tensor:

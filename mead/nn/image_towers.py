@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mead.nn.attention import attend
+
 QUICK_GELU = 1.702
 
 
@@ -77,7 +79,7 @@ class FrozenBlock(nn.Module):
         """x [N, tokens, width] -> [N, tokens, width]."""
         n, tokens, width = x.shape
         heads = self.queries_keys_values(self.norm_1(x)).view(n, tokens, 3, self.heads, width // self.heads)
-        h = F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4).unbind(0))
+        h = attend(*heads.permute(2, 0, 3, 1, 4).unbind(0))
         x = x + self.attended(h.transpose(1, 2).reshape(n, tokens, width))
         return x + self.out(F.silu(self.hidden(self.norm_2(x))))
 
@@ -152,7 +154,7 @@ class FrozenAttentionPool(nn.Module):
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions
         queries = self.queries(x[:, :1]).view(n, 1, self.heads, -1).transpose(1, 2)
         keys_values = self.keys_values(x).view(n, x.shape[1], 2, self.heads, -1)
-        h = F.scaled_dot_product_attention(queries, *keys_values.permute(2, 0, 3, 1, 4).unbind(0))
+        h = attend(queries, *keys_values.permute(2, 0, 3, 1, 4).unbind(0))
         return self.out(h.reshape(n, width))
 
 

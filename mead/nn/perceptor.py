@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mead.nn.image_towers import freeze
+from mead.nn.resampling import resize
 from mead.nn.state_dict import StateDict, StateDictError, build, shape
 from mead.nn.tokeniser import END, START, load_tokeniser
 
@@ -116,7 +117,7 @@ class Perceptor(nn.Module):
         """
         size = (self.input_size, self.input_size)
         if images.shape[-2:] != size:
-            images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
+            images = resize(images.float(), size)
         return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
 
 

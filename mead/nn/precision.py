@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -26,21 +27,41 @@ def check_device(name: str) -> None:
         raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
+FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+"""What the environment variable PRECISION may say."""
+
+
 class Precision:
     """bfloat16 where the device computes in it, float16 with loss scaling on older GPUs, else float32.
 
     Latents, optimisers and losses stay float32; only passes through the networks run under `autocast()`.
+    The environment variable PRECISION chooses another format.
+
+    Raises:
+        ValueError: naming PRECISION, if it names no format.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True  # the same seed, the same picture
+        chosen = os.environ.get("PRECISION")
+        if chosen:
+            if chosen not in FORMATS:
+                raise ValueError(f"PRECISION: must be one of {', '.join(FORMATS)}, not {chosen!r}")
+            self.dtype = FORMATS[chosen]
+        elif device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
             self.dtype = torch.bfloat16 if fast else torch.float16
         else:
             chip = torch.cpu.get_capabilities()
             fast = any(chip.get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
             self.dtype = torch.bfloat16 if fast else torch.float32
+
+    @property
+    def fused(self) -> bool | None:
+        """For optimisers: True on a GPU, where they take a step in one kernel that waits for nothing."""
+        return True if self.device.type == "cuda" else None
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context for passes through the networks."""

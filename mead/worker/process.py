@@ -33,9 +33,13 @@ def make_worker(settings: Settings) -> Worker:
     admission = AdmissionControl()
     device = settings.device or best_device()
     check_device(device)
+    pipelines = [(spec, spec.load_pipeline(settings.weights, device)) for spec in MODELS.values()]
+    if settings.cuda_graphs and device.startswith("cuda"):
+        for spec, pipeline in pipelines:
+            pipeline.record_graphs(settings.threads(spec))
     engines = [
         Engine(
-            spec.load_pipeline(settings.weights, device),
+            pipeline,
             params=spec.params,
             jobs=jobs,
             storage=storage,
@@ -47,7 +51,7 @@ def make_worker(settings: Settings) -> Worker:
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
         )
-        for spec in MODELS.values()
+        for spec, pipeline in pipelines
     ]
     return Worker(
         name,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from LatentRevisions.group_norm import GroupNorm
+from LatentRevisions.group_norm import GroupNorm, _normalise, _normalise_on_gpu
 from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
 from tests import parity
@@ -152,3 +152,13 @@ def test_norm_groups_come_from_the_weights_and_are_32_where_they_say_nothing() -
     published = VQGAN.from_state_dict(weights)
     assert {module.num_groups for module in published.modules() if isinstance(module, GroupNorm)} == {32}
     assert not same_picture(few, published, image)
+
+
+def test_norm_on_a_gpu_is_the_same_computation() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 48, 5, 7).to(memory_format=torch.channels_last) * 2 + 3
+    weight, bias = torch.randn(48), torch.randn(48)
+    for ours, theirs in zip(
+        _normalise_on_gpu(x, weight, bias, 16, 1e-6), _normalise(x, weight, bias, 16, 1e-6), strict=True
+    ):
+        torch.testing.assert_close(ours.view_as(theirs), theirs, atol=1e-5, rtol=1e-5)
