@@ -139,13 +139,19 @@ class LatentRevisionsPipeline:
 
     def record_graphs(self, jobs: int) -> None:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs with the weights set's own settings."""
-        hyper = self.hyperparameters
-        width, height = (side // self.vqgan.factor for side in hyper.sides)
-        latents = torch.zeros((jobs, self.vqgan.embed_dim, height, width), device=self.device)
+        hyper, side = self.hyperparameters, self.perceptor.input_size
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device)
+
+        width, height = hyper.sides
+        latents = zeros(jobs, self.vqgan.embed_dim, height // self.vqgan.factor, width // self.vqgan.factor)
         for number in range(1, jobs + 1):
-            self._decoded.record(latents[:number])
-        side = self.perceptor.input_size
-        self._embed.record(torch.zeros((hyper.cutouts, 3, side, side), device=self.device))
+            self._decoded.record(latents[:number].clone().requires_grad_())
+        picture = zeros(1, 3, height, width).requires_grad_()
+        self._embed.record(picture, zeros(hyper.cutouts, 2, 3), zeros(hyper.cutouts, 3, side, side))
+        if self.prior is not None:
+            self.prior.record_graphs(latents[:1])
 
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
@@ -165,7 +171,9 @@ class LatentRevisionsPipeline:
         CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and the
         optimisation amplifies a rounding error into a different picture.
         """
-        embeddings = self._embed(self._crop(revision, picture))
+        cutouts, generator = revision.cutouts, revision.generator
+        maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
+        embeddings = self._embed(picture, maps, cutouts.noise(self.perceptor.input_size, generator))
         inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
         return revision.objective(inputs).mean()
 
@@ -192,17 +200,16 @@ class LatentRevisionsPipeline:
         # always the same memory layout: the order of later sums depends on it
         return pictures.float().contiguous()
 
-    def _pass_perceptor(self, crops: Tensor) -> Tensor:
-        """Pictures [N, 3, S, S] in [0, 1] -> CLIP's embeddings [N, d]."""
+    def _pass_perceptor(self, picture: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
+        """A picture [1, 3, H, W] in [0, 1] -> CLIP's embeddings of its cutouts, [cutouts, d].
+
+        Args:
+            maps: where they lie, [cutouts, 2, 3].
+            noise: added to them, [cutouts, 3, S, S].
+        """
+        crops = Cutouts.cut(picture, maps[None], self.perceptor.input_size) + noise
         with self.precision.autocast():
             return self.perceptor.embed_image(crops)
-
-    def _crop(self, revision: LatentRevision, picture: Tensor) -> Tensor:
-        """This step's cutouts of a picture [1, 3, H, W]."""
-        cutouts, generator = revision.cutouts, revision.generator
-        maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
-        crops = cutouts.cut(picture, maps[None], self.perceptor.input_size)
-        return cutouts.add_noise(crops, generator)
 
     def _way(self, params: LatentRevisionsParams) -> Way:
         if params.img_path is not None:

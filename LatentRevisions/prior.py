@@ -12,6 +12,7 @@ from torch import Tensor
 
 from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.start import LearnedStart
+from mead.nn.graphs import Recorded
 from mead.nn.precision import Precision
 
 
@@ -30,6 +31,7 @@ class Prior:
         self.start = start
         self.part = part
         self.precision = Precision(device)
+        self._denoised = Recorded(self._pass_denoiser)
 
     @torch.no_grad()
     def hints(self, target: Tensor) -> Tensor:
@@ -46,8 +48,17 @@ class Prior:
             guidance: how much the hints count: 0 not at all, 1 as the denoiser learned it.
             noise: deviation of the noise to be expected in the latents.
         """
-        levels = torch.full((2,), noise, device=latents.device)
+        told, free = self._denoised(latents, torch.full((2,), noise, device=latents.device), hints).split(1)
+        latents.lerp_(free + guidance * (told - free), self.part)
+
+    @torch.no_grad()
+    def record_graphs(self, latents: Tensor) -> None:
+        """Record CUDA graphs of the pass for latents [1, embed_dim, h, w] of this size."""
+        hints = self.hints(torch.ones(self.start.odds_in.in_features, device=latents.device))
+        self._denoised.record(latents.detach(), torch.ones(2, device=latents.device), hints)
+
+    def _pass_denoiser(self, latents: Tensor, noise: Tensor, hints: Tensor) -> Tensor:
+        """Latents without noise [2, embed_dim, h, w]: as the hints say, and without them."""
         with self.precision.autocast():
             both = torch.cat([hints, torch.zeros_like(hints)])
-            told, free = self.denoiser(latents.expand(2, -1, -1, -1), levels, both).float().split(1)
-        latents.lerp_(free + guidance * (told - free), self.part)
+            return self.denoiser(latents.expand(2, -1, -1, -1), noise, both).float()

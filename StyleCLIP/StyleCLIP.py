@@ -170,13 +170,14 @@ class StyleCLIPPipeline:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs."""
         codes = self.average.repeat(jobs, 1, 1)
         for number in range(1, jobs + 1):
-            self._synthesise.record(codes[:number])
+            self._synthesise.record(codes[:number].clone().requires_grad_())
         with torch.no_grad():
             face = self._synthesise(codes[:1]).clone()
-        self._features.record(face)
+        self._features.record(face.requires_grad_())
         side = self.perceptor.input_size
         views = 1 + self.hyperparameters.cutouts
-        self._embed.record(torch.zeros((views, 3, side, side), device=self.device))
+        shape = (views, 3, side, side)
+        self._embed.record(torch.zeros(shape, device=self.device, requires_grad=True))
 
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
@@ -241,7 +242,7 @@ class StyleCLIPPipeline:
         if not self.hyperparameters.cutouts:
             return views
         maps = self.cutouts.draw(side, side, revision.generator)
-        crops = self.cutouts.add_noise(self.cutouts.cut(picture, maps[None], side), revision.generator)
+        crops = self.cutouts.cut(picture, maps[None], side) + self.cutouts.noise(side, revision.generator)
         return torch.cat([views, crops])
 
 

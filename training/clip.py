@@ -144,7 +144,7 @@ def look(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """One cutout [SIDE, SIDE] of each picture [N, 3, 128, 128] in [0, 1], with colours varied a little."""
     height, width = pictures.shape[2:]
     maps = torch.stack([VIEWS.draw(width, height, generator) for _ in pictures])
-    crops = VIEWS.add_noise(VIEWS.cut(pictures, maps, SIDE), generator)
+    crops = VIEWS.cut(pictures, maps, SIDE) + VIEWS.noise(SIDE, generator)
     gain = 1 + 0.1 * torch.randn((len(crops), 3, 1, 1), generator=generator)
     shift = 0.04 * torch.randn((len(crops), 3, 1, 1), generator=generator)
     return crops * gain + shift

@@ -57,7 +57,8 @@ class Cutouts:
         translation = (centre - shift) @ rotation.mT
         return torch.cat([scale, translation[:, :, None]], 2) / half[:, None]
 
-    def cut(self, pictures: Tensor, maps: Tensor, side: int) -> Tensor:
+    @staticmethod
+    def cut(pictures: Tensor, maps: Tensor, side: int) -> Tensor:
         """Sample maps [N, cutouts, 2, 3] from pictures [N, 3, H, W]: crops [N * cutouts, 3, side, side].
 
         Crops of one picture are next to each other. A picture much larger than a crop is average-pooled
@@ -72,8 +73,9 @@ class Cutouts:
         crops = sample(pictures, grid.view(n, cutouts * side, side, 2))
         return crops.unflatten(2, (cutouts, side)).transpose(1, 2).flatten(0, 1)
 
-    def add_noise(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """Add normal noise to crops [cutouts, 3, side, side], of a standard deviation drawn for each."""
-        deviation = torch.rand((len(crops), 1, 1, 1), generator=generator, device=crops.device)
+    def noise(self, side: int, generator: torch.Generator) -> Tensor:
+        """Normal noise for crops, [cutouts, 3, side, side], of a standard deviation drawn for each."""
+        cutouts, device = self.hyperparameters.cutouts, generator.device
+        deviation = torch.rand((cutouts, 1, 1, 1), generator=generator, device=device)
         deviation = deviation * self.hyperparameters.cutout_noise
-        return crops + deviation * torch.randn(crops.shape, generator=generator, device=crops.device)
+        return deviation * torch.randn((cutouts, 3, side, side), generator=generator, device=device)

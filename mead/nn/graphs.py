@@ -14,24 +14,30 @@ from torch import Tensor
 
 
 class Recorded:
-    """A function of one tensor, such as a pass through frozen networks, with graphs for some shapes.
+    """A function of tensors, such as a pass through frozen networks, with graphs for some shapes of theirs.
 
     A replay overwrites the result and the kept features of the one before: a result must be used, and its
-    backward pass taken, before the next call with that shape.
+    backward pass taken, before the next call with those shapes.
 
     Args:
         function: computes without random numbers, and without waiting for the GPU.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
-        self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+        self._graphs: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
 
-    def record(self, sample: Tensor) -> None:
-        """Record the passes on a tensor like `sample`. No other thread may use the GPU meanwhile."""
-        sample = sample.detach().requires_grad_()
-        recorded = torch.cuda.make_graphed_callables(self.function, (sample,))
-        self._graphs[sample.shape] = cast("Callable[[Tensor], Tensor]", recorded)
+    def record(self, *samples: Tensor) -> None:
+        """Record the passes on tensors like `samples`, with gradients to those that require them.
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._graphs.get(x.shape, self.function)(x)
+        No other thread may use the GPU meanwhile.
+        """
+        recorded = torch.cuda.make_graphed_callables(self.function, samples)
+        self._graphs[_shapes(samples)] = cast("Callable[..., Tensor]", recorded)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self._graphs.get(_shapes(inputs), self.function)(*inputs)
+
+
+def _shapes(tensors: tuple[Tensor, ...]) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for tensor in tensors)

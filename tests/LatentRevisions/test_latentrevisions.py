@@ -212,7 +212,9 @@ def test_the_loss_is_the_published_one(pipeline: LatentRevisionsPipeline) -> Non
         picture = (pipeline.vqgan.decode(revision.latents.clamp(-6, 6)).float().clamp(-1, 1) + 1) / 2
         maps = revision.cutouts.draw(128, 128, generator)
         crops = revision.cutouts.cut(picture, maps[None], pipeline.perceptor.input_size)
-        seen = pipeline.perceptor.embed_image(revision.cutouts.add_noise(crops, generator))
+        seen = pipeline.perceptor.embed_image(
+            crops + revision.cutouts.noise(pipeline.perceptor.input_size, generator)
+        )
     away = pipeline.perceptor.embed_text(["incoherent, confusing, cropped, watermarks"])[0]
     expected = (-10 * seen @ revision.target + pipeline.hyperparameters.away * seen @ away).mean()
     pipeline.step([revision])
