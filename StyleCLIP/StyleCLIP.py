@@ -36,8 +36,10 @@ from mead.weights.upscaler import load_upscaler
 from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
+from StyleCLIP.frozen_generator import FrozenGenerator
+from StyleCLIP.frozen_identity import FrozenIdentity
 from StyleCLIP.hyperparameters import Hyperparameters
-from StyleCLIP.identity import Identity
+from StyleCLIP.identity import WHOLE, Identity, crop
 from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
@@ -63,7 +65,8 @@ class StyleCLIPPipeline:
         generator: synthesises faces from codes w+.
         encoder: inverts faces to codes, as offsets from `average`.
         average: codes of the average face [n_latent, style_dim].
-        identity: embeds faces so that those of one person are close.
+        identity: embeds faces so that those of one person are close; frozen here, as the generator is, unless
+            both are another pipeline's.
         perceptor: CLIP.
         mapper: edits the first codes as the prompt says; None if the weights set has no such network.
         classifier: knows faces other than people's, such as drawn ones; None if the set has no such network.
@@ -74,10 +77,10 @@ class StyleCLIPPipeline:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | FrozenGenerator,
         encoder: Encoder4Editing,
         average: Tensor,
-        identity: Identity,
+        identity: Identity | FrozenIdentity,
         perceptor: Perceptor,
         mapper: LatentMapper | None,
         classifier: FaceClassifier | None,
@@ -85,17 +88,18 @@ class StyleCLIPPipeline:
         device: torch.device,
         upscaler: Upscaler | None = None,
     ) -> None:
-        self.generator = generator
+        self.precision = Precision(device)
+        dtype = self.precision.dtype
+        self.generator = generator.freeze(dtype) if isinstance(generator, Generator) else generator
         self.encoder = encoder
         self.average = average[None]
-        self.identity = identity
+        self.identity = identity.freeze(dtype) if isinstance(identity, Identity) else identity
         self.perceptor = perceptor
         self.mapper = mapper
         self.upscaler = upscaler
         self.classifier = classifier
         self.hyperparameters = hyperparameters
         self.device = device
-        self.precision = Precision(device)
         self.scaler = self.precision.scaler()
         self.cutouts = Cutouts(hyperparameters)
 
@@ -116,7 +120,7 @@ class StyleCLIPPipeline:
         if (params.start or own_start) == "learned":
             codes = self._mapped(face, prompt)
             rate, l2 = hyper.learned_start_rate, hyper.learned_start_l2
-        features = self._features(self._synthesise(face))
+        features = self._features(self._faces(face))
         latents = codes.clone().requires_grad_()
         return StyleRevision(
             latents=latents,
@@ -158,18 +162,18 @@ class StyleCLIPPipeline:
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
         codes = torch.cat([revision.latents for revision in revisions])
-        images = self._synthesise(codes)
+        faces = self._faces(codes)
         losses = []
         for i, revision in enumerate(revisions):
-            image = images[i : i + 1]
+            face = faces[i : i + 1]
             # CLIP sees each job's face apart: how its matrix products round depends on the batch size, and
             # the optimisation amplifies a rounding error into a different picture.
             with self.precision.autocast():
-                embeddings = self.perceptor.embed_image(self._views(revision, image))
+                embeddings = self.perceptor.embed_image(self._views(revision, face))
             inputs = {
                 "embeddings": embeddings,
                 "codes": revision.latents,
-                "features": self._features(image),
+                "features": self._features(face),
             }
             losses.append(revision.objective(inputs))
             for group in revision.optimiser.param_groups:
@@ -179,7 +183,7 @@ class StyleCLIPPipeline:
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
+        return to_picture(self.generator.synthesise(revision.latents) / 2 + 0.5)
 
     def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor, l2: float) -> Sum:
         """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
@@ -206,20 +210,24 @@ class StyleCLIPPipeline:
             )
         return self.mapper(codes, prompt)
 
-    def _synthesise(self, codes: Tensor) -> Tensor:
-        """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
-        # always the same memory layout: the order of later sums depends on it
-        return self.precision.batch_invariant(self.generator.synthesise, codes).contiguous()
+    def _faces(self, codes: Tensor) -> Tensor:
+        """The faces of codes w+ [N, n_latent, style_dim] as the networks see them: [N, 3, S, S] in [-1, 1].
 
-    def _features(self, images: Tensor) -> Tensor:
-        """Identity features of faces [N, 3, H, W]: [N, d], unit length."""
-        with self.precision.autocast():
-            return self.identity.of_face(images).float()
+        Large ones are shrunk, once for all.
+        """
+        faces = self.generator.synthesise(codes).clamp(-1, 1)
+        side = max(WHOLE, self.perceptor.input_size)
+        return F.adaptive_avg_pool2d(faces, side) if faces.shape[-1] > side else faces
 
-    def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
-        """What CLIP sees of a face [1, 3, H, W] in this step: all of it, and random crops."""
+    def _features(self, faces: Tensor) -> Tensor:
+        """Identity features of `_faces`: [N, d], unit length."""
+        features: Tensor = self.identity(crop(faces, self.identity.input_size))
+        return features
+
+    def _views(self, revision: StyleRevision, face: Tensor) -> Tensor:
+        """What CLIP sees of one of `_faces` in this step: all of it, and random crops."""
         side = self.perceptor.input_size
-        picture = (image.clamp(-1, 1) + 1) / 2
+        picture = (face + 1) / 2
         views = F.interpolate(picture, (side, side), mode="bicubic", align_corners=False, antialias=True)
         if not self.hyperparameters.cutouts:
             return views
