@@ -8,8 +8,6 @@ and range.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,10 @@ from mead.imaging.pictures import PictureError, read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
-from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
-from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise, result_of
+from mead.params import ParamsError, lacking
+from mead.revision import Progress, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
@@ -38,24 +35,16 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
 from StyleCLIP.frozen_generator import FrozenGenerator
 from StyleCLIP.frozen_identity import FrozenIdentity
+from StyleCLIP.global_directions import GlobalDirections, GlobalEdits
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.identity import WHOLE, Identity, crop
-from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
+from StyleCLIP.losses import objective
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.revision import StyleRevision, ramp
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
-
-
-@dataclass(eq=False, kw_only=True)
-class StyleRevision(Revision):
-    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
-
-    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
-    features: Tensor  # identity of the face as it was, [1, d]
-    learning_rate: float  # at the top of the ramp, see `ramp`
-    objective: Sum
 
 
 class StyleCLIPPipeline:
@@ -73,6 +62,10 @@ class StyleCLIPPipeline:
         hyperparameters: the weights set's.
         device: the networks' device.
         upscaler: enlarges finished pictures; None if the weights set has none.
+        directions: of the generator's styles; None if the weights set has none.
+
+    Raises:
+        WeightsError: if the directions do not fit the other networks.
     """
 
     def __init__(
@@ -87,6 +80,7 @@ class StyleCLIPPipeline:
         hyperparameters: Hyperparameters,
         device: torch.device,
         upscaler: Upscaler | None = None,
+        directions: GlobalDirections | None = None,
     ) -> None:
         self.precision = Precision(device)
         dtype = self.precision.dtype
@@ -102,6 +96,8 @@ class StyleCLIPPipeline:
         self.device = device
         self.scaler = self.precision.scaler()
         self.cutouts = Cutouts(hyperparameters)
+        parts = perceptor, self.generator, hyperparameters, self.precision
+        self.global_edits = None if directions is None else GlobalEdits(directions, *parts)
 
     @torch.no_grad()
     def start(self, params: StyleCLIPParams) -> StyleRevision:
@@ -114,6 +110,9 @@ class StyleCLIPPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        if params.method == "global":
+            styles = self._edited(face, params)
+            return StyleRevision.of_styles(styles, face, params.seed, upscaler=self.upscaler, upscale=upscale)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
@@ -132,7 +131,7 @@ class StyleCLIPPipeline:
             codes=codes,
             features=features,
             learning_rate=rate,
-            objective=self._objective(prompt[0], codes, features, l2),
+            objective=objective(prompt[0], codes, features, l2, hyper.identity),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -161,6 +160,12 @@ class StyleCLIPPipeline:
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
+        for revision in revisions:
+            if revision.styles is not None:  # there is nothing to do
+                revision.step, revision.loss = revision.step + 1, 0.0
+        revisions = [revision for revision in revisions if revision.styles is None]
+        if not revisions:
+            return
         codes = torch.cat([revision.latents for revision in revisions])
         faces = self._faces(codes)
         losses = []
@@ -183,24 +188,14 @@ class StyleCLIPPipeline:
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        return to_picture(self.generator.synthesise(revision.latents) / 2 + 0.5)
+        styles = revision.styles or self.generator.styles(revision.latents)
+        return to_picture(self.generator.synthesise_styles(styles) / 2 + 0.5)
 
-    def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor, l2: float) -> Sum:
-        """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
-
-        Args:
-            prompt: its embedding [d].
-            codes: w+₀ [1, n_latent, style_dim].
-            features: f₀ [1, d], the identity of the face as it was.
-            l2: a weight.
-        """
-        return Sum(
-            [
-                Apply(CosineDistance(prompt), "embeddings"),
-                Scale(Apply(SquaredDistance(codes), "codes"), l2),
-                Scale(Apply(IdentityLoss(features), "features"), self.hyperparameters.identity),
-            ]
-        )
+    def _edited(self, codes: Tensor, params: StyleCLIPParams) -> Sequence[Tensor]:
+        """Styles [1, in] of codes w+ [1, n_latent, style_dim], edited by a global direction."""
+        if self.global_edits is None:
+            raise lacking("method", "directions")
+        return self.global_edits.styles(codes, params)
 
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
         """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
@@ -236,12 +231,6 @@ class StyleCLIPPipeline:
         return torch.cat([views, crops])
 
 
-def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
-    falling = min(1.0, (1 - done) / down)
-    return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
-
-
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     """The pipeline of a weights set on a device, loaded once per process and shared.
@@ -261,11 +250,13 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = classifier = None
+    mapper = classifier = directions = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
     if "face" in chosen.files:
         classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
+    if "directions" in chosen.files:
+        directions = GlobalDirections.from_state_dict(chosen.read("directions")).to(device)
     return StyleCLIPPipeline(
         generator,
         encoder,
@@ -277,6 +268,7 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
+        directions,
     )
 
 
@@ -302,6 +294,9 @@ class StyleCLIP(Model):
         iterations: int | None = None,
         method: str = "optimisation",
         start: str | None = None,
+        neutral: str | None = None,
+        alpha: float | None = None,
+        beta: float | str | None = None,
         upscale: int | None = None,
         weights: str = "demo",
         device: str | None = None,
@@ -318,9 +313,15 @@ class StyleCLIP(Model):
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
-            method: how the edit is found; "optimisation", default "optimisation".
+            method: how the edit is found: by optimising the codes, or in one pass by a global direction;
+                "optimisation" or "global", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
                 "learned", default None: the weights set's.
+            neutral: what the face is before the edit, in words, for a global direction; default None: the
+                weights set's.
+            alpha: how far to go along a global direction; -10 to 10, default None: the weights set's.
+            beta: how relevant a channel must be for a global direction to change it; "auto" or 0 to 1,
+                default None: the weights set's.
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             weights: name of a weights set; default "demo".
@@ -341,6 +342,9 @@ class StyleCLIP(Model):
             "iterations": iterations,
             "method": method,
             "start": start,
+            "neutral": neutral,
+            "alpha": alpha,
+            "beta": beta,
             "upscale": upscale,
         }
         super().__init__(

@@ -67,7 +67,8 @@ class FrozenStyledConv(nn.Module):
         self.affine = linear(layer.conv.modulation)
         self.upsample: bool = layer.upsample
         weight = layer.conv.scaled_weight().float()  # [out, in, 3, 3]
-        self.size: Size = (len(weight), *noise.shape[2:])
+        self.size: Size = (len(weight), *noise.shape[2:])  # of the output
+        self.size_in = weight.shape[1]  # channels of the input
         self.register_buffer("squares", weight.square().sum((2, 3)))
         if self.upsample:
             weight = weight.transpose(0, 1)  # as conv_transpose2d takes it

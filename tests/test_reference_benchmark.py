@@ -18,7 +18,8 @@ from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
 from StyleCLIP.identity import Identity, crop
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.StyleCLIP import StyleCLIPPipeline, ramp
+from StyleCLIP.revision import ramp
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
 from StyleCLIP.stylegan2 import Generator
 from tests import parity
