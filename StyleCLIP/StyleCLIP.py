@@ -8,26 +8,24 @@ and range.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError, read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
 from mead.nn.graphs import Recorded
-from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.resampling import resize
-from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise, result_of
+from mead.params import ParamsError, lacking
+from mead.revision import Progress, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
@@ -37,24 +35,18 @@ from mead.weights.upscaler import load_upscaler
 from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
+from StyleCLIP.frozen_generator import FrozenGenerator
+from StyleCLIP.frozen_identity import FrozenIdentity
+from StyleCLIP.global_directions import GlobalDirections, GlobalEdits
 from StyleCLIP.hyperparameters import Hyperparameters
-from StyleCLIP.identity import Identity
-from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
+from StyleCLIP.identity import WHOLE, Identity, crop
+from StyleCLIP.losses import objective
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.revision import StyleRevision, ramp
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
-
-
-@dataclass(eq=False, kw_only=True)
-class StyleRevision(Revision):
-    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
-
-    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
-    features: Tensor  # identity of the face as it was, [1, d]
-    learning_rate: float  # at the top of the ramp, see `ramp`
-    objective: Sum
 
 
 class StyleCLIPPipeline:
@@ -64,43 +56,52 @@ class StyleCLIPPipeline:
         generator: synthesises faces from codes w+.
         encoder: inverts faces to codes, as offsets from `average`.
         average: codes of the average face [n_latent, style_dim].
-        identity: embeds faces so that those of one person are close.
+        identity: embeds faces so that those of one person are close; frozen here, as the generator is, unless
+            both are another pipeline's.
         perceptor: CLIP.
         mapper: edits the first codes as the prompt says; None if the weights set has no such network.
         classifier: knows faces other than people's, such as drawn ones; None if the set has no such network.
         hyperparameters: the weights set's.
         device: the networks' device.
         upscaler: enlarges finished pictures; None if the weights set has none.
+        directions: of the generator's styles; None if the weights set has none.
+
+    Raises:
+        WeightsError: if the directions do not fit the other networks.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | FrozenGenerator,
         encoder: Encoder4Editing,
         average: Tensor,
-        identity: Identity,
+        identity: Identity | FrozenIdentity,
         perceptor: Perceptor,
         mapper: LatentMapper | None,
         classifier: FaceClassifier | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
         upscaler: Upscaler | None = None,
+        directions: GlobalDirections | None = None,
     ) -> None:
-        self.generator = generator
+        self.precision = Precision(device)
+        dtype = self.precision.dtype
+        self.generator = generator.freeze(dtype) if isinstance(generator, Generator) else generator
         self.encoder = encoder
         self.average = average[None]
-        self.identity = identity
+        self.identity = identity.freeze(dtype) if isinstance(identity, Identity) else identity
         self.perceptor = perceptor
         self.mapper = mapper
         self.upscaler = upscaler
         self.classifier = classifier
         self.hyperparameters = hyperparameters
         self.device = device
-        self.precision = Precision(device)
         self.scaler = self.precision.scaler()
-        self._synthesise, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
+        self._faces, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
         self._features = Recorded(self._pass_identity)
         self.cutouts = Cutouts(hyperparameters)
+        parts = perceptor, self.generator, hyperparameters, self.precision
+        self.global_edits = None if directions is None else GlobalEdits(directions, *parts)
 
     @torch.no_grad()
     def start(self, params: StyleCLIPParams) -> StyleRevision:
@@ -113,13 +114,16 @@ class StyleCLIPPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        if params.method == "global":
+            styles = self._edited(face, params)
+            return StyleRevision.of_styles(styles, face, params.seed, upscaler=self.upscaler, upscale=upscale)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
         if (params.start or own_start) == "learned":
             codes = self._mapped(face, prompt)
             rate, l2 = hyper.learned_start_rate, hyper.learned_start_l2
-        features = self._features(self._synthesise(face))
+        features = self._features(self._faces(face))
         latents = codes.clone().requires_grad_()
         return StyleRevision(
             latents=latents,
@@ -131,7 +135,7 @@ class StyleCLIPPipeline:
             codes=codes,
             features=features,
             learning_rate=rate,
-            objective=self._objective(prompt[0], codes, features, l2),
+            objective=objective(prompt[0], codes, features, l2, hyper.identity),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -160,56 +164,51 @@ class StyleCLIPPipeline:
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
+        for revision in revisions:
+            if revision.styles is not None:  # there is nothing to do
+                revision.step, revision.loss = revision.step + 1, 0.0
+        revisions = [revision for revision in revisions if revision.styles is None]
+        if not revisions:
+            return
         codes = torch.cat([revision.latents for revision in revisions])
         for revision in revisions:
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
-        optimise(revisions, self._synthesise(codes), self._loss, self.scaler)
+        optimise(revisions, self._faces(codes), self._loss, self.scaler)
 
     def record_graphs(self, jobs: int) -> None:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs."""
         codes = self.average.repeat(jobs, 1, 1)
         for number in range(1, jobs + 1):
-            self._synthesise.record(codes[:number].clone().requires_grad_())
+            self._faces.record(codes[:number].clone().requires_grad_())
         with torch.no_grad():
-            face = self._synthesise(codes[:1]).clone()
+            face = self._faces(codes[:1]).clone()
         self._features.record(face.requires_grad_())
         side = self.perceptor.input_size
-        views = 1 + self.hyperparameters.cutouts
-        shape = (views, 3, side, side)
+        shape = (1 + self.hyperparameters.cutouts, 3, side, side)
         self._embed.record(torch.zeros(shape, device=self.device, requires_grad=True))
 
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        return to_picture(self._synthesise(revision.latents) / 2 + 0.5)
+        styles = revision.styles or self.generator.styles(revision.latents)
+        return to_picture(self.generator.synthesise_styles(styles) / 2 + 0.5)
 
-    def _loss(self, revision: StyleRevision, image: Tensor) -> Tensor:
-        """A job's loss, a scalar, with its face [1, 3, H, W].
+    def _loss(self, revision: StyleRevision, face: Tensor) -> Tensor:
+        """A job's loss, a scalar, with one of `_faces`.
 
         CLIP sees each job's face apart: how its matrix products round depends on the batch size, and the
         optimisation amplifies a rounding error into a different picture.
         """
-        embeddings = self._embed(self._views(revision, image))
-        inputs = {"embeddings": embeddings, "codes": revision.latents, "features": self._features(image)}
+        embeddings = self._embed(self._views(revision, face))
+        inputs = {"embeddings": embeddings, "codes": revision.latents, "features": self._features(face)}
         return revision.objective(inputs)
 
-    def _objective(self, prompt: Tensor, codes: Tensor, features: Tensor, l2: float) -> Sum:
-        """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
-
-        Args:
-            prompt: its embedding [d].
-            codes: w+₀ [1, n_latent, style_dim].
-            features: f₀ [1, d], the identity of the face as it was.
-            l2: a weight.
-        """
-        return Sum(
-            [
-                Apply(CosineDistance(prompt), "embeddings"),
-                Scale(Apply(SquaredDistance(codes), "codes"), l2),
-                Scale(Apply(IdentityLoss(features), "features"), self.hyperparameters.identity),
-            ]
-        )
+    def _edited(self, codes: Tensor, params: StyleCLIPParams) -> Sequence[Tensor]:
+        """Styles [1, in] of codes w+ [1, n_latent, style_dim], edited by a global direction."""
+        if self.global_edits is None:
+            raise lacking("method", "directions")
+        return self.global_edits.styles(codes, params)
 
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
         """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
@@ -220,36 +219,34 @@ class StyleCLIPPipeline:
         return self.mapper(codes, prompt)
 
     def _pass_generator(self, codes: Tensor) -> Tensor:
-        """Codes w+ [N, n_latent, style_dim] -> faces [N, 3, H, W], about [-1, 1]."""
-        # always the same memory layout: the order of later sums depends on it
-        return self.precision.batch_invariant(self.generator.synthesise, codes).contiguous()
+        """The faces of codes w+ [N, n_latent, style_dim] as the networks see them: [N, 3, S, S] in [-1, 1].
+
+        Large ones are shrunk, once for all.
+        """
+        faces = self.generator.synthesise(codes).clamp(-1, 1)
+        side = max(WHOLE, self.perceptor.input_size)
+        return F.adaptive_avg_pool2d(faces, side) if faces.shape[-1] > side else faces
 
     def _pass_perceptor(self, views: Tensor) -> Tensor:
         """Pictures [N, 3, S, S] in [0, 1] -> CLIP's embeddings [N, d]."""
         with self.precision.autocast():
             return self.perceptor.embed_image(views)
 
-    def _pass_identity(self, images: Tensor) -> Tensor:
-        """Identity features of faces [N, 3, H, W]: [N, d], unit length."""
-        with self.precision.autocast():
-            return self.identity.of_face(images).float()
+    def _pass_identity(self, faces: Tensor) -> Tensor:
+        """Identity features of `_faces`: [N, d], unit length."""
+        features: Tensor = self.identity(crop(faces, self.identity.input_size))
+        return features
 
-    def _views(self, revision: StyleRevision, image: Tensor) -> Tensor:
-        """What CLIP sees of a face [1, 3, H, W] in this step: all of it, and random crops."""
+    def _views(self, revision: StyleRevision, face: Tensor) -> Tensor:
+        """What CLIP sees of one of `_faces` in this step: all of it, and random crops."""
         side = self.perceptor.input_size
-        picture = (image.clamp(-1, 1) + 1) / 2
+        picture = (face + 1) / 2
         views = resize(picture, (side, side))
         if not self.hyperparameters.cutouts:
             return views
         maps = self.cutouts.draw(side, side, revision.generator)
         crops = self.cutouts.cut(picture, maps[None], side) + self.cutouts.noise(side, revision.generator)
         return torch.cat([views, crops])
-
-
-def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
-    falling = min(1.0, (1 - done) / down)
-    return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
 
 
 @OncePerProcess
@@ -271,11 +268,13 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = classifier = None
+    mapper = classifier = directions = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
     if "face" in chosen.files:
         classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
+    if "directions" in chosen.files:
+        directions = GlobalDirections.from_state_dict(chosen.read("directions")).to(device)
     return StyleCLIPPipeline(
         generator,
         encoder,
@@ -287,6 +286,7 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
+        directions,
     )
 
 
@@ -312,6 +312,9 @@ class StyleCLIP(Model):
         iterations: int | None = None,
         method: str = "optimisation",
         start: str | None = None,
+        neutral: str | None = None,
+        alpha: float | None = None,
+        beta: float | str | None = None,
         upscale: int | None = None,
         weights: str = "demo",
         device: str | None = None,
@@ -328,9 +331,15 @@ class StyleCLIP(Model):
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
-            method: how the edit is found; "optimisation", default "optimisation".
+            method: how the edit is found: by optimising the codes, or in one pass by a global direction;
+                "optimisation" or "global", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
                 "learned", default None: the weights set's.
+            neutral: what the face is before the edit, in words, for a global direction; default None: the
+                weights set's.
+            alpha: how far to go along a global direction; -10 to 10, default None: the weights set's.
+            beta: how relevant a channel must be for a global direction to change it; "auto" or 0 to 1,
+                default None: the weights set's.
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             weights: name of a weights set; default "demo".
@@ -351,6 +360,9 @@ class StyleCLIP(Model):
             "iterations": iterations,
             "method": method,
             "start": start,
+            "neutral": neutral,
+            "alpha": alpha,
+            "beta": beta,
             "upscale": upscale,
         }
         super().__init__(

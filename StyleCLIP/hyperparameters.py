@@ -26,6 +26,14 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     identity: float = 0.005
     """Weight of the identity loss."""
+    neutral: str = "face"
+    """What a face is before an edit by a global direction, in words."""
+    alpha: float = 4.1
+    """How far an edit goes along a global direction."""
+    beta: str = "0.15"
+    """How relevant a channel must be for a global direction to change it, or "auto"."""
+    templates: bool = True
+    """Whether CLIP reads the words of a global direction in ImageNet's templates, "a bad photo of a ..."."""
     upscale: int = 1
     """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 

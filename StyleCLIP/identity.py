@@ -11,14 +11,17 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
+from StyleCLIP.frozen_identity import FrozenIdentity
 
 WIDTHS = (64, 128, 256, 512)  # of the four stages of IR-SE50
 BLOCKS = (3, 4, 14, 3)
-FACE = (35, 223, 32, 220)  # top, bottom, left and right of the face in an FFHQ-aligned picture of side 256
+WHOLE = 256  # side of the pictures that faces are cut out of
+FACE = (35, 223, 32, 220)  # top, bottom, left and right of the face in an FFHQ-aligned picture of that side
 
 
 class SqueezeExcitation(nn.Module):
@@ -162,14 +165,21 @@ class Identity(nn.Module):
 
     def of_face(self, image: Tensor) -> Tensor:
         """FFHQ-aligned face [N, 3, S, S] in [-1, 1], of any side -> unit features [N, embed_dim]."""
-        side = image.shape[-1]
-        if side > 256:  # as published
-            image = F.adaptive_avg_pool2d(image, 256)
-            side = 256
-        top, bottom, left, right = (round(edge * side / 256) for edge in FACE)
-        face = image[:, :, top:bottom, left:right]
-        if face.shape[-1] < self.input_size:  # where pooling would repeat pixels
-            return self(
-                F.interpolate(face, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
-            )
-        return self(F.adaptive_avg_pool2d(face, self.input_size))
+        return self(crop(image, self.input_size))
+
+    def freeze(self, dtype: torch.dtype) -> FrozenIdentity:
+        """The same network, computing in `dtype` and faster; this one cannot be used any more."""
+        return FrozenIdentity(self, dtype)
+
+
+def crop(image: Tensor, side: int) -> Tensor:
+    """The face [N, 3, side, side] in an FFHQ-aligned picture [N, 3, S, S] of any side, as published."""
+    whole = image.shape[-1]
+    if whole > WHOLE:
+        image = F.adaptive_avg_pool2d(image, WHOLE)
+        whole = WHOLE
+    top, bottom, left, right = (round(edge * whole / WHOLE) for edge in FACE)
+    face = image[:, :, top:bottom, left:right]
+    if face.shape[-1] < side:  # where pooling would repeat pixels
+        return F.interpolate(face, (side, side), mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(face, side)

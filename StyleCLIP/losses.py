@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mead.nn.losses import Apply, Scale, Sum
+
 
 class CosineDistance(nn.Module):
     """meanᵢ (1 - cos(Iᵢ, t)), of embeddings I [N, d] and a target t [d], of unit length"""
@@ -42,3 +44,21 @@ class IdentityLoss(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return (1 - (features * self.first).sum(-1)).mean()
+
+
+def objective(prompt: Tensor, codes: Tensor, features: Tensor, l2: float, identity: float) -> Sum:
+    """1 - cos(E(prompt), I) + l2 · ‖w+ - w+₀‖² + identity · (1 - cos(f, f₀)).
+
+    Args:
+        prompt: its embedding [d].
+        codes: w+₀ [1, n_latent, style_dim].
+        features: f₀ [1, d], the identity of the face as it was.
+        l2, identity: weights.
+    """
+    return Sum(
+        [
+            Apply(CosineDistance(prompt), "embeddings"),
+            Scale(Apply(SquaredDistance(codes), "codes"), l2),
+            Scale(Apply(IdentityLoss(features), "features"), identity),
+        ]
+    )

@@ -55,6 +55,13 @@ SPEC = ModelSpec(
             optional=True,
             trained_with=frozenset({"clip", "stylegan2", "e4e"}),
         ),
+        NetworkSpec(
+            "directions",
+            "StyleCLIP.global_directions.GlobalDirections",
+            ("channels", "embed_dim"),
+            optional=True,
+            trained_with=frozenset({"clip", "stylegan2"}),
+        ),
         UPSCALER,
         NetworkSpec(
             "face",
@@ -75,11 +82,26 @@ SPEC = ModelSpec(
                 FormField(
                     "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
                 ),
+                FormField("method", "Method"),
+            ),
+            "Global direction": (
+                FormField("neutral", "Neutral words"),
+                FormField("alpha", "Alpha"),
+                FormField("beta", "Beta"),
             ),
         },
         reuse="Edit as a face",
     ),
     required_files=("img",),
-    examples={"words for a face": {"prompt": "A girl with purple eyes", "iterations": 50}},
+    examples={
+        "words for a face": {"prompt": "A girl with purple eyes", "iterations": 50},
+        "a global direction, in one pass": {
+            "prompt": "a face with a smile",
+            "method": "global",
+            "neutral": "a face",
+            "alpha": 3,
+            "beta": "auto",
+        },
+    },
     demo=({"prompt": "A girl with purple eyes", "seed": "1"}, {"img": "face.jpeg"}),
 )

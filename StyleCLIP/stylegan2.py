@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator.
+"""The StyleGAN2 generator, as it is trained; `StyleCLIP.frozen_generator` is faster.
 
 Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 (arXiv 1912.04958), in the
 state-dict layout of rosinality/stylegan2-pytorch.
@@ -11,7 +11,7 @@ samples share.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mead.nn.modulation import multiply_add
 from mead.nn.state_dict import StateDict, build, count, shape
+from StyleCLIP.frozen_generator import FrozenGenerator, with_codes
 
 BLUR = (1, 3, 3, 1)  # the resampling filter, along one axis, not normalised
 SQRT2 = math.sqrt(2)
@@ -96,11 +97,10 @@ class StyledConv(nn.Module):
         if upsample:
             self.register_buffer("blur", _blur_kernel(gain=4), persistent=False)
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """x [N, in, H, W], w [N, style_dim], noise [1 or N, 1, H', W'] -> [N, out, H', W']."""
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+        """x [N, in, H, W], style [N, in], noise [1 or N, 1, H', W'] -> [N, out, H', W']."""
         weight = self.conv.scaled_weight()
         with torch.autocast(x.device.type, enabled=False):  # the squares need float32
-            style = self.conv.modulation(w)
             demodulation = torch.rsqrt(
                 _batch_invariant_linear(style.square(), weight.square().sum((2, 3))) + 1e-8
             )
@@ -129,10 +129,10 @@ class ToRGB(nn.Module):
         if upsample:
             self.register_buffer("blur", _blur_kernel(gain=4), persistent=False)
 
-    def forward(self, x: Tensor, w: Tensor, skip: Tensor | None = None) -> Tensor:
-        """x [N, in, H, W], w [N, style_dim], skip [N, 3, H/2, W/2] -> [N, 3, H, W] in float32."""
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x [N, in, H, W], style [N, in], skip [N, 3, H/2, W/2] -> [N, 3, H, W] in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.conv.scaled_weight()[:, :, 0, 0] * self.conv.modulation(w)[:, None]  # [N, 3, in]
+            weight = self.conv.scaled_weight()[:, :, 0, 0] * style[:, None]  # [N, 3, in]
         colours = x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.mT.to(x.dtype)  # [N, HW, 3]
         with torch.autocast(x.device.type, enabled=False):
             rgb = colours.float().mT.unflatten(2, x.shape[2:]) + self.bias
@@ -207,6 +207,10 @@ class Generator(nn.Module):
         """Number of codes w of a picture."""
         return len(self.convs) + 2
 
+    def freeze(self, dtype: torch.dtype) -> FrozenGenerator:
+        """A network for synthesis alone that computes in `dtype` and is faster; only styles get gradients."""
+        return FrozenGenerator(self, dtype)
+
     def map(self, z: Tensor) -> Tensor:
         """z [N, style_dim], unit normal -> w [N, style_dim]."""
         with torch.autocast(z.device.type, enabled=False):
@@ -224,20 +228,35 @@ class Generator(nn.Module):
             for noise in self.noises.buffers()
         ]
 
+    def styles(self, w_plus: Tensor) -> list[Tensor]:
+        """w+ [N, n_latent, style_dim] -> the styles [N, in] of all modulated convolutions, in float32.
+
+        They come in the order in which a picture is made, those of colour layers among them, see `COLOURS`.
+        """
+        w_plus = w_plus.float()
+        with torch.autocast(w_plus.device.type, enabled=False):
+            return [layer.conv.modulation(w_plus[:, code]) for code, layer in self._with_codes()]
+
     def synthesise(self, w_plus: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """w+ [N, n_latent, style_dim] -> image [N, 3, size, size] in float32, about [-1, 1].
 
         `noise` holds a tensor [1 or N, 1, side, side] for each layer, the coarsest first; the stored ones
         when None.
         """
-        noises = list(self.noises.buffers()) if noise is None else list(noise)
-        w_plus = w_plus.float()
-        x = self.input.input.expand(len(w_plus), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        x = self.conv1(x, w_plus[:, 0], noises[0])
-        rgb = self.to_rgb1(x, w_plus[:, 1])
-        for i, to_rgb in enumerate(self.to_rgbs):
-            # A level's last w goes to its colours and to the next level's first convolution.
-            x = self.convs[2 * i](x, w_plus[:, 2 * i + 1], noises[2 * i + 1])
-            x = self.convs[2 * i + 1](x, w_plus[:, 2 * i + 2], noises[2 * i + 2])
-            rgb = to_rgb(x, w_plus[:, 2 * i + 3], rgb)
+        return self.synthesise_styles(self.styles(w_plus), noise)
+
+    def synthesise_styles(self, styles: Sequence[Tensor], noise: Sequence[Tensor] | None = None) -> Tensor:
+        """The same from styles [N, in], as `styles` returns them."""
+        noises = iter(self.noises.buffers() if noise is None else noise)
+        x = self.input.input.expand(len(styles[0]), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        rgb = None
+        for (_, layer), style in zip(self._with_codes(), styles, strict=True):
+            if isinstance(layer, ToRGB):
+                rgb = layer(x, style, rgb)
+            else:
+                x = layer(x, style, next(noises))
+        assert rgb is not None
         return rgb
+
+    def _with_codes(self) -> Iterator[tuple[int, StyledConv | ToRGB]]:
+        return with_codes([self.conv1, *self.convs], [self.to_rgb1, *self.to_rgbs])

@@ -17,9 +17,12 @@ from LatentRevisions.vqgan import VQGAN
 from mead.nn.perceptor import Perceptor
 from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
+from StyleCLIP.identity import Identity, crop
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.StyleCLIP import StyleCLIPPipeline, ramp
+from StyleCLIP.revision import ramp
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
+from StyleCLIP.stylegan2 import Generator
 from tests import parity
 
 PROMPT = "a person with blue hair"
@@ -53,14 +56,17 @@ def test_the_networks_are_the_pipelines(faces: StyleCLIPPipeline, clip: referenc
     image = torch.rand(2, 3, 64, 96) * 2 - 1
     views = torch.rand(3, 3, clip.side, clip.side)
     perceptor = Perceptor.from_state_dict(read("clip")).freeze(torch.float32)
+    ours = Generator.from_state_dict(read("stylegan2")).freeze(torch.float32)
+    features = Identity.from_state_dict(read("identity")).freeze(torch.float32)
     codes = faces.average + 0.3 * torch.randn(2, *faces.average.shape[1:])
     with torch.no_grad():
-        face = faces.generator.synthesise(codes)
+        face = ours.synthesise(codes)
+        cut_out = crop(face, features.input_size)
         compared = {
             "decode": (reference.decode(vqgan, z), ours.decode(z)),
             "encode": (reference.encode(vqgan, image), ours.encode(image)),
             "synthesise": (reference.synthesise(generator, codes), face),
-            "identity": (reference.identity_features(identity, face), faces.identity.of_face(face)),
+            "identity": (reference.identity_features(identity, face), features(cut_out)),
             "embed_image": (clip.embed_image(views), perceptor.embed_image(views)),
             "embed_text": (clip.embed_text(PROMPT)[None], perceptor.embed_text([PROMPT])),
         }

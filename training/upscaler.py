@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,11 +28,12 @@ from mead.nn.upscaler import SRVGGNetCompact
 from mead.revision import check_loss
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
+from StyleCLIP.stylegan2 import Generator
 from training.drafts import Drafted, numbers
 from training.faces import z_of
 from training.muon import Muon
 from training.pictures import detail, tensor
-from training.run import RUNS, Average, Run, arguments, autocast, export
+from training.run import DEMO, RUNS, Average, Run, arguments, autocast, export
 from training.world import SIDE, Face, draw
 from training.world.captions import caption
 
@@ -109,6 +111,7 @@ def make(number: int, path: Path) -> None:
     several = [Drafted.sample(rng, Face if rng.random() < FACES else None) for _ in range(DRAWINGS)]
     drawn = [draw(one.drawing) for one in several]
     revisions, faces = load_latent_revisions("demo", "cpu"), load_style_clip("demo", "cpu")
+    generator = Generator.from_state_dict(load_file(DEMO / "stylegan2.safetensors"))
     vqgan, start = revisions.vqgan, revisions.learned_start
     assert start is not None
     with autocast():
@@ -132,7 +135,7 @@ def make(number: int, path: Path) -> None:
     }
     for k, one in enumerate(several):
         if isinstance(one.drawing, Face):
-            made["other"] += [(face, k) for face in faces_of(faces, one.drawing, drawn[k])]
+            made["other"] += [(face, k) for face in faces_of(faces, generator, one.drawing, drawn[k])]
     for k in rng.choice(DRAWINGS, OPTIMISED, replace=False):
         first = (drawn if rng.random() < 0.5 else started)[k]
         text = caption(several[k].drawing, rng).text
@@ -159,12 +162,13 @@ def compressed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def faces_of(pipeline: StyleCLIPPipeline, face: Face, drawn: Image.Image) -> list[Image.Image]:
+def faces_of(
+    pipeline: StyleCLIPPipeline, generator: Generator, face: Face, drawn: Image.Image
+) -> list[Image.Image]:
     """StyleGAN2's picture of a face, and that of its drawing's inversion."""
-    generator = pipeline.generator
     own = generator.broadcast(generator.map(z_of(face)[None]))
     found = pipeline.invert(drawn)
-    return [to_picture((generator.synthesise(codes).float() + 1) / 2) for codes in (own, found)]
+    return [to_picture((pipeline.generator.synthesise(codes) + 1) / 2) for codes in (own, found)]
 
 
 @torch.enable_grad()

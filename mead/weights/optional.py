@@ -13,5 +13,11 @@ def check_optional(params: JobParams, weights: str) -> None:
         ParamsError: naming the parameter, and the command that fetches the network.
         UnknownSetError: if there is no such set.
     """
-    if (getattr(params, "upscale", None) or 1) > 1 and "upscaler" not in WeightSet.find(weights).files:
-        raise lacking("upscale", "upscaler")
+    needed = {}
+    if (getattr(params, "upscale", None) or 1) > 1:
+        needed["upscale"] = "upscaler"
+    if getattr(params, "method", None) == "global":
+        needed["method"] = "directions"
+    for field, network in needed.items():
+        if network not in WeightSet.find(weights).files:
+            raise lacking(field, network)

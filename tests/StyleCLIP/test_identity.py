@@ -19,7 +19,8 @@ def test_matches_the_published_implementation() -> None:
     identity = Identity.from_state_dict(fixture.state_dict)
     assert {key: tuple(tensor.shape) for key, tensor in identity.state_dict().items()} == fixture.shapes
     with torch.inference_mode():
-        assert parity.error(identity(fixture["image"]), fixture["features"]) < parity.TOLERANCE
+        for network in (identity, identity.freeze(torch.float32)):
+            assert parity.error(network(fixture["image"]), fixture["features"]) < parity.TOLERANCE
 
 
 @pytest.mark.parametrize("input_size", [112, 64])
@@ -75,3 +76,19 @@ def test_what_cannot_be_is_refused() -> None:
         Identity(widths=(8, 8), blocks=(1, 1))
     with pytest.raises(ValueError, match="input_size"):
         small(input_size=100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_network_has_the_same_features_and_gradients(dtype: torch.dtype) -> None:
+    face = torch.rand(2, 3, 112, 112) * 2 - 1
+    weight = torch.randn(2, 30)
+    results = []
+    for network in (small(), small().freeze(dtype)):
+        leaf = face.clone().requires_grad_()
+        features = network(leaf)
+        (features * weight).sum().backward()
+        assert leaf.grad is not None
+        results.append((features.detach(), leaf.grad))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for found, expected in zip(*reversed(results), strict=True):
+        assert (found - expected).norm() < tolerance * expected.norm()

@@ -1,0 +1,180 @@
+"""Global directions: with the published numbers, and on the demo set with a made-up table."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mead.nn.state_dict import StateDictError
+from mead.params import ParamsError, check
+from mead.revision import run
+from mead.weights.errors import WeightsError
+from StyleCLIP.global_directions import (
+    GlobalDirections,
+    GlobalEdits,
+    changed,
+    imagenet_templates,
+    text_direction,
+)
+from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline, load_pipeline
+from tests import parity
+
+
+def of(table: torch.Tensor, deviation: torch.Tensor) -> GlobalDirections:
+    return GlobalDirections.from_state_dict({"table": table, "deviation": deviation})
+
+
+def test_matches_the_published_implementation() -> None:
+    fixture = parity.load("global_direction")
+    directions = of(fixture["channel_table"], fixture["std"])
+    direction = text_direction(fixture["text_features_target"], fixture["text_features_neutral"])
+    for beta in (0.08, 0.10):
+        change = directions.change(direction, beta)
+        assert parity.error(change, fixture[f"direction_beta_{beta:.2f}"]) < parity.TOLERANCE
+        assert int(change.count_nonzero()) == int(fixture[f"channels_beta_{beta:.2f}"])
+
+
+def test_automatic_beta_is_the_largest_that_leaves_enough() -> None:
+    relevance = torch.linspace(0.3, -0.3, 100)[:, None]
+    directions = of(relevance, torch.ones(100))
+    change = directions.change(torch.ones(1), "auto")
+    assert int(change.count_nonzero()) == 24 and change.abs().max() == 1
+    assert torch.equal(change, directions.change(torch.ones(1), 0.23))
+    few = of(relevance / 2, torch.ones(100))
+    assert torch.equal(few.change(torch.ones(1), "auto"), few.change(torch.ones(1), 0.11))
+
+
+def test_a_beta_that_leaves_nothing_is_an_error_that_says_which_would() -> None:
+    directions = of(torch.tensor([[0.12345], [-0.05]]), torch.ones(2))
+    with pytest.raises(ParamsError, match=r"^beta: .* as 0\.5; 0\.123 would keep some$") as error:
+        directions.change(torch.ones(1), 0.5)
+    assert error.value.out_of_range
+    assert directions.change(torch.ones(1), 0.123).tolist() == [1, 0]
+
+
+def test_there_are_79_templates() -> None:
+    texts = [template("face") for template in imagenet_templates()]
+    assert len(texts) == 79 and "a bad photo of a face." in texts and "a photo of many face." not in texts
+
+
+def test_colour_layers_stay() -> None:
+    styles = [torch.zeros(1, width) for width in (2, 3, 2, 4, 1)]
+    after = changed(styles, torch.arange(1.0, 9.0))
+    assert [style.tolist() for style in after] == [[[1, 2]], [[0, 0, 0]], [[3, 4]], [[5, 6, 7, 8]], [[0]]]
+
+
+def test_what_does_not_fit_is_an_error(pipeline: StyleCLIPPipeline) -> None:
+    with pytest.raises(StateDictError, match="deviation"):
+        of(torch.zeros(5, 3), torch.zeros(4))
+    with pytest.raises(StateDictError, match="table"):
+        of(torch.zeros(5), torch.zeros(5))
+    parts = pipeline.perceptor, pipeline.generator, pipeline.hyperparameters, pipeline.precision
+    with pytest.raises(WeightsError, match=r"5 channels .* stylegan2 has 1120 and clip 128"):
+        GlobalEdits(of(torch.zeros(5, 3), torch.zeros(5)), *parts)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StyleCLIPPipeline:
+    """With a table that says nothing true, and so has any direction."""
+    pipeline = copy.copy(load_pipeline("demo", "cpu"))
+    torch.manual_seed(0)
+    table = F.normalize(torch.randn(1120, 128), dim=1)
+    parts = pipeline.perceptor, pipeline.generator, pipeline.hyperparameters, pipeline.precision
+    pipeline.global_edits = GlobalEdits(of(table, torch.full((1120,), 0.2)), *parts)
+    return pipeline
+
+
+def params(**given: Any) -> StyleCLIPParams:
+    return StyleCLIPParams(prompt="a person with blue hair", seed=1, **{"method": "global", **given})
+
+
+def test_an_edit_takes_one_step_and_goes_as_far_as_alpha_says(pipeline: StyleCLIPPipeline) -> None:
+    before = pipeline.start(params(method="optimisation", start="inversion"))
+    unedited = pipeline.generator.styles(before.latents)
+    revisions = [pipeline.start(params(alpha=alpha, beta="auto")) for alpha in (0, 2, 4, -2)]
+    pipeline.step(revisions)
+    assert all(revision.finished and revision.steps == 1 and revision.loss == 0 for revision in revisions)
+    moved = []
+    for revision in revisions:
+        assert revision.styles is not None
+        moved.append(torch.cat(list(revision.styles), 1) - torch.cat(unedited, 1))
+    assert not moved[0].any() and int(moved[1].count_nonzero()) > 20
+    assert torch.allclose(2 * moved[1], moved[2], atol=1e-5)
+    assert torch.allclose(-moved[1], moved[3], atol=1e-5)
+    pictures = [pipeline.image(revision).tobytes() for revision in (before, *revisions)]
+    assert pictures[0] == pictures[1] and len(set(pictures)) == 4
+
+
+def test_edits_and_optimisations_share_a_batch(pipeline: StyleCLIPPipeline) -> None:
+    edit, other, alone = (
+        pipeline.start(params(method=method, iterations=2))
+        for method in ("global", "optimisation", "optimisation")
+    )
+    pipeline.step([edit, other])
+    pipeline.step([other])
+    while not alone.finished:
+        pipeline.step([alone])
+    assert pipeline.image(other).tobytes() == pipeline.image(alone).tobytes()
+    again = run(pipeline, params(upscale=1))
+    assert pipeline.image(edit).tobytes() == again.tobytes()
+
+
+def test_neutral_words_must_differ(pipeline: StyleCLIPPipeline) -> None:
+    with pytest.raises(ParamsError, match=r"^neutral: "):
+        pipeline.start(params(neutral="a person with blue hair"))
+    there, back = (
+        StyleCLIPParams(prompt=a, neutral=b, method="global", seed=1, beta=0.05)
+        for a, b in (("a happy man", "a sad man"), ("a sad man", "a happy man"))
+    )
+    assert pipeline.global_edits is not None
+    codes = pipeline.average
+    one, other = (torch.cat(pipeline.global_edits.styles(codes, each), 1) for each in (there, back))
+    middle = torch.cat(pipeline.generator.styles(codes), 1)
+    assert torch.allclose(one - middle, middle - other, atol=1e-5)
+
+
+def test_a_set_without_directions_says_so(pipeline: StyleCLIPPipeline) -> None:
+    bare = copy.copy(pipeline)
+    bare.global_edits = None
+    with pytest.raises(ParamsError, match=r"^method: these weights have no directions"):
+        bare.start(params())
+
+
+@pytest.mark.parametrize("beta", ["auto", " 0.25", "1", 0, 0.25, ".5"])
+def test_beta_is_a_number_or_automatic(beta: object) -> None:
+    expected = "auto" if beta == "auto" else float(str(beta))
+    checked = params(beta=beta)
+    assert checked.beta == expected
+    assert StyleCLIPParams.model_validate_json(checked.model_dump_json()) == checked
+
+
+@pytest.mark.parametrize(
+    ("given", "out_of_range"),
+    [
+        ({"beta": "much"}, False),
+        ({"beta": "1.01"}, True),
+        ({"beta": -0.1}, True),
+        ({"beta": True}, False),
+        ({"alpha": 11}, True),
+        ({"alpha": "nan"}, True),
+        ({"alpha": "x"}, False),
+        ({"neutral": " "}, False),
+        ({"neutral": "a" * 2001}, True),
+    ],
+)
+def test_wrong_parameters_are_named(given: dict[str, Any], out_of_range: bool) -> None:
+    with pytest.raises(ParamsError) as error:
+        check(StyleCLIPParams, {"prompt": "a smile", "method": "global", **given})
+    assert error.value.field in given and error.value.out_of_range is out_of_range
+
+
+def test_what_has_no_effect_is_noted() -> None:
+    assert params(start="learned", iterations=5).without_effect().keys() == {"start", "iterations"}
+    idle = params(method="optimisation", neutral="a face", alpha=1, beta=0.2).without_effect()
+    assert idle.keys() == {"neutral", "alpha", "beta"}
+    assert params(neutral="a face", alpha=0).without_effect() == {}
