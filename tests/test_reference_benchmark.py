@@ -52,21 +52,21 @@ def test_the_networks_are_the_pipelines(faces: StyleCLIPPipeline, clip: referenc
     torch.manual_seed(0)
     vqgan, generator, identity = floats(read("vqgan")), floats(read("stylegan2")), floats(read("identity"))
     ours = VQGAN.from_state_dict(read("vqgan")).freeze(torch.float32)
+    faces_of = Generator.from_state_dict(read("stylegan2")).freeze(torch.float32)
+    features_of = Identity.from_state_dict(read("identity")).freeze(torch.float32)
     z = torch.randn(2, ours.embed_dim, 8, 6)
     image = torch.rand(2, 3, 64, 96) * 2 - 1
     views = torch.rand(3, 3, clip.side, clip.side)
     perceptor = Perceptor.from_state_dict(read("clip")).freeze(torch.float32)
-    ours = Generator.from_state_dict(read("stylegan2")).freeze(torch.float32)
-    features = Identity.from_state_dict(read("identity")).freeze(torch.float32)
     codes = faces.average + 0.3 * torch.randn(2, *faces.average.shape[1:])
     with torch.no_grad():
-        face = ours.synthesise(codes)
-        cut_out = crop(face, features.input_size)
+        face = faces_of.synthesise(codes)
+        cut_out = crop(face, features_of.input_size)
         compared = {
             "decode": (reference.decode(vqgan, z), ours.decode(z)),
             "encode": (reference.encode(vqgan, image), ours.encode(image)),
             "synthesise": (reference.synthesise(generator, codes), face),
-            "identity": (reference.identity_features(identity, face), features(cut_out)),
+            "identity": (reference.identity_features(identity, face), features_of(cut_out)),
             "embed_image": (clip.embed_image(views), perceptor.embed_image(views)),
             "embed_text": (clip.embed_text(PROMPT)[None], perceptor.embed_text([PROMPT])),
         }
