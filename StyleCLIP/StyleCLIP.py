@@ -8,8 +8,6 @@ and range.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mead.imaging.pictures import PictureError, read_picture
+from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
@@ -26,34 +24,26 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Progress, Revision, optimise, result_of
+from mead.revision import Progress, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
 from mead.weights.upscaler import load_upscaler
-from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
+from StyleCLIP.faces import find_all, load_classifier, main_face
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.identity import Identity
 from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.photo import PhotoEdit
+from StyleCLIP.revision import StyleRevision, ramp
 from StyleCLIP.stylegan2 import Generator
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
-
-
-@dataclass(eq=False, kw_only=True)
-class StyleRevision(Revision):
-    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
-
-    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
-    features: Tensor  # identity of the face as it was, [1, d]
-    learning_rate: float  # at the top of the ramp, see `ramp`
-    objective: Sum
 
 
 class StyleCLIPPipeline:
@@ -104,31 +94,48 @@ class StyleCLIPPipeline:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
-            ParamsError: for a start or an upscaler the weights set does not have.
+            ParamsError: for a start or an upscaler the weights set does not have, or a face not in the photo.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
+        if params.img_path is None:
+            return self._start_with(None, params)
+        if not params.looks_for_all:
+            return self._start_with(self.aligned(params.img_path), params)
+        picture = read_picture(params.img_path, "img")
+        photo = PhotoEdit(picture, find_all(picture, self.classifier), params)
+        return self._start_with(photo.cut_out(0, ALIGNED), params, photo)
+
+    @torch.no_grad()
+    def _start_with(
+        self, aligned: Image.Image | None, params: StyleCLIPParams, photo: PhotoEdit | None = None
+    ) -> StyleRevision:
+        """Start with an aligned face, or the average one; `photo` is where it is from, if it has others."""
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
-        face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        face = self.average if aligned is None else self.invert(aligned)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
         if (params.start or own_start) == "learned":
             codes = self._mapped(face, prompt)
             rate, l2 = hyper.learned_start_rate, hyper.learned_start_l2
-        features = self._features(self._synthesise(face))
+        drawn = self._synthesise(face)
+        features = self._features(drawn)
         latents = codes.clone().requires_grad_()
         return StyleRevision(
             latents=latents,
             optimiser=torch.optim.Adam([latents], lr=rate),
             generator=torch.Generator(self.device).manual_seed(params.seed),
-            steps=params.iterations or hyper.iterations,
+            steps=(params.iterations or hyper.iterations) * (1 if photo is None else len(photo.chosen)),
             upscaler=self.upscaler,
             upscale=upscale,
+            faces=() if photo is None else photo.faces,
             codes=codes,
             features=features,
             learning_rate=rate,
             objective=self._objective(prompt[0], codes, features, l2),
+            photo=photo,
+            before=None if photo is None else to_picture(drawn / 2 + 0.5),
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -137,14 +144,7 @@ class StyleCLIPPipeline:
         Raises:
             PictureError: if it shows no face.
         """
-        picture = read_picture(path, "img")
-        frame = None if self.classifier is None else self.classifier.frame(picture)
-        if frame is not None:
-            return picture.resize((ALIGNED, ALIGNED), Image.Resampling.LANCZOS, frame)
-        try:
-            return align(picture, find_face(picture), ALIGNED)
-        except NoFaceError as error:
-            raise PictureError("img", "no_face", str(error)) from error
+        return main_face(read_picture(path, "img"), self.classifier, ALIGNED)
 
     @torch.no_grad()
     def invert(self, face: Image.Image) -> Tensor:
@@ -157,6 +157,11 @@ class StyleCLIPPipeline:
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
+        for revision in revisions:
+            if revision.photo is not None and revision.face_is_finished:  # turn to the photo's next one
+                after, photo = self.image(revision), revision.photo
+                aligned = photo.cut_out(len(photo.edited) + 1, ALIGNED)
+                revision.turn_to(self._start_with(aligned, photo.params, photo), after)
         codes = torch.cat([revision.latents for revision in revisions])
         images = self._synthesise(codes)
         losses = []
@@ -173,7 +178,7 @@ class StyleCLIPPipeline:
             }
             losses.append(revision.objective(inputs))
             for group in revision.optimiser.param_groups:
-                group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
+                group["lr"] = revision.learning_rate * ramp(revision.done)
         optimise(revisions, losses, self.scaler)
 
     @torch.no_grad()
@@ -228,12 +233,6 @@ class StyleCLIPPipeline:
         return torch.cat([views, crops])
 
 
-def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
-    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
-    falling = min(1.0, (1 - done) / down)
-    return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
-
-
 @OncePerProcess
 def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     """The pipeline of a weights set on a device, loaded once per process and shared.
@@ -253,11 +252,9 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = classifier = None
+    mapper = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    if "face" in chosen.files:
-        classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
     return StyleCLIPPipeline(
         generator,
         encoder,
@@ -265,7 +262,7 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         identity,
         perceptor,
         mapper,
-        classifier,
+        load_classifier(weights, device),
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
@@ -295,6 +292,8 @@ class StyleCLIP(Model):
         method: str = "optimisation",
         start: str | None = None,
         upscale: int | None = None,
+        output: str = "face",
+        face: str | int = "largest",
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -315,6 +314,10 @@ class StyleCLIP(Model):
                 "learned", default None: the weights set's.
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
+            output: what the result shows: the face alone, the whole photo with the edited face in it, or the
+                photo before and after; "face", "photo" or "pair", default "face".
+            face: which face of the photo is edited; "largest", a number from the left from 1, or "all",
+                default "largest".
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -334,6 +337,8 @@ class StyleCLIP(Model):
             "method": method,
             "start": start,
             "upscale": upscale,
+            "output": output,
+            "face": face,
         }
         super().__init__(
             StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid

@@ -75,11 +75,20 @@ SPEC = ModelSpec(
                 FormField(
                     "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
                 ),
+                FormField("output", "Result"),
+                FormField("face", "Which face"),
             ),
         },
         reuse="Edit as a face",
     ),
     required_files=("img",),
-    examples={"words for a face": {"prompt": "A girl with purple eyes", "iterations": 50}},
+    about="The result is the face alone, or with `output` the whole photo with the edited face in it; `face` "
+    "chooses one of several faces, which POST /faces lists.",
+    examples={
+        "words for a face": {"prompt": "A girl with purple eyes", "iterations": 50},
+        "back into the photo": {"prompt": "a person with glasses", "output": "photo"},
+        "the second face from the left": {"prompt": "a smiling man", "output": "photo", "face": "2"},
+    },
     demo=({"prompt": "A girl with purple eyes", "seed": "1"}, {"img": "face.jpeg"}),
+    finder="StyleCLIP.faces.load_finder",
 )

@@ -17,7 +17,8 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.state_dict import StateDict
 from mead.weights.sets import WeightSet
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.StyleCLIP import StyleCLIPPipeline, ramp
+from StyleCLIP.revision import ramp
+from StyleCLIP.StyleCLIP import StyleCLIPPipeline
 from StyleCLIP.StyleCLIP import load_pipeline as load_style_clip
 from tests import parity
 

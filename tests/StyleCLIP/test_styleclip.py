@@ -21,7 +21,8 @@ from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, result_of
 from StyleCLIP.align import align, find_face
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, StyleRevision, load_pipeline, ramp
+from StyleCLIP.revision import StyleRevision, ramp
+from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, load_pipeline
 from tests.conftest import DATA, psnr
 from training.world import Face, Landscape, draw
 from training.world.colours import gradient

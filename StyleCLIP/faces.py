@@ -1,0 +1,93 @@
+"""The faces of a photo: people's, and those that a weights set's own classifier knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from mead.imaging.faces import FoundFace, Square, found_faces
+from mead.imaging.pictures import PictureError
+from mead.weights.sets import WeightSet
+from StyleCLIP.align import (
+    NoFaceError,
+    align,
+    find_face,
+    find_people,
+    glimpses,
+    is_among,
+    square_of,
+)
+from StyleCLIP.params import MOST_FACES
+
+if TYPE_CHECKING:  # a set without a classifier needs no PyTorch
+    from StyleCLIP.face_classifier import FaceClassifier
+
+
+def main_face(picture: Image.Image, classifier: FaceClassifier | None, size: int) -> Image.Image:
+    """The most prominent face of an RGB picture, upright and framed as FFHQ's are, [size, size].
+
+    Raises:
+        PictureError: if it shows no face.
+    """
+    frame = None if classifier is None else classifier.frame(picture)
+    if frame is not None:
+        return picture.resize((size, size), Image.Resampling.LANCZOS, frame)
+    try:
+        return align(picture, find_face(picture), size)
+    except NoFaceError as error:
+        raise PictureError("img", "no_face", str(error)) from error
+
+
+def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Square]:
+    """The squares of the faces in an RGB picture, from the left; the surest MOST_FACES of them."""
+    seen = glimpses(picture)
+    drawn: list[Square] = []
+    if classifier is not None:
+        frame = classifier.frame(picture)
+        places = [] if frame is None else [Square.of_box(*frame)]
+        places += [square_of(glimpse.landmarks) for glimpse in seen]
+        drawn = drawn_near(places, picture, classifier, drawn)
+    people = find_people(picture, [one for one in seen if not is_among(square_of(one.landmarks), drawn)])
+    if classifier is not None:  # of drawn faces too, it is better known now where they are
+        drawn = drawn_near(people, picture, classifier, drawn)
+        people = [square for square in people if not is_among(square, drawn)]
+    return sorted([*drawn, *people][:MOST_FACES], key=lambda square: float(square.centre[0]))
+
+
+def drawn_near(
+    places: list[Square], picture: Image.Image, classifier: FaceClassifier, known: list[Square]
+) -> list[Square]:
+    """The known faces, and those near other places of an RGB picture that a classifier takes for some."""
+    found = list(known)
+    for place in places:
+        if not is_among(place, found):
+            face = classifier.refine(picture, place)
+            if face is not None and not is_among(face, found):
+                found.append(face)
+    return found
+
+
+def load_classifier(weights: str, device: str) -> FaceClassifier | None:
+    """The face classifier of a weights set, if it has one.
+
+    Raises:
+        WeightsError: its file is missing or damaged.
+    """
+    chosen = WeightSet.find(weights)
+    if "face" not in chosen.files:
+        return None
+    from StyleCLIP.face_classifier import FaceClassifier
+
+    return FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
+
+
+def load_finder(weights: str) -> Callable[[Image.Image], tuple[FoundFace, ...]]:
+    """What finds the faces of an RGB photo as jobs of StyleCLIP with a weights set do, on the processor.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    classifier = load_classifier(weights, "cpu")
+    return lambda picture: found_faces(find_all(picture, classifier), picture.size)

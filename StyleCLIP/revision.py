@@ -1,0 +1,74 @@
+"""The state of a StyleCLIP job: the face that is being edited, and the photo that it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from math import cos, pi
+
+from PIL import Image
+from torch import Tensor
+
+from mead.nn.losses import Sum
+from mead.revision import Revision
+from StyleCLIP.photo import PhotoEdit
+
+OF_THE_JOB = frozenset({"generator", "steps", "step", "loss", "started", "faces", "photo"})
+"""Fields that stay when a job turns to the next face of its photo."""
+
+
+@dataclass(eq=False, kw_only=True)
+class StyleRevision(Revision):
+    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim].
+
+    A job may edit several faces of a photo, one after the other; its steps are those of all of them.
+    """
+
+    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
+    features: Tensor  # identity of the face as it was, [1, d]
+    learning_rate: float  # at the top of the ramp, see `ramp`
+    objective: Sum
+    photo: PhotoEdit | None = None  # where all of the photo's faces were looked for
+    before: Image.Image | None = None  # the face of the photo, as its codes draw it before the edit
+
+    @property
+    def done(self) -> float:
+        """The share of the face's steps that is done."""
+        each = self._steps_of_a_face
+        return self.step % each / each
+
+    @property
+    def face_is_finished(self) -> bool:
+        """Whether the photo has another face to turn to now."""
+        if self.photo is None or self.finished:
+            return False
+        return self.step == self._steps_of_a_face * (len(self.photo.edited) + 1)
+
+    def turn_to(self, other: StyleRevision, after: Image.Image) -> None:
+        """Go on with the photo's face that another revision starts with; `after` is the finished one."""
+        assert self.photo is not None and self.before is not None
+        self.photo.edited.append((self.before, after))
+        for field in fields(self):
+            if field.name not in OF_THE_JOB:
+                setattr(self, field.name, getattr(other, field.name))
+
+    def enlarge(self, picture: Image.Image) -> Iterator[Image.Image | None]:
+        """Enlarge the finished face, and paste it into the photo if the job asks for that, in parts.
+
+        Yields:
+            None after each part but the last, so that other work can be done meanwhile; then the picture.
+        """
+        if self.photo is None or self.before is None or self.photo.output == "face":
+            yield from super().enlarge(picture)
+        else:
+            yield from self.photo.finished(self.before, picture, super().enlarge)
+
+    @property
+    def _steps_of_a_face(self) -> int:
+        return self.steps if self.photo is None else self.steps // len(self.photo.chosen)
+
+
+def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:
+    """The learning rate's factor once the share `done` of the steps is done: linear up, a cosine down."""
+    falling = min(1.0, (1 - done) / down)
+    return (1 - cos(pi * falling)) / 2 * min(1.0, done / up)
