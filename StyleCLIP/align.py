@@ -29,6 +29,7 @@ CLOSE_LOOK_SIDE = 320  # a face in FFHQ's pose then has about 160 pixels
 CLOSE_LOOKS = 3  # a face turned by 45 degrees stands upright after two
 MAX_TILT = np.radians(50)  # against the side looked from; what is turned further is seen better from another
 FACES_LOOKED_AT = 3  # of each turn, the largest first: more would only cost time in a crowd
+ALIKE_SIZE, ALIKE_ANGLE = 1.2, 15.0  # a factor, and degrees, up to which a second look tells nothing new
 LOOKED_AT_IN_A_CROWD = 100  # of each turn, where all faces are wanted
 SAME_FACE = 0.35  # two squares whose centres are nearer, in sides of the smaller one, show the same face
 
@@ -81,22 +82,33 @@ def find_face(picture: Image.Image) -> Landmarks:
 
 
 class Glimpse(NamedTuple):
-    """What may be a face, as YuNet sees it from one of four sides."""
+    """What may be a face, as YuNet sees it when the picture is turned counterclockwise by `quarters`."""
 
     landmarks: Landmarks
+    square: Square  # FFHQ's
     score: float
+    quarters: int
 
 
 def glimpses(picture: Image.Image) -> list[Glimpse]:
     """What may be faces in an RGB picture of any size, as YuNet sees it, the surest first.
 
-    Most faces are seen several times.
+    A face may be seen several times, if not alike. Small ones are only looked for from the side from which
+    the surest of the others was seen, since that takes the most time; from all sides if no other is sure.
     """
-    found = []
-    for side, quarters in product(SEARCH_SIDES, range(4)):
-        for detection in _detect_turned(picture, side, quarters)[:LOOKED_AT_IN_A_CROWD]:
-            found.append(Glimpse(_landmarks(detection.points), detection.score))
-    return sorted(found, key=attrgetter("score"), reverse=True)
+    found: list[Glimpse] = []
+    for side in SEARCH_SIDES:
+        surest = max(found, key=attrgetter("score"), default=None)
+        only = side == max(SEARCH_SIDES) and surest is not None and surest.score >= SURE_FACE
+        for quarters in [surest.quarters] if surest is not None and only else range(4):
+            for detection in _detect_turned(picture, side, quarters)[:LOOKED_AT_IN_A_CROWD]:
+                landmarks = _landmarks(detection.points)
+                found.append(Glimpse(landmarks, square_of(landmarks), detection.score, quarters))
+    kept: list[Glimpse] = []
+    for glimpse in sorted(found, key=attrgetter("score"), reverse=True):
+        if not any(_are_alike(glimpse.square, other.square) for other in kept):
+            kept.append(glimpse)
+    return kept
 
 
 def find_people(picture: Image.Image, seen: list[Glimpse]) -> list[Square]:
@@ -104,7 +116,7 @@ def find_people(picture: Image.Image, seen: list[Glimpse]) -> list[Square]:
     faces: list[tuple[Square, float]] = []
     for glimpse in seen:
         upright = [square for square, score in faces if score >= UPRIGHT_FACE]
-        if not is_among(square_of(glimpse.landmarks), upright):
+        if not is_among(glimpse.square, upright):
             face = _look_closely(picture, glimpse.landmarks)
             if face is not None:
                 faces.append((square_of(face.landmarks), face.score))
@@ -117,10 +129,18 @@ def find_people(picture: Image.Image, seen: list[Glimpse]) -> list[Square]:
 
 def is_among(square: Square, others: list[Square]) -> bool:
     """Whether a square shows the same face as one of the others."""
-    return any(
-        float(np.hypot(*(square.centre - other.centre))) < SAME_FACE * min(square.side, other.side)
-        for other in others
-    )
+    return any(_show_the_same(square, other) for other in others)
+
+
+def _show_the_same(square: Square, other: Square) -> bool:
+    return float(np.hypot(*(square.centre - other.centre))) < SAME_FACE * min(square.side, other.side)
+
+
+def _are_alike(square: Square, other: Square) -> bool:
+    """Whether two squares show the same face, at about the same size and angle."""
+    sizes = square.side / other.side
+    turned = abs((square.angle - other.angle + 180) % 360 - 180)
+    return _show_the_same(square, other) and 1 / ALIKE_SIZE < sizes < ALIKE_SIZE and turned < ALIKE_ANGLE
 
 
 class _Face(NamedTuple):

@@ -31,6 +31,7 @@ LOOKED_AT = 256  # pixels, of the shorter side: no square needs more
 # and how much closer each time.
 SPREAD = (0.18, 0.08, 0.08, 12.0)
 DRAWS, ROUNDS, NARROWED = 48, 4, 0.75
+FEW, HOPELESS = 24, -8.0  # of so many draws, the first, some should have so many logits
 SURE = 2.0  # logits, in the end; the faces of drawn scenes have 5 to 14
 AROUND = 2.0  # sides of what is looked at, in sides of the first square
 DETAIL = 1.3  # its pixels for one of the network's input
@@ -120,12 +121,14 @@ class FaceClassifier(nn.Module):
         start = Square((square.centre - box[:2]) * scale, square.across * scale)
         rng = np.random.default_rng(0)
         spread, mean = np.array(SPREAD), np.zeros(4)
-        for turn in range(ROUNDS):
-            draws = mean + rng.standard_normal((DRAWS, 4)) * spread
+        for number in (FEW, *[DRAWS] * ROUNDS):
+            draws = mean + rng.standard_normal((number, 4)) * spread
             draws[0] = mean
             logits = self._logits(around, [moved(start, draw) for draw in draws])
-            if turn and logits.max() < 0:
+            if logits.max() < (HOPELESS if number == FEW else 0):
                 return None
+            if number == FEW:
+                continue
             weights = np.exp((logits - logits.max()) / 2)
             mean = (weights[:, None] * draws).sum(0) / weights.sum()
             spread = spread * NARROWED

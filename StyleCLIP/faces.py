@@ -17,7 +17,6 @@ from StyleCLIP.align import (
     find_people,
     glimpses,
     is_among,
-    square_of,
 )
 from StyleCLIP.params import MOST_FACES
 
@@ -47,9 +46,9 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     if classifier is not None:
         frame = classifier.frame(picture)
         places = [] if frame is None else [Square.of_box(*frame)]
-        places += [square_of(glimpse.landmarks) for glimpse in seen]
+        places += [glimpse.square for glimpse in seen]
         drawn = drawn_near(places, picture, classifier, drawn)
-    people = find_people(picture, [one for one in seen if not is_among(square_of(one.landmarks), drawn)])
+    people = find_people(picture, [one for one in seen if not is_among(one.square, drawn)])
     if classifier is not None:  # of drawn faces too, it is better known now where they are
         drawn = drawn_near(people, picture, classifier, drawn)
         people = [square for square in people if not is_among(square, drawn)]
