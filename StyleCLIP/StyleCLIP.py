@@ -33,7 +33,7 @@ from mead.weights.sets import WeightSet
 from mead.weights.upscaler import load_upscaler
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
-from StyleCLIP.faces import find_all, load_classifier, main_face
+from StyleCLIP.faces import find_all, find_faces, load_classifier, main_face
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.identity import Identity
 from StyleCLIP.losses import CosineDistance, IdentityLoss, SquaredDistance
@@ -279,6 +279,8 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
 
 class StyleCLIP(Model):
     """A face edited by words: `StyleCLIP("a smile", img_path="me.jpeg").run()` returns the picture's path."""
+
+    find_faces = staticmethod(find_faces)
 
     def __init__(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mead.imaging.faces import FoundFace, Square, found_faces
-from mead.imaging.pictures import PictureError
+from mead.imaging.pictures import PictureError, read_picture
 from mead.weights.sets import WeightSet
 from StyleCLIP.align import (
     NoFaceError,
@@ -17,6 +18,7 @@ from StyleCLIP.align import (
     find_people,
     glimpses,
     is_among,
+    square_of,
 )
 from StyleCLIP.params import MOST_FACES
 
@@ -43,8 +45,8 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     """The squares of the faces in an RGB picture, from the left; the surest MOST_FACES of them."""
     seen = glimpses(picture)
     drawn: list[Square] = []
+    frame = None if classifier is None else classifier.frame(picture)
     if classifier is not None:
-        frame = classifier.frame(picture)
         places = [] if frame is None else [Square.of_box(*frame)]
         places += [glimpse.square for glimpse in seen]
         drawn = drawn_near(places, picture, classifier, drawn)
@@ -52,6 +54,11 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     if classifier is not None:  # of drawn faces too, it is better known now where they are
         drawn = drawn_near(people, picture, classifier, drawn)
         people = [square for square in people if not is_among(square, drawn)]
+    if not drawn and not people:  # what is the most prominent face is one
+        try:
+            return [square_of(find_face(picture)) if frame is None else Square.of_box(*frame)]
+        except NoFaceError:
+            return []
     return sorted([*drawn, *people][:MOST_FACES], key=lambda square: float(square.centre[0]))
 
 
@@ -90,3 +97,18 @@ def load_finder(weights: str) -> Callable[[Image.Image], tuple[FoundFace, ...]]:
     """
     classifier = load_classifier(weights, "cpu")
     return lambda picture: found_faces(find_all(picture, classifier), picture.size)
+
+
+def find_faces(img_path: str | Path, weights: str = "demo") -> tuple[FoundFace, ...]:
+    """The faces of a photo, from the left: what the argument `face` chooses among.
+
+    Args:
+        img_path: the photo.
+        weights: name of a weights set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PictureError: (a ValueError) it is not a picture.
+        WeightsError: the weights are missing.
+    """
+    return load_finder(weights)(read_picture(Path(img_path), "img_path"))

@@ -20,6 +20,7 @@ EDGE = 1.0  # pixels of the photo along the square's edges that stay as they are
 MARGIN = 1 / 20  # the mask's edge lies that much further inside, and is blurred as far; in sides
 LEFT_ALONE, CHANGED = 6.0, 24.0  # levels of 255; a change of less is none, one of more counts fully
 SMOOTHED = 1 / 50  # over how much of a side the size of a change is averaged
+ENLARGED = 0.9  # below this scale, cubic instead of linear interpolation, which would show its lines
 PARTING = 0.3  # between two faces, over how much of a face's reach the one gives way to the other
 
 
@@ -82,7 +83,7 @@ def _warp(picture: np.ndarray, square: Square, box: tuple[int, int, int, int]) -
     turn = np.array([[unit[0], unit[1]], [-unit[1], unit[0]]]) * scale  # from the photo to the picture
     # both in pixels whose centres are whole numbers, as OpenCV counts them
     offset = turn @ (np.array(box[:2]) + 0.5 - square.corner) - 0.5
-    smooth = cv2.INTER_CUBIC if scale < 1 else cv2.INTER_LINEAR
+    smooth = cv2.INTER_CUBIC if scale < ENLARGED else cv2.INTER_LINEAR
     size = (box[2] - box[0], box[3] - box[1])
     return cv2.warpAffine(
         picture, np.column_stack([turn, offset]), size, flags=smooth | cv2.WARP_INVERSE_MAP, borderValue=0
