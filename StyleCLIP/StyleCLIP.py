@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mead.imaging.pictures import PictureError, read_picture
+from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
 from mead.nn.cutouts import Cutouts
@@ -32,9 +32,9 @@ from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
 from mead.weights.sets import WeightSet
 from mead.weights.upscaler import load_upscaler
-from StyleCLIP.align import NoFaceError, align, find_face
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.face_classifier import FaceClassifier
+from StyleCLIP.faces import find_all, find_faces, load_classifier, main_face
 from StyleCLIP.frozen_generator import FrozenGenerator
 from StyleCLIP.frozen_identity import FrozenIdentity
 from StyleCLIP.global_directions import GlobalDirections, GlobalEdits
@@ -43,6 +43,7 @@ from StyleCLIP.identity import WHOLE, Identity, crop
 from StyleCLIP.losses import objective
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.photo import PhotoEdit
 from StyleCLIP.revision import StyleRevision, ramp
 from StyleCLIP.stylegan2 import Generator
 
@@ -108,15 +109,31 @@ class StyleCLIPPipeline:
         """Find the face, align it and invert it to codes w+; without a picture, take the average face's.
 
         Raises:
-            ParamsError: for a start or an upscaler the weights set does not have.
+            ParamsError: for a start or an upscaler the weights set does not have, or a face not in the photo.
             PictureError, FileNotFoundError: for a picture that cannot be read or shows no face.
         """
+        if params.img_path is None:
+            return self._start_with(None, params)
+        if not params.looks_for_all:
+            return self._start_with(self.aligned(params.img_path), params)
+        picture = read_picture(params.img_path, "img")
+        photo = PhotoEdit(picture, find_all(picture, self.classifier), params)
+        return self._start_with(photo.cut_out(0, ALIGNED), params, photo)
+
+    @torch.no_grad()
+    def _start_with(
+        self, aligned: Image.Image | None, params: StyleCLIPParams, photo: PhotoEdit | None = None
+    ) -> StyleRevision:
+        """Start with an aligned face, or the average one; `photo` is where it is from, if it has others."""
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
-        face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
+        face = self.average if aligned is None else self.invert(aligned)
+        job: dict[str, Any] = {"upscaler": self.upscaler, "upscale": upscale, "photo": photo}
+        if photo is not None:
+            job |= {"faces": photo.faces, "before": self._picture(self.generator.styles(face))}
+        number = 1 if photo is None else len(photo.chosen)
         if params.method == "global":
-            styles = self._edited(face, params)
-            return StyleRevision.of_styles(styles, face, params.seed, upscaler=self.upscaler, upscale=upscale)
+            return StyleRevision.of_styles(self._edited(face, params), face, params.seed, steps=number, **job)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
@@ -129,13 +146,12 @@ class StyleCLIPPipeline:
             latents=latents,
             optimiser=torch.optim.Adam([latents], lr=rate, fused=self.precision.fused),
             generator=torch.Generator(self.device).manual_seed(params.seed),
-            steps=params.iterations or hyper.iterations,
-            upscaler=self.upscaler,
-            upscale=upscale,
+            steps=(params.iterations or hyper.iterations) * number,
             codes=codes,
             features=features,
             learning_rate=rate,
             objective=objective(prompt[0], codes, features, l2, hyper.identity),
+            **job,
         )
 
     def aligned(self, path: Path) -> Image.Image:
@@ -144,14 +160,7 @@ class StyleCLIPPipeline:
         Raises:
             PictureError: if it shows no face.
         """
-        picture = read_picture(path, "img")
-        frame = None if self.classifier is None else self.classifier.frame(picture)
-        if frame is not None:
-            return picture.resize((ALIGNED, ALIGNED), Image.Resampling.LANCZOS, frame)
-        try:
-            return align(picture, find_face(picture), ALIGNED)
-        except NoFaceError as error:
-            raise PictureError("img", "no_face", str(error)) from error
+        return main_face(read_picture(path, "img"), self.classifier, ALIGNED)
 
     @torch.no_grad()
     def invert(self, face: Image.Image) -> Tensor:
@@ -165,6 +174,10 @@ class StyleCLIPPipeline:
     def step(self, revisions: Sequence[StyleRevision]) -> None:
         """Advance each revision by one step, all in one pass."""
         for revision in revisions:
+            if revision.photo is not None and revision.face_is_finished:  # turn to the photo's next one
+                after, photo = self.image(revision), revision.photo
+                aligned = photo.cut_out(len(photo.edited) + 1, ALIGNED)
+                revision.turn_to(self._start_with(aligned, photo.params, photo), after)
             if revision.styles is not None:  # there is nothing to do
                 revision.step, revision.loss = revision.step + 1, 0.0
         revisions = [revision for revision in revisions if revision.styles is None]
@@ -173,7 +186,7 @@ class StyleCLIPPipeline:
         codes = torch.cat([revision.latents for revision in revisions])
         for revision in revisions:
             for group in revision.optimiser.param_groups:
-                group["lr"] = revision.learning_rate * ramp(revision.step / revision.steps)
+                group["lr"] = revision.learning_rate * ramp(revision.done)
         optimise(revisions, self._faces(codes), self._loss, self.scaler)
 
     def record_graphs(self, jobs: int) -> None:
@@ -191,7 +204,10 @@ class StyleCLIPPipeline:
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        styles = revision.styles or self.generator.styles(revision.latents)
+        return self._picture(revision.styles or self.generator.styles(revision.latents))
+
+    def _picture(self, styles: Sequence[Tensor]) -> Image.Image:
+        """The face of styles [1, in]."""
         return to_picture(self.generator.synthesise_styles(styles) / 2 + 0.5)
 
     def _loss(self, revision: StyleRevision, face: Tensor) -> Tensor:
@@ -268,11 +284,9 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = classifier = directions = None
+    mapper = directions = None
     if "mapper" in chosen.files:
         mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    if "face" in chosen.files:
-        classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
     if "directions" in chosen.files:
         directions = GlobalDirections.from_state_dict(chosen.read("directions")).to(device)
     return StyleCLIPPipeline(
@@ -282,7 +296,7 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
         identity,
         perceptor,
         mapper,
-        classifier,
+        load_classifier(weights, device),
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
@@ -301,6 +315,8 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
 class StyleCLIP(Model):
     """A face edited by words: `StyleCLIP("a smile", img_path="me.jpeg").run()` returns the picture's path."""
 
+    find_faces = staticmethod(find_faces)
+
     def __init__(
         self,
         prompt: str,
@@ -316,6 +332,8 @@ class StyleCLIP(Model):
         alpha: float | None = None,
         beta: float | str | None = None,
         upscale: int | None = None,
+        output: str = "face",
+        face: str | int = "largest",
         weights: str = "demo",
         device: str | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -342,6 +360,10 @@ class StyleCLIP(Model):
                 default None: the weights set's.
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
+            output: what the result shows: the face alone, the whole photo with the edited face in it, or the
+                photo before and after; "face", "photo" or "pair", default "face".
+            face: which face of the photo is edited; "largest", a number from the left from 1, or "all",
+                default "largest".
             weights: name of a weights set; default "demo".
             device: PyTorch device, such as "cpu" or "cuda:0"; default None: the GPU if there is one.
             callback: called with a `mead.revision.Progress` after each step; default None.
@@ -364,6 +386,8 @@ class StyleCLIP(Model):
             "alpha": alpha,
             "beta": beta,
             "upscale": upscale,
+            "output": output,
+            "face": face,
         }
         super().__init__(
             StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from importlib.resources import as_file, files
 from itertools import product
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from mead.imaging.faces import QUARTER_TURN, Square
 
 # YuNet finds faces of about 10 to 300 pixels, so a photo is looked at with these lengths of its longer side:
 # the first suits portraits and groups, the second a face that fills the picture, the third small faces.
@@ -27,6 +29,9 @@ CLOSE_LOOK_SIDE = 320  # a face in FFHQ's pose then has about 160 pixels
 CLOSE_LOOKS = 3  # a face turned by 45 degrees stands upright after two
 MAX_TILT = np.radians(50)  # against the side looked from; what is turned further is seen better from another
 FACES_LOOKED_AT = 3  # of each turn, the largest first: more would only cost time in a crowd
+ALIKE_SIZE, ALIKE_ANGLE = 1.2, 15.0  # a factor, and degrees, up to which a second look tells nothing new
+LOOKED_AT_IN_A_CROWD = 100  # of each turn, where all faces are wanted
+SAME_FACE = 0.35  # two squares whose centres are nearer, in sides of the smaller one, show the same face
 
 # Scores by YuNet, 0 to 1: upright faces settle above 0.9 (blurred ones of 20 pixels at 0.83), faces taken for
 # upright that are not at 0.81 to 0.87, cats and cups below 0.77.
@@ -34,9 +39,10 @@ POSSIBLE_FACE = 0.6
 SURE_FACE = 0.8
 UPRIGHT_FACE = 0.9
 
-QUARTER_TURN = np.array([[0, -1], [1, 0]])  # clockwise as seen on the screen, where y points down
-
 Point = tuple[float, float]
+
+
+NO_FACE = "found no face in the picture; give a photo in which a face is well visible"
 
 
 class NoFaceError(ValueError):
@@ -71,8 +77,70 @@ def find_face(picture: Image.Image) -> Landmarks:
             if largest.score >= UPRIGHT_FACE:
                 break
     if not faces:
-        raise NoFaceError("found no face in the picture; give a photo in which a face is well visible")
+        raise NoFaceError(NO_FACE)
     return max(faces, key=attrgetter("score")).landmarks
+
+
+class Glimpse(NamedTuple):
+    """What may be a face, as YuNet sees it when the picture is turned counterclockwise by `quarters`."""
+
+    landmarks: Landmarks
+    square: Square  # FFHQ's
+    score: float
+    quarters: int
+
+
+def glimpses(picture: Image.Image) -> list[Glimpse]:
+    """What may be faces in an RGB picture of any size, as YuNet sees it, the surest first.
+
+    A face may be seen several times, if not alike. Small ones are only looked for from the side from which
+    the surest of the others was seen, since that takes the most time; from all sides if no other is sure.
+    """
+    found: list[Glimpse] = []
+    for side in SEARCH_SIDES:
+        surest = max(found, key=attrgetter("score"), default=None)
+        only = side == max(SEARCH_SIDES) and surest is not None and surest.score >= SURE_FACE
+        for quarters in [surest.quarters] if surest is not None and only else range(4):
+            for detection in _detect_turned(picture, side, quarters)[:LOOKED_AT_IN_A_CROWD]:
+                landmarks = _landmarks(detection.points)
+                found.append(Glimpse(landmarks, square_of(landmarks), detection.score, quarters))
+    kept: list[Glimpse] = []
+    for glimpse in sorted(found, key=attrgetter("score"), reverse=True):
+        if not any(_are_alike(glimpse.square, other.square) for other in kept):
+            kept.append(glimpse)
+    return kept
+
+
+def find_people(picture: Image.Image, seen: list[Glimpse]) -> list[Square]:
+    """The squares of all faces of people among `glimpses` of an RGB picture, the surest first."""
+    faces: list[tuple[Square, float]] = []
+    for glimpse in seen:
+        upright = [square for square, score in faces if score >= UPRIGHT_FACE]
+        if not is_among(glimpse.square, upright):
+            face = _look_closely(picture, glimpse.landmarks)
+            if face is not None:
+                faces.append((square_of(face.landmarks), face.score))
+    kept: list[Square] = []
+    for square, _ in sorted(faces, key=itemgetter(1), reverse=True):  # upright faces score highest
+        if not is_among(square, kept):
+            kept.append(square)
+    return kept
+
+
+def is_among(square: Square, others: list[Square]) -> bool:
+    """Whether a square shows the same face as one of the others."""
+    return any(_show_the_same(square, other) for other in others)
+
+
+def _show_the_same(square: Square, other: Square) -> bool:
+    return float(np.hypot(*(square.centre - other.centre))) < SAME_FACE * min(square.side, other.side)
+
+
+def _are_alike(square: Square, other: Square) -> bool:
+    """Whether two squares show the same face, at about the same size and angle."""
+    sizes = square.side / other.side
+    turned = abs((square.angle - other.angle + 180) % 360 - 180)
+    return _show_the_same(square, other) and 1 / ALIKE_SIZE < sizes < ALIKE_SIZE and turned < ALIKE_ANGLE
 
 
 class _Face(NamedTuple):
@@ -85,16 +153,11 @@ def _faces(rgb: Image.Image, side: int, quarters: int) -> Iterator[_Face]:
 
     The largest comes first. `side` is the length of the longer side at which YuNet sees the picture.
     """
-    scale = side / max(rgb.size)
-    small = rgb.resize((max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))))
-    turned = small.rotate(90 * quarters, expand=True)
     turn_back = np.linalg.matrix_power(QUARTER_TURN, quarters)
-    for found in _detect(turned)[:FACES_LOOKED_AT]:
-        from_centre = (found.points - np.array(turned.size) / 2) @ turn_back.T
-        points = (from_centre / small.size + 0.5) * rgb.size
-        face = _look_closely(rgb, _landmarks(points))
+    for found in _detect_turned(rgb, side, quarters)[:FACES_LOOKED_AT]:
+        face = _look_closely(rgb, _landmarks(found.points))
         if face is not None:
-            across = _square(face.landmarks).across
+            across = square_of(face.landmarks).across
             if across @ turn_back[:, 0] >= np.cos(MAX_TILT) * np.hypot(*across):
                 yield face
 
@@ -106,7 +169,7 @@ def _look_closely(rgb: Image.Image, landmarks: Landmarks) -> _Face | None:
         found = _detect(align(rgb, landmarks, CLOSE_LOOK_SIDE))
         if not found:
             return None
-        square = _square(landmarks)
+        square = square_of(landmarks)
         right, down = np.hsplit(found[0].points / CLOSE_LOOK_SIDE, 2)  # 0 to 1 in the square
         landmarks = _landmarks(square.corner + 2 * (right * square.across + down * square.down))
         score = found[0].score
@@ -116,6 +179,20 @@ def _look_closely(rgb: Image.Image, landmarks: Landmarks) -> _Face | None:
 class _Detection(NamedTuple):
     points: np.ndarray  # the five landmarks, [5, 2]
     score: float
+
+
+def _detect_turned(rgb: Image.Image, side: int, quarters: int) -> list[_Detection]:
+    """What YuNet sees when `rgb` is `side` pixels long and turned counterclockwise by `quarters`."""
+    scale = side / max(rgb.size)
+    small = rgb.resize((max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))))
+    turned = small.rotate(90 * quarters, expand=True)
+    turn_back = np.linalg.matrix_power(QUARTER_TURN, quarters)
+
+    def in_rgb(points: np.ndarray) -> np.ndarray:
+        from_centre = (points - np.array(turned.size) / 2) @ turn_back.T
+        return (from_centre / small.size + 0.5) * rgb.size
+
+    return [_Detection(in_rgb(found.points), found.score) for found in _detect(turned)]
 
 
 def _detect(rgb: Image.Image) -> list[_Detection]:
@@ -137,25 +214,8 @@ def _landmarks(points: np.ndarray) -> Landmarks:
     return Landmarks(*((float(x), float(y)) for x, y in points))
 
 
-@dataclass(frozen=True)
-class _Square:
-    """FFHQ's square around a face: its centre and half its edges, vectors [2] in pixels of the picture."""
-
-    centre: np.ndarray
-    across: np.ndarray  # along the upper edge, to the right as seen in the cut-out picture
-    down: np.ndarray
-
-    @property
-    def side(self) -> float:
-        return 2 * float(np.hypot(*self.across))
-
-    @property
-    def corner(self) -> np.ndarray:
-        """The upper left one."""
-        return self.centre - self.across - self.down
-
-
-def _square(landmarks: Landmarks) -> _Square:
+def square_of(landmarks: Landmarks) -> Square:
+    """FFHQ's square around a face."""
     right_eye, left_eye, _, right_mouth, left_mouth = (np.array(point) for point in astuple(landmarks))
     eyes = (right_eye + left_eye) / 2
     eye_to_eye = left_eye - right_eye
@@ -163,22 +223,26 @@ def _square(landmarks: Landmarks) -> _Square:
     # The line of the eyes and the line from eyes to mouth both say what is upright: take the middle.
     across = eye_to_eye - QUARTER_TURN @ eye_to_mouth
     across *= max(np.hypot(*eye_to_eye) * 2.0, np.hypot(*eye_to_mouth) * 1.8) / np.hypot(*across)
-    return _Square(eyes + eye_to_mouth * 0.1, across, QUARTER_TURN @ across)
+    return Square(eyes + eye_to_mouth * 0.1, across)
 
 
 def align(picture: Image.Image, landmarks: Landmarks, size: int) -> Image.Image:
-    """Cut the face out of `picture` as FFHQ does: upright, square, `size` x `size` pixels, RGB.
+    """Cut the face out of `picture` as FFHQ does: upright, square, `size` x `size` pixels, RGB."""
+    return cut_out(picture, square_of(landmarks), size)
+
+
+def cut_out(picture: Image.Image, square: Square, size: int) -> Image.Image:
+    """The square of `picture`, upright, `size` x `size` pixels, RGB.
 
     Where the square reaches beyond the picture, the picture is continued by its mirror image, which blurs
     away towards the outside.
     """
     rgb = picture.convert("RGB")
-    square = _square(landmarks)
     # Where the square has many more pixels than asked for, go on with the picture shrunk by a whole factor.
     factor = max(1, int(square.side / size / 2))
     if factor > 1:
         rgb = rgb.reduce(factor)
-        square = _Square(square.centre / factor, square.across / factor, square.down / factor)
+        square = Square(square.centre / factor, square.across / factor)
     patch, origin = _surroundings(rgb, square)
 
     # Sampling at twice the size and shrinking keeps fine lines from breaking into steps.
@@ -190,7 +254,7 @@ def align(picture: Image.Image, landmarks: Landmarks, size: int) -> Image.Image:
     return sampled.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def _surroundings(rgb: Image.Image, square: _Square) -> tuple[Image.Image, np.ndarray]:
+def _surroundings(rgb: Image.Image, square: Square) -> tuple[Image.Image, np.ndarray]:
     """The part of `rgb` that holds `square`, and where its upper left pixel lies in `rgb`.
 
     What lies outside `rgb` is its mirror image, blurred the more the further out, and fading to the median

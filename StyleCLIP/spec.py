@@ -83,6 +83,8 @@ SPEC = ModelSpec(
                     "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
                 ),
                 FormField("method", "Method"),
+                FormField("output", "Result"),
+                FormField("face", "Which face"),
             ),
             "Global direction": (
                 FormField("neutral", "Neutral words"),
@@ -93,6 +95,8 @@ SPEC = ModelSpec(
         reuse="Edit as a face",
     ),
     required_files=("img",),
+    about="The result is the face alone, or with `output` the whole photo with the edited face in it; `face` "
+    "chooses one of several faces, which POST /faces lists.",
     examples={
         "words for a face": {"prompt": "A girl with purple eyes", "iterations": 50},
         "a global direction, in one pass": {
@@ -102,6 +106,9 @@ SPEC = ModelSpec(
             "alpha": 3,
             "beta": "auto",
         },
+        "back into the photo": {"prompt": "a person with glasses", "output": "photo"},
+        "the second face from the left": {"prompt": "a smiling man", "output": "photo", "face": "2"},
     },
     demo=({"prompt": "A girl with purple eyes", "seed": "1"}, {"img": "face.jpeg"}),
+    finder="StyleCLIP.faces.load_finder",
 )

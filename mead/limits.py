@@ -38,6 +38,28 @@ def check_limits(params: JobParams, settings: Settings) -> None:
     check_optional(params, settings.weights)
 
 
+def check_steps(params: JobParams, steps: int, settings: Settings) -> None:
+    """Check how much a job computes whose number of steps depends on its photo: on the faces to be edited.
+
+    Args:
+        steps: for all faces together.
+
+    Raises:
+        ParamsError: naming `face`, and how many faces may be edited.
+    """
+    job = extent(params, settings.weights)
+    faces = steps // job.steps
+    if faces < 2:  # checked when the request arrived
+        return
+    most = most_steps(job, settings.max_job_pixels) // job.steps
+    if faces > most:
+        raise _too_much(
+            "face",
+            f"{faces} faces with {job.steps} steps each are more than one job may take here; at most {most}, "
+            "or fewer iterations",
+        )
+
+
 def extent(params: JobParams, weights: str) -> Extent:
     """How much a job computes; what its parameters leave open is the weights set's own.
 
@@ -57,13 +79,18 @@ def _own_extent(kind: type[JobParams], weights: str) -> Extent:
     return spec_of(kind).own_extent(WeightSet.find(weights))
 
 
-def _check_extent(job: Extent, most: int) -> None:
+def most_steps(job: Extent, most: int) -> int:
+    """The most steps that a job may have, so that it computes at most as much as `most` pixels."""
     pixels = job.width * job.height
     enlarging = pixels if job.upscale > 1 else 0  # the published upscaler takes a third of a step
-    steps = (most - enlarging) // (pixels + CUTOUT_PIXELS * job.cutouts)
+    return (most - enlarging) // (pixels + CUTOUT_PIXELS * job.cutouts)
+
+
+def _check_extent(job: Extent, most: int) -> None:
+    steps = most_steps(job, most)
     if job.steps <= steps:
         return
-    if steps < 1 and enlarging:
+    if steps < 1 and job.upscale > 1:
         sides = f"{job.upscale * job.width}x{job.upscale * job.height}"
         raise _too_much("upscale", f"{sides} is more than one job may take here; ask for less")
     cutouts = "1 cutout" if job.cutouts == 1 else f"{job.cutouts} cutouts"

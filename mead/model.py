@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mead.imaging.encoding import write_picture
+from mead.imaging.faces import FoundFace
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
@@ -29,6 +30,7 @@ class Model:
     Attributes:
         notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
             weights have not learned, a text whose weight is 0. Each is also a `NoteWarning`.
+        faces: found in the photo, from the left, once it has run; see `mead.revision.Revision.faces`.
 
     Args:
         kind: the model's parameters.
@@ -77,6 +79,7 @@ class Model:
         self.progress = progress
         self.name = name
         self._load = load
+        self.faces: tuple[FoundFace, ...] = ()
 
     def __repr__(self) -> str:
         """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
@@ -104,6 +107,7 @@ class Model:
         try_output(path, "output_path")
         pipeline = self._load(self.weights, self.device)
         revision = start(pipeline, self.params)
+        self.faces = revision.faces
         with self._bar(revision.steps) as callback:
             picture = finish(pipeline, revision, callback)
         write_picture(picture, path)

@@ -115,6 +115,8 @@ class ModelSpec:
         required_files: file fields that its POST requires.
         examples: examples of its form, by title.
         demo: the form and the files (names of sample photos) of the demo's job.
+        finder: a function that loads with a weights set what finds the faces of an RGB photo, as its jobs
+            would, "package.module.name"; "" if it looks for no faces.
     """
 
     type: str
@@ -131,6 +133,7 @@ class ModelSpec:
     required_files: tuple[str, ...] = ()
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     demo: tuple[Mapping[str, str], Mapping[str, str]] | None = None
+    finder: str = ""
 
     @property
     def queue_setting(self) -> str:
@@ -164,6 +167,14 @@ class ModelSpec:
         """The loss of one step with a weights set."""
         loss: float = load_object(f"{self.module}.trial")(self.load_pipeline(weights, device))
         return loss
+
+    def load_finder(self, weights: str) -> Any:
+        """What finds the faces of an RGB picture with a weights set, a function.
+
+        Raises:
+            WeightsError: a file is missing or incomplete.
+        """
+        return load_object(self.finder)(weights)
 
     def load_class(self) -> Any:
         """Its Python class."""

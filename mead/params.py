@@ -128,6 +128,10 @@ class JobParams(BaseModel):
         """The texts CLIP reads for this job: field name to text."""
         return {"prompt": self.prompt}
 
+    def whole_pictures(self) -> frozenset[str]:
+        """The fields of pictures that are to be kept at their own size, since the result has it too."""
+        return frozenset()
+
     def without_effect(self) -> dict[str, str]:
         """What was given but changes nothing beside the other parameters: field name to the reason.
 

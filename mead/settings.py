@@ -246,6 +246,13 @@ class ServiceSettings(BaseSettings):
         1024, ge=16, description="Maximum height of stored uploads; the aspect ratio is kept."
     )
 
+    max_photo_pixels: int = Field(
+        25_000_000,
+        ge=1,
+        description="Maximum size of a photo that is to stay whole (`output`, `face`, /faces), width times "
+        "height; it is stored at its own size.",
+    )
+
     server_sleep: float = Field(
         1,
         gt=0,

@@ -20,6 +20,7 @@ from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
 from training.evaluation.faces import faces
 from training.evaluation.inversions import inversions
+from training.evaluation.photos import photos
 from training.evaluation.prompts import prompts, steps
 from training.evaluation.weights import weights
 from training.run import ROOT
@@ -32,6 +33,7 @@ PARTS = {
     "faces": faces,
     "inversions": inversions,
     "edits": edits,
+    "photos": photos,
 }
 
 
@@ -56,6 +58,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--edits", type=int, default=200, help="(default %(default)s)")
     add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
     add("--inversions", type=int, default=200, help="(default %(default)s)")
+    add("--photos", type=int, default=100, help="scenes with a face in them (default %(default)s)")
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")
     add("--threads", type=int, default=2, help="processor threads (default %(default)s)")

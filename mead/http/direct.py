@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mead.http import models
+from mead.http import faces, models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
 from mead.http.errors import ApiError, input_error
@@ -25,7 +25,7 @@ from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
 from mead.registry import MODELS
-from mead.revision import Pipeline, check_loss, result_of, run, start
+from mead.revision import Pipeline, check_loss, finish, result_of, start
 from mead.settings import Settings
 from mead.storage import Storage
 from mead.weights.notes import notes_on
@@ -37,6 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     runner = Runner(settings)
     app = base_app(settings)
     app.register_blueprint(models.blueprint(settings, files_required=False))
+    app.register_blueprint(faces.blueprint(settings, runner.forms))
     for spec in MODELS.values():
         app.add_url_rule(f"/{spec.route}", spec.route, _view(spec, runner), methods=["POST"])
     return app
@@ -81,12 +82,14 @@ class Runner:
                 return response
             try:
                 with self._lock:
-                    picture = run(self._pipeline(spec), params)
+                    pipeline = self._pipeline(spec)
+                    revision = start(pipeline, params)
+                    picture = finish(pipeline, revision)
             except ValueError as error:  # the model refuses the parameters
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
-        return picture_response(job_id, png_bytes(picture), notes)
+        return picture_response(job_id, png_bytes(picture), notes, revision.faces)
 
     def _events(self, job_id: str, params: JobParams, notes: Sequence[str], spec: ModelSpec) -> Iterator[str]:
         """A job's events. The job ends if the client disconnects: nobody else could get its picture."""
@@ -110,7 +113,8 @@ def job_events(
     change = Change(id=job_id, status="processing", steps=0, notes=list(notes) or None)
     try:
         revision = start(pipeline, params)
-        change = change.model_copy(update={"total_steps": revision.steps})
+        known = {"total_steps": revision.steps, "faces": list(revision.faces) or None}
+        change = change.model_copy(update=known)
         while not revision.finished:
             pipeline.step([revision])
             check_loss(revision)

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic
+from typing import BinaryIO, Generic
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,10 +21,11 @@ from mead.http import access
 from mead.http.errors import ApiError, input_error
 from mead.http.uploads import PendingUploads
 from mead.imaging.decoder_pool import DecodeLimits, Decoders
+from mead.imaging.encoding import Bitmap
 from mead.imaging.fair_semaphore import BusyError
-from mead.imaging.pictures import PictureError
+from mead.imaging.pictures import MAX_SIDE, PictureError
 from mead.limits import check_limits
-from mead.params import JobParams, P, ParamsError, check
+from mead.params import P, ParamsError, check
 from mead.settings import Settings
 
 CONCURRENT_CHECKS = 2
@@ -37,6 +39,14 @@ class IdForm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(min_length=1, description="The id of a job.")
+
+
+class PhotoForm(BaseModel):
+    """A form with a photo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    img_path: Path | None = Field(None, description="The photo.")
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class _Fields:
 
 
 @functools.cache
-def _fields_of(params: type[JobParams]) -> _Fields:
+def _fields_of(params: type[BaseModel]) -> _Fields:
     names = frozenset(params.model_fields)
     return _Fields(
         texts=frozenset(name for name in names if not name.endswith("_path")),
@@ -76,15 +86,17 @@ class FormReader:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._decoders = Decoders(
-            DecodeLimits(
-                settings.decode_seconds,
-                settings.decode_memory_bytes,
-                settings.max_picture_pixels,
-                (settings.image_width, settings.image_height),
-                settings.http_processes,
-                settings.http_threads,
-            )
+        limits = DecodeLimits(
+            settings.decode_seconds,
+            settings.decode_memory_bytes,
+            settings.max_picture_pixels,
+            (settings.image_width, settings.image_height),
+            settings.http_processes,
+            settings.http_threads,
+        )
+        self._decoders = Decoders(limits)
+        self._whole = Decoders(
+            replace(limits, max_pixels=settings.max_photo_pixels, within=(MAX_SIDE, MAX_SIDE), in_memory=2)
         )
         self._checks = threading.BoundedSemaphore(CONCURRENT_CHECKS)
 
@@ -116,13 +128,34 @@ class FormReader:
                         raise ApiError(400, f"{field}: must be sent as a file", field)
                 fingerprint = _fingerprint(request.path, texts, files)
             for field, file in files.items():
-                with self._decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
+                decoders = self._whole if field in checked.whole_pictures() else self._decoders
+                with decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
                     uploads.storage.write_upload(bitmap, uploads.path(field), _size(file))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error
         except BusyError as error:
             raise ApiError(429, str(error), error.field) from error
         return Form(checked, fingerprint)
+
+    @contextmanager
+    def photo(self, request: Request) -> Iterator[Bitmap]:
+        """The photo of a form that has nothing else, the file field `img`; kept for the length of the block.
+
+        Raises:
+            ApiError: 400, 413, 415, 429: as `read`.
+        """
+        _, files = _read_fields(request, _fields_of(PhotoForm))
+        if "img" not in files:
+            raise ApiError(400, "img: must be sent as a file", "img")
+        with ExitStack() as decoding:
+            stream: BinaryIO = files["img"].stream  # type: ignore[assignment]
+            try:
+                photo = decoding.enter_context(self._whole.decoded(stream, "img", access.client()))
+            except PictureError as error:
+                raise input_error(error) from error
+            except BusyError as error:
+                raise ApiError(429, str(error), error.field) from error
+            yield photo
 
 
 def read_params(request: Request, params: type[P], settings: Settings) -> P:

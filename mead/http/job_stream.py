@@ -141,6 +141,7 @@ class JobStream:
             rank=rank,
             image=self._image_url if job.status == "succeeded" else None,
             notes=list(job.notes) or None,
+            faces=list(job.faces) or None,
             message=error and error.message,
             field=error and error.field,
         )

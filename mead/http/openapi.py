@@ -37,6 +37,7 @@ from mead.http.schemas import (
     Error,
     FormNotes,
     Models,
+    PhotoFaces,
     Picture,
     Processing,
     Record,
@@ -48,7 +49,19 @@ from mead.params import JobParams
 from mead.registry import spec_of
 from mead.settings import Settings
 
-SCHEMAS = (Accepted, Alive, Cancelled, Change, Error, FormNotes, Models, Picture, Processing, Record)
+SCHEMAS = (
+    Accepted,
+    Alive,
+    Cancelled,
+    Change,
+    Error,
+    FormNotes,
+    Models,
+    PhotoFaces,
+    Picture,
+    Processing,
+    Record,
+)
 
 
 def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:

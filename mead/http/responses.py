@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mead.http.errors import ApiError, PictureExpiredError
 from mead.http.schemas import Accepted, Answer, Error, Picture, Processing, Record
+from mead.imaging.faces import FoundFace
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
@@ -34,10 +35,14 @@ def error_response(error: ApiError, retry_seconds: float | None = None) -> Respo
     return response
 
 
-def picture_response(job_id: str, png: bytes, notes: Sequence[str]) -> Response:
+def picture_response(
+    job_id: str, png: bytes, notes: Sequence[str], faces: Sequence[FoundFace] = ()
+) -> Response:
     """The response with a finished picture."""
     image = base64.b64encode(png).decode("ascii")
-    return json_response(Picture(image=image, id=job_id, notes=list(notes) or None))
+    return json_response(
+        Picture(image=image, id=job_id, notes=list(notes) or None, faces=list(faces) or None)
+    )
 
 
 def accepted_response(job_id: str, notes: Sequence[str], settings: Settings) -> Response:
@@ -66,7 +71,7 @@ def result_response(job: Job, storage: Storage) -> Response:
     if job.out_path is None:
         raise failure(job)
     try:
-        return picture_response(job.id, storage.read_result(job), job.notes)
+        return picture_response(job.id, storage.read_result(job), job.notes, job.faces)
     except FileNotFoundError:
         raise PictureExpiredError(job.id) from None
 

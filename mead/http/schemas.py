@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mead.imaging.faces import FoundFace
 from mead.queue.job import Status
 from mead.registry import MODELS
 
@@ -23,6 +24,15 @@ Notes = Annotated[
         description="What was taken but cannot have its effect, each in a sentence: words that the weights "
         "have not learned, a text whose weight is 0. Left out if there is nothing to say.",
         examples=[["the demo weights have not learned: cat, astronaut"]],
+    ),
+]
+EXAMPLE_FACE = {"number": 1, "box": [412, 130, 668, 386], "angle": -4}
+Faces = Annotated[
+    list[FoundFace] | None,
+    Field(
+        description="The faces found in the photo, from the left. Left out if neither `output` nor `face` "
+        "asks for more than the most prominent face alone.",
+        examples=[[EXAMPLE_FACE]],
     ),
 ]
 FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
@@ -73,6 +83,7 @@ class Picture(Answer):
     )
     id: Id
     notes: Notes = None
+    faces: Faces = None
 
 
 class Accepted(Answer):
@@ -101,6 +112,17 @@ class FormNotes(Answer):
     notes: list[str] = Field(
         description="Each is a sentence; empty if there is nothing to say.",
         examples=[["the demo weights have not learned: cat, astronaut"]],
+    )
+
+
+class PhotoFaces(Answer):
+    """The faces of a photo."""
+
+    status: Literal["success"] = "success"
+    width: int = Field(description="Width of the upright photo in pixels.", examples=[1024])
+    height: int = Field(description="Its height.", examples=[768])
+    faces: list[FoundFace] = Field(
+        description="From the left; empty if there are none.", examples=[[EXAMPLE_FACE]]
     )
 
 
@@ -188,6 +210,7 @@ class Record(Answer):
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
     image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
     notes: Notes = None
+    faces: Faces = None
     error: str | None = Field(None, description="Why the job failed.")
     error_field: FieldAtFault = None
 
@@ -203,6 +226,7 @@ class Change(Answer):
     rank: Rank | None = Field(None, description="Only in the first event of a queued job.")
     image: str | None = Field(None, description="The address of the picture, or the PNG in base64.")
     notes: Notes = None
+    faces: Faces = None
     message: str | None = Field(None, description="Why there is no picture.")
     field: FieldAtFault = None
 

@@ -32,7 +32,6 @@ from mead.installation import ROOT
 log = logging.getLogger(__name__)
 
 PICTURES_PER_DECODER = 100  # before it is replaced
-IN_MEMORY = 8  # decoded pictures that one process of the server holds
 BLOCK = 2**18  # bytes of a file sent at a time
 ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")  # what Python needs to start
 
@@ -56,6 +55,7 @@ class DecodeLimits:
         within: the largest width and height of the result; the aspect ratio is kept.
         processes: how many processes like this one share the machine.
         waiting: how many pictures may wait for a decoder; a quarter of that at the slower levels.
+        in_memory: how many decoded pictures the process of the server holds.
     """
 
     seconds: float = 10
@@ -64,6 +64,7 @@ class DecodeLimits:
     within: tuple[int, int] = (1024, 1024)
     processes: int = 1
     waiting: int = 512
+    in_memory: int = 8
 
 
 class Decoders:
@@ -76,7 +77,7 @@ class Decoders:
         template = _Template()
         share = (os.cpu_count() or 1) // limits.processes
         self._limits = limits
-        self._in_memory = threading.BoundedSemaphore(IN_MEMORY)
+        self._in_memory = threading.BoundedSemaphore(limits.in_memory)
         self._levels = (
             _Level(template, limits, decoders=max(2, share), niceness=0, time=0.006, memory=1 / 16),
             _Level(template, limits, decoders=max(1, share), niceness=5, time=0.06, memory=1 / 4),
@@ -87,7 +88,7 @@ class Decoders:
     def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Bitmap]:
         """Decode a picture like `imaging.pictures.read_picture`, reduced to the largest stored size.
 
-        Only IN_MEMORY such blocks run at a time.
+        Only `in_memory` such blocks run at a time, of `DecodeLimits`.
 
         Args:
             file: open for reading; read from its beginning.
@@ -230,7 +231,8 @@ class _Decoder:
         while block := file.read(BLOCK):
             self._link.sendall(block)
         width, height = limits["within"]
-        reply, bitmap = receive(self._link, BMP_HEADER.size + 4 * width * height + 65_536, deadline)
+        pixels = min(width * height, limits["max_pixels"])
+        reply, bitmap = receive(self._link, BMP_HEADER.size + 4 * pixels + 65_536, deadline)
         if reply.get("kind") == "memory":
             raise _ExceededError("memory")
         if "kind" in reply:

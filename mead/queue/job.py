@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from mead.imaging.faces import FoundFace
+
 Status: TypeAlias = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -38,6 +40,7 @@ class Job(BaseModel):
     loss: float | None = None
     out_path: str | None = None  # name of its picture's file; in records of older versions its path
     notes: tuple[str, ...] = ()  # a JSON list in the record; see `mead.weights.notes`
+    faces: tuple[FoundFace, ...] = ()  # found in its photo, from the left; a JSON list in the record
     error: str | None = None
     error_kind: Literal["input", "internal"] | None = None  # what is at fault: the request or the service
     error_field: str | None = None
@@ -58,6 +61,17 @@ class Job(BaseModel):
         except (ValueError, RecursionError):
             return ()
         return [str(note) for note in notes] if isinstance(notes, list) else ()
+
+    @field_validator("faces", mode="before")
+    @classmethod
+    def _read_faces(cls, value: Any) -> Any:
+        """Likewise."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return [FoundFace.model_validate(face) for face in json.loads(value)]
+        except (ValueError, TypeError, RecursionError):
+            return ()
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -115,6 +129,7 @@ class JobProgress:
 
     Attributes:
         notes: to be written into its record; none are written if empty.
+        faces: likewise.
     """
 
     job_id: str
@@ -122,6 +137,7 @@ class JobProgress:
     total_steps: int
     loss: float
     notes: Sequence[str] = ()
+    faces: Sequence[FoundFace] = ()
 
 
 @dataclass(frozen=True)

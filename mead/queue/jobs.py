@@ -240,7 +240,8 @@ class Jobs:
         for job in progress:
             loss = round(job.loss, 6) if math.isfinite(job.loss) else ""
             notes = json.dumps(job.notes, ensure_ascii=False) if job.notes else ""
-            arguments += [job.job_id, job.steps, job.total_steps, loss, notes]
+            faces = json.dumps([face.model_dump() for face in job.faces]) if job.faces else ""
+            arguments += [job.job_id, job.steps, job.total_steps, loss, notes, faces]
         lost, watched, held = cast("list[list[str]]", self._report(queue, worker, *arguments))
         return ReportReply(frozenset(lost), frozenset(watched), tuple(held))
 

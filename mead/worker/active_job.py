@@ -12,6 +12,7 @@ from typing import Generic
 from PIL import Image
 
 from mead.files import remove
+from mead.imaging.faces import FoundFace
 from mead.log import reason
 from mead.params import ParamsError
 from mead.queue.job import Job
@@ -32,6 +33,7 @@ class ActiveJob(Generic[R]):
     job: Job
     revision: R
     notes: tuple[str, ...] = ()  # that are not in its record yet
+    faces: tuple[FoundFace, ...] = ()  # likewise
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
     rendering: Iterator[Image.Image | None] | None = None  # once the revision is finished
     picture: Image.Image | None = None  # once it is rendered

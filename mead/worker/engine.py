@@ -53,6 +53,8 @@ class Engine(Generic[R]):
         admission: shared by all engines of the process; by default the engine is the only one.
         max_job_seconds: the longest a job may take, without pauses while Redis is away; 0: no limit.
         notes_on: what to note in the record of a job with these parameters.
+        check_steps: raises ParamsError if a job with these parameters takes too many steps; called once it
+            has started, since that may depend on its pictures.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Engine(Generic[R]):
         admission: AdmissionControl | None = None,
         max_job_seconds: int = 0,
         notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
+        check_steps: Callable[[JobParams, int], None] = lambda params, steps: None,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -81,6 +84,7 @@ class Engine(Generic[R]):
         self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds
         self.notes_on = notes_on
+        self.check_steps = check_steps
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
@@ -149,6 +153,7 @@ class Engine(Generic[R]):
             params = check(self.params, self.storage.parameters(job))
             notes = self.notes_on(params)
             revision = start(self.pipeline, params)
+            self.check_steps(params, revision.steps)
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -160,7 +165,8 @@ class Engine(Generic[R]):
             self._fail(job, error)
             return
         else:
-            self.batch.add(ActiveJob(job, revision, notes, time.monotonic() - began))
+            seconds = time.monotonic() - began
+            self.batch.add(ActiveJob(job, revision, notes, revision.faces, seconds))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 
@@ -180,7 +186,7 @@ class Engine(Generic[R]):
         reported = set(self.batch.jobs)
         reply = self.jobs.report(self.queue, self.worker, self._progress())
         for active in self.batch.jobs.values():
-            active.notes = ()  # the record has them
+            active.notes = active.faces = ()  # the record has them
         for job_id in reply.lost:
             self._drop(self.batch.jobs[job_id])
         for active in list(self.batch.jobs.values()):
@@ -192,7 +198,12 @@ class Engine(Generic[R]):
     def _progress(self) -> list[JobProgress]:
         return [
             JobProgress(
-                job_id, active.revision.step, active.revision.steps, active.revision.loss, active.notes
+                job_id,
+                active.revision.step,
+                active.revision.steps,
+                active.revision.loss,
+                active.notes,
+                active.faces,
             )
             for job_id, active in self.batch.jobs.items()
         ]

@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from typing import NoReturn
 
+from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
@@ -50,6 +51,7 @@ def make_worker(settings: Settings) -> Worker:
             admission=admission,
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
+            check_steps=partial(check_steps, settings=settings),
         )
         for spec, pipeline in pipelines
     ]

@@ -15,7 +15,7 @@ from caching_config import Settings
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
-from mead.limits import check_limits, extent
+from mead.limits import check_limits, check_steps, extent
 from mead.model_spec import Extent
 from mead.nn.tokeniser import load_tokeniser
 from mead.params import JobParams, ParamsError
@@ -202,3 +202,24 @@ def test_none_of_it_needs_torch() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"
+
+
+def test_how_many_faces_one_job_may_edit(settings: Settings) -> None:
+    """Known only once they are found; what one face takes was checked before."""
+    params = StyleCLIPParams(
+        prompt="a smile", iterations=10, img_path=Path("group"), output="photo", face="all"
+    )
+    check_steps(params, 40 * 10, settings)
+    small = settings.model_copy(update={"max_job_pixels": 2_000_000})
+    check_steps(params, 10, small)
+    with pytest.raises(
+        ParamsError, match=r"^face: 40 faces with 10 steps each are more .* at most (\d+)"
+    ) as caught:
+        check_steps(params, 40 * 10, small)
+    assert caught.value.field == "face" and caught.value.out_of_range
+    found = re.search(r"at most (\d+)", str(caught.value))
+    assert found is not None
+    most = int(found[1])
+    check_steps(params, most * 10, small)
+    with pytest.raises(ParamsError):
+        check_steps(params, (most + 1) * 10, small)

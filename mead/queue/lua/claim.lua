@@ -16,7 +16,8 @@ for _ = 1, 1000 do
     if waits then
         redis.call('SADD', WORKERS, worker)
         redis.call('LMOVE', queue, queue .. PROCESSING .. worker, 'LEFT', 'RIGHT')
-        redis.call('HDEL', JOB .. id, 'error', 'error_kind', 'error_field', 'finished_at', 'notes')
+        redis.call('HDEL', JOB .. id, 'error', 'error_kind', 'error_field', 'finished_at', 'notes',
+            'faces')
         change(id, {status = 'processing', worker = worker, started_at = now, started_ms = now_ms,
             attempts = attempts + 1})
         if attempts == 0 then observe(job[4], 'wait', job[5], now_ms) end

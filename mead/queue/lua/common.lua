@@ -101,12 +101,12 @@ local function finish(id, fields, now, now_ms, ttl)
 end
 
 -- Puts a job back at the front of its queue. The id is pushed first: claim skips it until the record says "queued".
--- The notes go: the next worker may be of an older version, which takes them for a parameter.
+-- Notes and faces go: the next worker may be of an older version, which takes them for parameters.
 local function requeue(id, queue, attempts)
     local served = tonumber(redis.call('GET', queue .. SERVED) or 0)
     redis.call('LPUSH', queue, id)
     redis.call('SET', queue .. SERVED, served - 1)
-    redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'loss', 'notes')
+    redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'loss', 'notes', 'faces')
     change(id, {status = 'queued', ticket = served, steps = 0, attempts = attempts})
 end
 

@@ -1,15 +1,17 @@
 -- Records the progress of a worker's jobs of one queue. Returns the ids of those that it no longer holds, of those
 -- whose preview is wanted, and of all jobs that it holds.
--- ARGV: queue, worker, then of each job: id, steps, total steps, loss ('' if not finite), notes ('' if there are none).
+-- ARGV: queue, worker, then of each job: id, steps, total steps, loss ('' if not finite), notes and faces ('' if there
+-- are none).
 local queue, worker = unpack(ARGV, 1, 2)
 local lost, watched = {}, {}
-for n = 3, #ARGV, 5 do
+for n = 3, #ARGV, 6 do
     local id = ARGV[n]
     if holds(worker, id) then
         allow_without_memory(id)
         change(id, {status = 'processing', steps = tonumber(ARGV[n + 1]),
             total_steps = tonumber(ARGV[n + 2]), loss = tonumber(ARGV[n + 3]),
-            notes = ARGV[n + 4] ~= '' and ARGV[n + 4] or nil})
+            notes = ARGV[n + 4] ~= '' and ARGV[n + 4] or nil,
+            faces = ARGV[n + 5] ~= '' and ARGV[n + 5] or nil})
         if redis.call('EXISTS', PREVIEW .. id) == 1 then watched[#watched + 1] = id end
     else
         lost[#lost + 1] = id

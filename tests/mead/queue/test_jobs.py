@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 import pytest
 import redis
 
+from mead.imaging.faces import FoundFace
 from mead.queue.errors import (
     DamagedRecordError,
     IdempotencyError,
@@ -479,6 +480,40 @@ def test_a_requeued_job_has_no_notes(jobs: Jobs, client: redis.Redis) -> None:
     recover(jobs)
     for name in "ab":
         assert jobs.get(name).status == "queued" and not client.hexists(f"job:{name}", "notes")
+
+
+def test_faces_are_a_json_list_in_the_record_and_the_event(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a")
+    faces = [
+        FoundFace(number=1, box=(1, 2, 30, 40), angle=-5),
+        FoundFace(number=2, box=(50, 2, 80, 40), angle=9),
+    ]
+    with channel(client, "a") as story:
+        job = jobs.claim(QUEUE, "me")
+        assert job is not None and job.faces == ()
+        jobs.report(QUEUE, "me", [JobProgress("a", 1, 2, 0.5, faces=faces)])
+        jobs.report(QUEUE, "me", [JobProgress("a", 2, 2, 0.5)])  # keeps them
+        jobs.succeed(job, "me", "a.png")
+        events = [event.get("faces") for event in story]
+    assert events[0] is None and json.loads(events[1])[0] == {"number": 1, "box": [1, 2, 30, 40], "angle": -5}
+    assert jobs.get("a").faces == tuple(faces) and jobs.get("a").parameters == job.parameters
+
+
+def test_a_requeued_job_has_no_faces(jobs: Jobs, client: redis.Redis) -> None:
+    """Like notes."""
+    put(jobs, "a")
+    jobs.claim(QUEUE, "me")
+    found = FoundFace(number=1, box=(1, 2, 30, 40), angle=-5)
+    jobs.report(QUEUE, "me", [JobProgress("a", 1, 2, 0.5, faces=[found])])
+    jobs.requeue(QUEUE, "me")
+    assert not client.hexists("job:a", "faces")
+
+
+@pytest.mark.parametrize("faces", ["", "[", '"one"', "1", "[1]", '[{"number": 1}]', "[" * 100_000])
+def test_faces_that_somebody_has_damaged(jobs: Jobs, client: redis.Redis, faces: str) -> None:
+    put(jobs, "a")
+    client.hset("job:a", "faces", faces)
+    assert jobs.get("a").faces == ()
 
 
 @pytest.mark.parametrize("notes", ["", "[", '"one"', "1", "[" * 100_000])
