@@ -47,7 +47,9 @@ def main() -> None:
         girl = Path(folder) / "girl.png"
         draw(drawn_girl()).save(girl)
         edits = [edited(PHOTO, "photo"), edited(girl, "drawing")]
-    for name, rows in {"results": [prompts[:6], prompts[6:], *edits], "noise-start": [noise]}.items():
+        photos = pasted(Path(folder))
+    sheets = {"results": [prompts[:6], prompts[6:], *edits], "noise-start": [noise], "photos": photos}
+    for name, rows in sheets.items():
         sheet(rows, side=SIDE).save(docs / f"{name}.jpg", quality=92, optimize=True)
 
 
@@ -64,6 +66,37 @@ def edited(path: Path, kind: str) -> list[Tile]:
     for prompt in EDITS:
         row.append(Tile(run(pipeline, StyleCLIPParams(prompt=prompt, seed=1, img_path=path)), prompt))
     return row
+
+
+def pasted(folder: Path) -> list[list[Tile]]:
+    """A photo, and a scene with two drawn faces, before and after edits that are pasted back."""
+    scene = Image.open(PHOTO.with_name("coffee.jpg")).convert("RGB").crop((0, 0, 400, 400)).resize((800, 800))
+    for picture, x, y, side, degrees in (
+        (draw(drawn_girl()), 60, 80, 300, 12),
+        (draw(Face.sample(np.random.default_rng(7))), 420, 330, 340, -18),
+    ):
+        large = picture.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
+        turned = large.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
+        scene.paste(turned, (x, y), turned)
+    path = folder / "scene.png"
+    scene.save(path)
+    jobs = {
+        PHOTO: [("a person with glasses", "largest"), ("a queen", "largest"), (EDITS[1], "largest")],
+        path: [
+            ("a person with glasses", "all"),
+            ("a girl with purple hair", 1),
+            ("a person with a crown", 2),
+        ],
+    }
+    rows = []
+    for photo, edits in jobs.items():
+        with Image.open(photo) as picture:
+            row = [Tile(picture.convert("RGB"), "before")]
+        for prompt, face in edits:
+            job = StyleCLIPParams(prompt=prompt, seed=1, img_path=photo, output="photo", face=face)
+            row.append(Tile(run(load_style_clip(), job), f"{prompt} (face={face})"))
+        rows.append(row)
+    return rows
 
 
 def drawn_girl() -> Face:
