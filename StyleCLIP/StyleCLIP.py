@@ -111,7 +111,9 @@ class StyleCLIPPipeline:
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         face = self.average if params.img_path is None else self.invert(self.aligned(params.img_path))
         if params.method == "global":
-            styles = self._edited(face, params)
+            if self.global_edits is None:
+                raise lacking("method", "directions")
+            styles = self.global_edits.styles(face, params)
             return StyleRevision.of_styles(styles, face, params.seed, upscaler=self.upscaler, upscale=upscale)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
@@ -191,12 +193,6 @@ class StyleCLIPPipeline:
         styles = revision.styles or self.generator.styles(revision.latents)
         return to_picture(self.generator.synthesise_styles(styles) / 2 + 0.5)
 
-    def _edited(self, codes: Tensor, params: StyleCLIPParams) -> Sequence[Tensor]:
-        """Styles [1, in] of codes w+ [1, n_latent, style_dim], edited by a global direction."""
-        if self.global_edits is None:
-            raise lacking("method", "directions")
-        return self.global_edits.styles(codes, params)
-
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
         """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
         if self.mapper is None:
@@ -250,25 +246,24 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = classifier = directions = None
-    if "mapper" in chosen.files:
-        mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    if "face" in chosen.files:
-        classifier = FaceClassifier.from_state_dict(chosen.read("face")).requires_grad_(False).to(device)
-    if "directions" in chosen.files:
-        directions = GlobalDirections.from_state_dict(chosen.read("directions")).to(device)
+
+    def optional(network: str, kind: Any) -> Any:
+        if network not in chosen.files:
+            return None
+        return kind.from_state_dict(chosen.read(network)).requires_grad_(False).to(device)
+
     return StyleCLIPPipeline(
         generator,
         encoder,
         average,
         identity,
         perceptor,
-        mapper,
-        classifier,
+        optional("mapper", LatentMapper),
+        optional("face", FaceClassifier),
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
-        directions,
+        optional("directions", GlobalDirections),
     )
 
 
@@ -276,6 +271,9 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
     """The loss of a first step on the average face; its picture is made and inverted too."""
     revision = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, iterations=1))
     pipeline.step([revision])
+    if pipeline.global_edits is not None:
+        edit = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, method="global", beta=0.0))
+        pipeline.image(edit)
     codes = pipeline.invert(result_of(pipeline, revision))
     return revision.loss + float(codes.abs().sum())
 
