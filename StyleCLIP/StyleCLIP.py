@@ -133,7 +133,10 @@ class StyleCLIPPipeline:
             job |= {"faces": photo.faces, "before": self._picture(self.generator.styles(face))}
         number = 1 if photo is None else len(photo.chosen)
         if params.method == "global":
-            return StyleRevision.of_styles(self._edited(face, params), face, params.seed, steps=number, **job)
+            if self.global_edits is None:
+                raise lacking("method", "directions")
+            styles = self.global_edits.styles(face, params)
+            return StyleRevision.of_styles(styles, face, params.seed, steps=number, **job)
         prompt = self.perceptor.embed_text([params.prompt])
         codes, rate, l2 = face, hyper.learning_rate, hyper.l2
         own_start = hyper.start if self.mapper is not None else "inversion"  # a set may lack the network
@@ -220,12 +223,6 @@ class StyleCLIPPipeline:
         inputs = {"embeddings": embeddings, "codes": revision.latents, "features": self._features(face)}
         return revision.objective(inputs)
 
-    def _edited(self, codes: Tensor, params: StyleCLIPParams) -> Sequence[Tensor]:
-        """Styles [1, in] of codes w+ [1, n_latent, style_dim], edited by a global direction."""
-        if self.global_edits is None:
-            raise lacking("method", "directions")
-        return self.global_edits.styles(codes, params)
-
     def _mapped(self, codes: Tensor, prompt: Tensor) -> Tensor:
         """Codes w+ [1, n_latent, style_dim], edited as a prompt's embedding [1, d] says."""
         if self.mapper is None:
@@ -284,23 +281,24 @@ def load_pipeline(weights: str, device: str) -> StyleCLIPPipeline:
     encoder = Encoder4Editing.from_state_dict(inversion).requires_grad_(False).to(device)
     identity = Identity.from_state_dict(chosen.read("identity")).requires_grad_(False).to(device)
     perceptor = load_perceptor(weights, device)
-    mapper = directions = None
-    if "mapper" in chosen.files:
-        mapper = LatentMapper.from_state_dict(chosen.read("mapper")).requires_grad_(False).to(device)
-    if "directions" in chosen.files:
-        directions = GlobalDirections.from_state_dict(chosen.read("directions")).to(device)
+
+    def optional(network: str, kind: Any) -> Any:
+        if network not in chosen.files:
+            return None
+        return kind.from_state_dict(chosen.read(network)).requires_grad_(False).to(device)
+
     return StyleCLIPPipeline(
         generator,
         encoder,
         average,
         identity,
         perceptor,
-        mapper,
+        optional("mapper", LatentMapper),
         load_classifier(weights, device),
         chosen.settings("StyleCLIP", Hyperparameters),
         torch.device(device),
         load_upscaler(weights, device),
-        directions,
+        optional("directions", GlobalDirections),
     )
 
 
@@ -308,6 +306,9 @@ def trial(pipeline: StyleCLIPPipeline) -> float:
     """The loss of a first step on the average face; its picture is made and inverted too."""
     revision = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, iterations=1))
     pipeline.step([revision])
+    if pipeline.global_edits is not None:
+        edit = pipeline.start(StyleCLIPParams(prompt="a smiling face", seed=0, method="global", beta=0.0))
+        pipeline.image(edit)
     codes = pipeline.invert(result_of(pipeline, revision))
     return revision.loss + float(codes.abs().sum())
 
@@ -353,8 +354,8 @@ class StyleCLIP(Model):
                 "optimisation" or "global", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
                 "learned", default None: the weights set's.
-            neutral: what the face is before the edit, in words, for a global direction; default None: the
-                weights set's.
+            neutral: what the face is before the edit, in words, for a global direction; 1 to 2000
+                characters, default None: the weights set's.
             alpha: how far to go along a global direction; -10 to 10, default None: the weights set's.
             beta: how relevant a channel must be for a global direction to change it; "auto" or 0 to 1,
                 default None: the weights set's.

@@ -69,10 +69,11 @@ class FrozenGenerator(nn.Module):
         """w+ [N, n_latent, style_dim] -> styles, see `StyleCLIP.stylegan2.Generator.styles`."""
         # Each row by itself: how a matrix product rounds depends on the number of rows.
         rows_of_codes = w_plus.float().unbind()
-        return [
-            torch.stack([layer.affine(codes[code]) for codes in rows_of_codes])
-            for code, layer in self._with_codes()
-        ]
+        with torch.autocast(w_plus.device.type, enabled=False):
+            return [
+                torch.stack([layer.affine(codes[code]) for codes in rows_of_codes])
+                for code, layer in self._with_codes()
+            ]
 
     def synthesise(self, w_plus: Tensor) -> Tensor:
         """w+ [N, n_latent, style_dim] -> image [N, 3, size, size] in float32, about [-1, 1]."""
@@ -80,10 +81,11 @@ class FrozenGenerator(nn.Module):
 
     def synthesise_styles(self, styles: Sequence[Tensor]) -> Tensor:
         """Styles, as `styles` returns them -> image [N, 3, size, size] in float32, about [-1, 1]."""
-        if torch.is_grad_enabled() and any(style.requires_grad for style in styles):
-            image: Tensor = _Synthesis.apply(self, *styles)
-            return image
-        return torch.stack([self.draw(one, keep=False)[0] for one in zip(*styles, strict=True)])
+        with torch.autocast(self.input.device.type, enabled=False):
+            if torch.is_grad_enabled() and any(style.requires_grad for style in styles):
+                image: Tensor = _Synthesis.apply(self, *styles)
+                return image
+            return torch.stack([self.draw(one, keep=False)[0] for one in zip(*styles, strict=True)])
 
     def draw(self, styles: Sequence[Tensor], keep: bool) -> tuple[Tensor, Drawn]:
         """A picture [3, size, size] of styles [in]; `keep` says whether `gradients` will be asked for."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -38,7 +40,8 @@ def describe(home: Path, published: Mapping[str, Path], mirrors: Mapping[str, Se
         published: the published files, by name.
         mirrors: their addresses.
     """
-    full = WeightSet.find("full", FOLDER / "manifest.toml").downloads
+    full = WeightSet.find("full", FOLDER / "manifest.toml")
+    entries = {**full.files, **full.absent}
     lines = ['description = "The published networks with made-up weights."']
     for name, path in published.items():
         lines += [
@@ -46,10 +49,12 @@ def describe(home: Path, published: Mapping[str, Path], mirrors: Mapping[str, Se
             f"mirrors = {json.dumps(list(mirrors[name]))}",
             f"size = {path.stat().st_size}",
             f'sha256 = "{sha256_of(path)}"',
-            f"licence = {json.dumps(full[name][0].licence)}",
+            f"licence = {json.dumps(full.downloads[name][0].licence)}",
         ]
-        for network in full[name][1]:
-            lines += [f"[files.{network}]", f"download = {json.dumps(name)}"]
+        for network in full.downloads[name][1]:
+            if name not in entries[network].beside:
+                lines += [f"[files.{network}]", f"download = {json.dumps(name)}"]
+                lines += [f"beside = {json.dumps(sorted(entries[network].beside))}"]
     home.mkdir(parents=True, exist_ok=True)
     (home / "manifest.toml").write_text("\n".join(lines) + "\n")
 
@@ -81,6 +86,35 @@ def _write_identity(path: Path) -> None:
 
 def _write_upscaler(path: Path) -> None:
     originals.upscaler(parity.load("srvgg_general_x4v3").state_dict, path)
+
+
+def _write_directions(path: Path) -> None:
+    rows = np.random.default_rng(5).standard_normal((sum(channels()), 512))
+    np.save(path, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
+
+
+def _write_statistics(path: Path) -> None:
+    rng = np.random.default_rng(6)
+    sizes = [size for side in channels_by_side() for size in side]
+    arrays = [[rng.random(size, np.float32) for size in sizes] for _ in range(2)]
+    path.write_bytes(pickle.dumps(arrays, protocol=4))
+
+
+def channels_by_side() -> list[list[int]]:
+    """The channels of StyleGAN2's styles at each side: those of its convolutions, then its colours'."""
+    shapes = parity.load("stylegan2_ffhq_1024", with_weights=False).shapes
+    of = {
+        name.removesuffix(".conv.weight"): shape[2]
+        for name, shape in shapes.items()
+        if name.endswith(".conv.weight")
+    }
+    sides = [[of[f"convs.{2 * i}"], of[f"convs.{2 * i + 1}"], of[f"to_rgbs.{i}"]] for i in range(8)]
+    return [[of["conv1"], of["to_rgb1"]], *sides]
+
+
+def channels() -> list[int]:
+    """The same without colours."""
+    return [size for side in channels_by_side() for size in side[:-1]]
 
 
 def _clip_numbers(perceptor: Any) -> dict[str, float]:
@@ -128,12 +162,27 @@ def _upscaler_numbers(network: Any) -> dict[str, float]:
     return {"upscaled": parity.error(network(golden["image"]), golden["upscaled"])}
 
 
+def _directions_numbers(directions: Any) -> dict[str, float]:
+    """Of what was written, not of published numbers."""
+    rng = np.random.default_rng(6)
+    written = [
+        rng.random(size, np.float32) for _ in range(2) for side in channels_by_side() for size in side
+    ][26:]
+    deviations = [part for i, part in enumerate(written) if i % 3 != 1]
+    return {
+        "lengths": float((directions.table.norm(dim=1) - 1).abs().max()),
+        "deviation": parity.error(directions.deviation, torch.from_numpy(np.concatenate(deviations))),
+    }
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "ViT-B-32.pt": _write_clip,
     "vqgan_imagenet_f16_16384.ckpt": _write_vqgan,
     "e4e_ffhq_encode.pt": _write_e4e,
     "model_ir_se50.pth": _write_identity,
     "realesr-general-x4v3.pth": _write_upscaler,
+    "fs3.npy": _write_directions,
+    "S_mean_std": _write_statistics,
 }
 NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "clip": _clip_numbers,
@@ -142,4 +191,5 @@ NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "e4e": _e4e_numbers,
     "identity": _identity_numbers,
     "upscaler": _upscaler_numbers,
+    "directions": _directions_numbers,
 }

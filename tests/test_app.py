@@ -1,16 +1,22 @@
-"""app.py where the networks fail: the demo weights, broken."""
+"""app.py where the networks fail: the demo weights, broken. And where they have more than the demo set's."""
 
 from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from flask.testing import FlaskClient
+from safetensors.torch import save_file
+from torch.nn import functional as F
 
 import app
 from caching_config import Settings
 from LatentRevisions import LatentRevisions
+from mead.weights.own_sets import add_checkpoint
+from tests.test_full_weights import Silent
 
 
 @pytest.fixture
@@ -36,3 +42,52 @@ def test_a_loss_that_is_not_finite_ends_the_stream(http: FlaskClient) -> None:
     kind, data = answer.text.strip().rpartition("\n\n")[2].splitlines()
     told = json.loads(data.removeprefix("data: "))
     assert (kind, told["status"], told["message"]) == ("event: end", "failed", WHY)
+
+
+@pytest.fixture
+def edits(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """A client of an app whose weights have global directions, made-up ones."""
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "weights"))
+    table = F.normalize(torch.randn(1120, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    save_file({"table": table, "deviation": torch.full((1120,), 0.2)}, tmp_path / "directions.safetensors")
+    assert add_checkpoint(tmp_path / "directions.safetensors", "mine", None, "demo", Silent())
+    return app.create_app(settings.model_copy(update={"device": "cpu", "weights": "mine"})).test_client()
+
+
+EDIT = {"prompt": "a person with blue hair", "method": "global", "seed": "1"}
+
+
+def test_an_edit_by_a_global_direction(edits: FlaskClient) -> None:
+    first, again, opposite = (
+        edits.post("/styleclip", data=EDIT | {"neutral": "a person", "alpha": alpha, "beta": "auto"})
+        for alpha in ("3", "3.0", "-3")
+    )
+    assert (first.status_code, first.json["status"]) == (200, "success")
+    assert first.json["image"] == again.json["image"] != opposite.json["image"]
+    answer = edits.post("/styleclip", data=EDIT | {"iterations": "3", "beta": "0.1"})
+    assert answer.json["notes"] == ["iterations has no effect: nothing is optimised"]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "field", "message"),
+    [
+        ({"beta": "1"}, 422, "beta", "beta: no channel is as relevant to these words as 1; 0."),
+        ({"beta": "2"}, 422, "beta", 'must be "auto" or from 0 to 1'),
+        ({"beta": "some"}, 400, "beta", 'must be "auto" or a number from 0 to 1'),
+        ({"alpha": "-10.5"}, 422, "alpha", "greater than or equal to -10"),
+        ({"method": "magic"}, 400, "method", "'optimisation' or 'global'"),
+        ({"neutral": "a person with blue hair"}, 422, "neutral", "must differ from the prompt"),
+    ],
+)
+def test_an_edit_that_cannot_be_made(
+    edits: FlaskClient, given: dict[str, str], status: int, field: str, message: str
+) -> None:
+    answer = edits.post("/styleclip", data=EDIT | given)
+    assert (answer.status_code, answer.json["field"]) == (status, field)
+    assert message in answer.json["message"]
+
+
+def test_without_directions_the_answer_names_the_command(settings: Settings) -> None:
+    answer = app.create_app(settings).test_client().post("/styleclip", data=EDIT)
+    assert (answer.status_code, answer.json["field"]) == (422, "method")
+    assert "`python -m mead weights fetch full --with directions`" in answer.json["message"]

@@ -4,6 +4,7 @@
   its pickle names: PyTorch Lightning's checkpoints, dicts with an argparse.Namespace, whole modules;
 - TorchScript archives, of which only the tensors are read;
 - NVIDIA's network pickles; the source code they contain is ignored;
+- an array as NumPy saves it;
 - safetensors.
 
 Tensors are memory-mapped from the file: they take memory only when they are used.
@@ -39,6 +40,7 @@ from mead.weights.inert_data import (
     is_name,
 )
 from mead.weights.inert_pickle import read
+from mead.weights.numpy_arrays import MAGIC, read_npy
 from mead.weights.tensor_pickle import (
     CONSTRUCTORS,
     Storage,
@@ -117,6 +119,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint("safetensors", _read_safetensors(path, start))
         if start.startswith(b"\x80"):
             return _read_pickle(path, file, budget)
+        if start.startswith(MAGIC):
+            return Checkpoint("NumPy array", {"array": read_npy(path)})
     raise CheckpointError(f"{path} is not a weight file: {_describe(start)}")
 
 

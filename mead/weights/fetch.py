@@ -68,7 +68,10 @@ def _fetch_missing(
     for file_name, (published, networks) in weights.downloads.items():
         targets = {network: wanted[network] for network in networks if network in wanted}
         if not all(_is_good(file, progress) for file in targets.values()):
-            missing[file_name] = published, {network: file.path for network, file in targets.items()}
+            missing[file_name] = (
+                published,
+                {network: file.path for network, file in targets.items() if file_name not in file.beside},
+            )
     originals = weights.folder / "originals"
     originals.mkdir(exist_ok=True)
     sizes = [published.size for published, _ in missing.values()]
@@ -77,8 +80,12 @@ def _fetch_missing(
         progress.say(f"{file_name}: licence: {published.licence or 'not stated'}")
         with naming_full_disk(weights.folder):
             _PublishedFile(weights.folder, originals / file_name, published, paths, progress).fetch(retry)
-        if not keep_original:
+        if not keep_original and paths:
             (originals / file_name).unlink()
+    if not keep_original:
+        for file_name, (_, paths) in missing.items():
+            if not paths:  # it was needed beside others
+                (originals / file_name).unlink()
     with suppress(OSError):  # not empty
         originals.rmdir()
 
@@ -113,7 +120,7 @@ class _PublishedFile:
     Args:
         folder: of the set.
         path: where it is downloaded to.
-        targets: where each of its networks is converted to.
+        targets: where each of its networks is converted to; none of those that it only holds a part of.
     """
 
     def __init__(
@@ -166,9 +173,11 @@ class _PublishedFile:
         Raises:
             MirrorError: if it does not hold the networks, and its checksum is not known.
         """
-        from mead.weights.checkpoints import CheckpointError
+        from mead.weights.checkpoints import CheckpointError, read_checkpoint
 
         try:
+            if not self.targets:  # it is needed beside others
+                read_checkpoint(self.path)
             convert_into(self.folder, self.path, self.targets, self.lock, self.progress)
         except CheckpointError as error:
             if self.checksums:

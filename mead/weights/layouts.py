@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mead.weights.checkpoints import CheckpointError
+from mead.weights.checkpoints import CheckpointError, naming, read_checkpoint
 from mead.weights.inert_data import in_words, is_name
+from mead.weights.numpy_arrays import array_of
 from mead.weights.plain_data import plain
 
 
@@ -139,6 +141,37 @@ def _with_average(original: Path, content: Any, tensors: dict[str, Tensor]) -> N
     tensors["latent_avg"] = average
 
 
+STATISTICS = "S_mean_std"  # the published file beside the channels' directions
+
+
+def _global_directions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """orpatashnik/StyleCLIP, what each channel of the styles does: an array without a name."""
+    return {"table": tensors["array"]}
+
+
+def _with_deviations(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
+    """Add the channels' standard deviations, which are in a file of their own.
+
+    It holds means and deviations of all styles. Colour layers, each after the layers of its side, have no
+    directions.
+    """
+    path = original.with_name(STATISTICS)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{original} holds the directions of styles; their deviations are missing: put the file "
+            f"{STATISTICS} that was published with it beside it"
+        )
+    with naming(path):
+        match read_checkpoint(path).content:
+            case [_, list() as deviations] | (_, list() as deviations):
+                parts = [array_of(each) for i, each in enumerate(deviations) if i % 3 != 1]
+            case _:
+                raise CheckpointError(f"{path} does not hold the means and deviations of styles")
+    if not parts or any(part.ndim != 1 or not part.is_floating_point() for part in parts):
+        raise CheckpointError(f"{path} does not hold the means and deviations of styles")
+    tensors["deviation"] = torch.cat(parts)
+
+
 LAYOUTS = (
     Layout("clip", "ln_final.weight", _openai_clip),
     Layout("vqgan", "quantize.embedding.weight", _vqgan),
@@ -151,6 +184,8 @@ LAYOUTS = (
     Layout("identity", "output_layer.3.weight", _as_it_is),
     Layout("denoiser", "hints_in.weight", _as_it_is),
     Layout("mapper", "mapper_in.weight", _as_it_is),
+    Layout("directions", "array", _global_directions, _with_deviations),
+    Layout("directions", "table", _as_it_is),
     Layout("upscaler", "body.0.weight", _as_it_is),
     Layout("face", "face_out.weight", _as_it_is),
 )

@@ -55,6 +55,8 @@ class FileEntry(StrictModel):
     """Networks it was trained with; it does not work with others in their place."""
     download: str | None = None
     """The published file it is converted from; one file may hold several networks."""
+    beside: list[str] = []
+    """Published files that are read with it, if a network's tensors are in several."""
     optional: bool = False
     """Whether it is only fetched when asked for, with `fetch --with`."""
 
@@ -89,23 +91,27 @@ class Section(StrictModel):
             raise WeightsError(f"{manifest}: the set {name!r}: {first_problem(error)}") from error
 
     def networks_by_download(self) -> dict[str, tuple[str, ...]]:
-        """Which networks each published file holds, by file name.
+        """Which networks each published file holds, or a part of, by file name.
 
         Raises:
             ValueError: for a file whose download is not described, and a download that no file uses.
         """
         networks: dict[str, list[str]] = {file_name: [] for file_name in self.downloads}
         for network, entry in self.files.items():
-            if entry.download is not None:
-                if entry.download not in networks:
-                    raise ValueError(f"files.{network}.download: there is no download {entry.download!r}")
-                networks[entry.download].append(network)
+            named = {"download": [entry.download] if entry.download else [], "beside": entry.beside}
+            for field, file_name in ((field, name) for field, names in named.items() for name in names):
+                if file_name not in networks:
+                    raise ValueError(f"files.{network}.{field}: there is no download {file_name!r}")
+                networks[file_name].append(network)
         for file_name, its_networks in networks.items():
             if not NAME.fullmatch(file_name):
                 raise ValueError(f"downloads: {file_name!r} must be a plain file name")
             if not its_networks:
                 raise ValueError(f"downloads: no file of the set has download = {file_name!r}")
-        return {file_name: tuple(its_networks) for file_name, its_networks in networks.items()}
+        # what others need beside them is fetched first
+        beside = {name for entry in self.files.values() for name in entry.beside}
+        in_order = sorted(networks, key=lambda file_name: file_name not in beside)
+        return {file_name: tuple(networks[file_name]) for file_name in in_order}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

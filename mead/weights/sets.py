@@ -62,6 +62,7 @@ class WeightFile:
         licence: in a few words.
         trained_with: networks it was trained with; it does not work with others in their place.
         optional: whether it is only fetched when asked for.
+        beside: published files that are only read while another is converted to it.
         remedy: what to do if it is missing or damaged, after "; ".
         last_verified: the file as it was then; None if it was never verified.
     """
@@ -73,6 +74,7 @@ class WeightFile:
     licence: str
     trained_with: frozenset[str]
     optional: bool
+    beside: frozenset[str]
     remedy: str
     last_verified: VerifiedFile | None
 
@@ -288,8 +290,8 @@ def _file(owner: str, path: Path, entry: FileEntry, verified: VerifiedFile | Non
         sha256 = sha256 or verified.sha256
         size = verified.size if size is None else size
         trained_with = trained_with or frozenset(verified.trained_with)
-    licence, optional = entry.licence, entry.optional
-    return WeightFile(owner, path, sha256, size, licence, trained_with, optional, remedy, verified)
+    licence, optional, beside = entry.licence, entry.optional, frozenset(entry.beside)
+    return WeightFile(owner, path, sha256, size, licence, trained_with, optional, beside, remedy, verified)
 
 
 def _remedy(name: str, section: Section, own: bool) -> str:

@@ -338,10 +338,10 @@ def test_the_full_set_is_described() -> None:
         "mapper",
         "face",
     }
-    assert full.optional == ["upscaler"]
-    for published, _ in full.downloads.values():
+    assert full.optional == ["upscaler", "directions"]
+    for name, (published, _) in full.downloads.items():
         assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
-        assert published.sha256 and published.size and published.licence
+        assert (published.sha256 or name == "fs3.npy") and published.size and published.licence
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
     assert sum(published.size for published, _ in full.downloads.values()) < 3e9
     for weights in (full, WeightSet.find("demo")):
@@ -405,6 +405,58 @@ def test_an_optional_network_of_the_base_is_fetched_for_both(folder: Path, serve
     assert WeightSet.find("mine").optional == ["upscaler"]
     fetch("mine", Said(), optional=["upscaler"])
     assert WeightSet.find("mine").files["upscaler"].owner == "local"
+
+
+def with_directions(folder: Path, server: Mirror) -> None:
+    """Add the published global directions, with made-up numbers, to the set "local": two files."""
+    with (folder / "local" / "manifest.toml").open("a") as manifest:
+        for name in ("fs3.npy", "S_mean_std"):
+            full_size.write(name, folder / name)
+            wrong = server.add(f"/wrong/{name}", b"<html>not here</html>")
+            right = server.add(f"/{name}", (folder / name).read_bytes())
+            manifest.write(f'\n[downloads."{name}"]\nmirrors = ["{wrong}", "{right}"]\n')
+        manifest.write('[files.directions]\ndownload = "fs3.npy"\nbeside = ["S_mean_std"]\noptional = true\n')
+
+
+def test_a_network_in_two_files(folder: Path, server: Mirror) -> None:
+    describe(folder, server, "ir_se50.pth")
+    with_directions(folder, server)
+    weights = fetch("local", Said())
+    assert weights.absent.keys() == {"directions"} and not server.files["/S_mean_std"].asked
+
+    weights = fetch("local", Said(), optional=["directions"])
+    numbers = full_size.errors("directions", build_network("directions", weights.read("directions")))
+    assert max(numbers.values()) < 1e-3, numbers  # the table is in half precision
+    assert not (weights.folder / "originals").exists()
+    assert Lock.read(weights.folder).downloads.keys() == {"ir_se50.pth", "fs3.npy", "S_mean_std"}
+
+    before = asked(server)
+    fetch("local", Said(), optional=["directions"])
+    assert asked(server) == before
+
+
+def test_when_the_second_file_is_missing_the_first_is_kept(folder: Path, server: Mirror) -> None:
+    describe(folder, server, "ir_se50.pth")
+    with_directions(folder, server)
+    content = server.files["/fs3.npy"].content
+    server.files["/fs3.npy"].content = b"nothing"
+    with pytest.raises(DownloadError, match=r"fs3\.npy could not be downloaded"):
+        fetch("local", Said(), optional=["directions"], retry=HURRIED)
+    server.files["/fs3.npy"].content = content
+    assert "directions" in fetch("local", Said(), optional=["directions"], retry=HURRIED).files
+    assert len(server.files["/S_mean_std"].asked) == 1
+
+
+def test_directions_of_ones_own(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fs3.npy"
+    full_size.write("fs3.npy", path)
+    with pytest.raises(CheckpointError, match=r"fs3\.npy .* put the file S_mean_std .* beside it"):
+        add_checkpoint(path, "mine", None, None, Said())
+    full_size.write("S_mean_std", tmp_path / "S_mean_std")
+    assert add_checkpoint(path, "mine", None, None, Said()) == ["directions"]
+    (tmp_path / "S_mean_std").write_bytes(pickle.dumps([1, 2], protocol=4))
+    with pytest.raises(CheckpointError, match=r"S_mean_std does not hold the means and deviations"):
+        add_checkpoint(path, "other", None, None, Said())
 
 
 def test_what_is_not_optional_cannot_be_asked_for(folder: Path, server: Mirror) -> None:
@@ -683,5 +735,5 @@ def test_the_disk_space_needed() -> None:
     """Each file beside its conversion, and the conversions before it; all of both when they are kept."""
     full = WeightSet.find("full", FOLDER / "manifest.toml")
     sizes = [published.size for published, _ in full.downloads.values()]
-    assert space_needed(sizes, keep_original=False) == sum(sizes[:3]) + sizes[2]
+    assert space_needed(sizes, keep_original=False) == sum(sizes[:4]) + sizes[3]
     assert space_needed(sizes, keep_original=True) == 2 * sum(sizes)
