@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from mead.http import models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
 from mead.http.errors import ApiError, input_error
-from mead.http.forms import FormReader
+from mead.http.forms import FormReader, check_one
 from mead.http.openapi_texts import EVENT_STREAM
 from mead.http.responses import picture_response
 from mead.http.schemas import Change, Picture
@@ -69,24 +68,24 @@ class Runner:
         Raises:
             ApiError: the form is invalid, or the job has failed.
         """
-        job_id = secrets.token_hex(16)
-        with PendingUploads(self.storage, job_id) as uploads:
+        with PendingUploads(self.storage) as uploads:
             params = self.forms.read(request, spec.params, uploads).params
             notes = notes_on(params, self.settings.weights)
             if wants_events(request):
-                events = self._events(job_id, params, notes, spec)
+                check_one(params)
+                events = self._events(uploads.job_ids[0], params, notes, spec)
                 response = event_response(events, self.settings.client_sleep)
                 response.call_on_close(uploads.remove)
                 uploads.keep()
                 return response
             try:
                 with self._lock:
-                    picture = run(self._pipeline(spec), params)
+                    pictures = [run(self._pipeline(spec), variant) for variant in params.variants()]
             except ValueError as error:  # the model refuses the parameters
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
-        return picture_response(job_id, png_bytes(picture), notes)
+        return picture_response(dict(zip(uploads.job_ids, map(png_bytes, pictures), strict=True)), notes)
 
     def _events(self, job_id: str, params: JobParams, notes: Sequence[str], spec: ModelSpec) -> Iterator[str]:
         """A job's events. The job ends if the client disconnects: nobody else could get its picture."""

@@ -13,12 +13,13 @@ from inspect import cleandoc
 from typing import Any
 
 from flask import Flask
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from mead.http.access import is_public
 from mead.http.description import Content, Description
-from mead.http.form_schema import form_schema, weight_set
+from mead.http.form_schema import field_schema, form_schema, weight_set
 from mead.http.openapi_texts import (
     ABOUT,
     ERRORS,
@@ -36,10 +37,13 @@ from mead.http.schemas import (
     Change,
     Error,
     FormNotes,
+    GroupCancelled,
     Models,
     Picture,
     Processing,
+    Queues,
     Record,
+    Records,
     example_of,
 )
 from mead.imaging.formats import FORMATS
@@ -48,7 +52,21 @@ from mead.params import JobParams
 from mead.registry import spec_of
 from mead.settings import Settings
 
-SCHEMAS = (Accepted, Alive, Cancelled, Change, Error, FormNotes, Models, Picture, Processing, Record)
+SCHEMAS = (
+    Accepted,
+    Alive,
+    Cancelled,
+    Change,
+    Error,
+    FormNotes,
+    GroupCancelled,
+    Models,
+    Picture,
+    Processing,
+    Queues,
+    Record,
+    Records,
+)
 
 
 def openapi_of(app: Flask, settings: Settings) -> dict[str, Any]:
@@ -94,6 +112,7 @@ def _operation(rule: Rule, view: Any, settings: Settings) -> dict[str, Any]:
     text = cleandoc(view.__doc__)
     parameters = [{"name": name, "in": "path", "required": True, **JOB_ID} for name in sorted(rule.arguments)]
     parameters += [{"name": name, "in": "header", **PARAMETERS[name]} for name in description.headers]
+    parameters += _query_parameters(description.query) if description.query is not None else []
     needs_key = bool(settings.api_keys) and not is_public(rule.rule)
     errors = {*description.errors, *([401] if needs_key else [])}
     operation: dict[str, Any] = {
@@ -111,6 +130,19 @@ def _operation(rule: Rule, view: Any, settings: Settings) -> dict[str, Any]:
     if needs_key:
         operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     return operation
+
+
+def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    schema = query.model_json_schema()
+    parameters = []
+    for name, field in schema["properties"].items():
+        kind = field_schema(field)
+        about = kind.pop("description")
+        required = name in schema.get("required", [])
+        parameters.append(
+            {"name": name, "in": "query", "required": required, "description": about, "schema": kind}
+        )
+    return parameters
 
 
 def _answer(status: int, contents: Sequence[Content]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_positional_order_of_latentrevisions(pictures: list[str]) -> None:
     start, towards, away = pictures
     model = LatentRevisions("a house", "out", start, 0.5, "a tree", 1, towards, 2, away, 3)
     assert model.output_path == Path("out")
-    asked = model.params.model_dump(exclude={"seed"}, exclude_none=True)
+    asked = model.params.model_dump(exclude={"seed", "n"}, exclude_none=True)
     assert asked == {
         "prompt": "a house",
         "img_path": Path(start),
