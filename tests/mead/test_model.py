@@ -329,6 +329,31 @@ def test_the_docstring_lists_every_argument_with_its_range_and_default(
         assert ("default" not in said[name]) if required else (f"default {default}" in said[name]), name
 
 
+def test_run_all_makes_a_picture_for_each_seed(colours: Any, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def model(seed: int, n: int, name: str | None = None) -> Model:
+        given = {"prompt": "teal", "seed": seed, "n": n, "iterations": 2}
+        return Model(
+            LatentRevisionsParams,
+            given,
+            lambda weights, device: colours,
+            tmp_path,
+            "demo",
+            "cpu",
+            lambda progress: seen.append((progress.variant, progress.step)),
+            name=name,
+        )
+
+    paths = [Path(path) for path in model(7, 6, "teal").run_all()]
+    assert [path.name for path in paths] == ["teal.png", *(f"teal-{number}.png" for number in range(2, 7))]
+    assert colours.batches == [4, 4, 2, 2]  # four at a time
+    assert sorted(seen) == [(variant, step) for variant in range(6) for step in (1, 2)]
+    alone = [Path(model(seed, 1).run()).read_bytes() for seed in range(7, 13)]
+    assert [path.read_bytes() for path in paths] == alone and len(set(alone)) == 6
+    assert Path(model(7, 6).run()).read_bytes() == alone[0]
+
+
 def test_the_repr_says_what_will_be_made(face: Path) -> None:
     made = LatentRevisions("a house", w0=5, w1=2, text_to_add="a tree", size=(64, 96), seed=3, device="cpu")
     assert repr(made) == (
