@@ -42,6 +42,7 @@ from mead.http.schemas import (
     Picture,
     Processing,
     Queues,
+    Ready,
     Record,
     Records,
     example_of,
@@ -64,6 +65,7 @@ SCHEMAS = (
     Picture,
     Processing,
     Queues,
+    Ready,
     Record,
     Records,
 )
@@ -197,10 +199,8 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
         media["encoding"] = {name: {"contentType": types} for name in files}
     if examples := _examples(description, settings):
         media["examples"] = {name: {"value": dict(value)} for name, value in examples.items()}
-    form_types = ["multipart/form-data"]
-    if not files:
-        form_types.insert(0, "application/x-www-form-urlencoded")
-    return {"required": True, "content": dict.fromkeys(form_types, media)}
+    # urlencoded forms are taken too, but generators of clients know one type for each form
+    return {"required": True, "content": {"multipart/form-data": media}}
 
 
 def _examples(description: Description, settings: Settings) -> dict[str, Mapping[str, Any]]:
