@@ -32,6 +32,7 @@ class LatentRevisions(Model):
         *,
         seed: int | None = None,
         iterations: int | None = None,
+        n: int = 1,
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
@@ -59,6 +60,8 @@ class LatentRevisions(Model):
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            n: how many pictures `run_all` makes, with the seeds `seed`, `seed` + 1 and so on; 1 to 16,
+                default 1.
             cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
             size: (width, height) in pixels, before `upscale`; each a multiple of 16, 16 to 1024, default
                 None: the weights set's.
@@ -91,6 +94,7 @@ class LatentRevisions(Model):
             "w3": w3,
             "seed": seed,
             "iterations": iterations,
+            "n": n,
             "cutouts": cutouts,
             "size": size,
             "start": start,

@@ -19,6 +19,7 @@ SPEC = ModelSpec(
     type="lr",
     name="LatentRevisions",
     route="latent_revision",
+    command="generate",
     summary="Make a picture from words (VQGAN + CLIP).",
     about="A second text, a picture to move towards and one to move away from can be added, each with its "
     "weight; `img` is a picture to start from.",

@@ -327,6 +327,7 @@ class StyleCLIP(Model):
         *,
         seed: int | None = None,
         iterations: int | None = None,
+        n: int = 1,
         method: str = "optimisation",
         start: str | None = None,
         neutral: str | None = None,
@@ -350,6 +351,8 @@ class StyleCLIP(Model):
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
+            n: how many pictures `run_all` makes, with the seeds `seed`, `seed` + 1 and so on; 1 to 16,
+                default 1.
             method: how the edit is found: by optimising the codes, or in one pass by a global direction;
                 "optimisation" or "global", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
@@ -381,6 +384,7 @@ class StyleCLIP(Model):
             "img_path": img_path,
             "seed": seed,
             "iterations": iterations,
+            "n": n,
             "method": method,
             "start": start,
             "neutral": neutral,

@@ -35,6 +35,7 @@ SPEC = ModelSpec(
     type="sc",
     name="StyleCLIP",
     route="styleclip",
+    command="edit",
     summary="Edit the photo of a face by words (StyleGAN2 + CLIP).",
     params=StyleCLIPParams,
     hyperparameters=Hyperparameters,

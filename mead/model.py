@@ -1,11 +1,13 @@
-"""The base of the models' Python classes: check the arguments, run one job, write its picture."""
+"""The base of the models' Python classes: check the arguments, make the pictures, write them."""
 
 from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from mead.weights.notes import notes_on
 from mead.weights.optional import check_optional
 from mead.weights.texts import check_texts
 
+AT_ONCE = 4
+"""Pictures that advance together; more would take more memory and hardly less time."""
+
 
 class NoteWarning(UserWarning):
     """Something that a model was given cannot have its effect."""
 
 
 class Model:
-    """One job of one model, run in this process.
+    """One job of one model, or several that differ in their seed, run in this process.
 
     Attributes:
         notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
@@ -41,7 +46,7 @@ class Model:
         device: PyTorch device; None: the GPU if there is one.
         callback: called with a `Progress` after each step.
         progress: whether `run` shows a progress bar.
-        name: the PNG's name without its suffix; None: a new one for each run.
+        name: the (first) PNG's name without its suffix; None: a new one for each run.
 
     Raises:
         ValueError: naming the argument that is wrong.
@@ -92,7 +97,7 @@ class Model:
         return f"{type(self).__name__}({', '.join(given)})"
 
     def run(self) -> str:
-        """Make the picture and return the path of its PNG.
+        """Make the picture of `seed` and return the path of its PNG.
 
         Several threads may call it at the same time; they share the networks.
 
@@ -103,33 +108,55 @@ class Model:
             FloatingPointError: if a loss or the picture is not finite, naming the step.
             RuntimeError: in a process forked after networks were loaded, see `mead.weights.loading`.
         """
-        path = self.output_path / f"{self.name or uuid.uuid4()}.png"
-        try_output(path, "output_path")
+        return self._make(self.params.variants()[:1])[0]
+
+    def run_all(self) -> list[str]:
+        """Make `n` pictures, with the seeds `seed`, `seed` + 1 and so on, and return the paths of their PNGs.
+
+        AT_ONCE of them advance together, each as it would alone. Raises as `run`.
+        """
+        return self._make(self.params.variants())
+
+    def _make(self, variants: Sequence[JobParams]) -> list[str]:
+        name = self.name or str(uuid.uuid4())
+        numbers = range(2, len(variants) + 1)
+        names = [name, *(f"{name}-{number}" for number in numbers)]
+        paths = [self.output_path / f"{name}.png" for name in names]
+        try_output(paths[-1], "output_path")
         pipeline = self._load(self.weights, self.device)
-        revision = start(pipeline, self.params)
-        self.faces = revision.faces
-        with self._bar(revision.steps) as callback:
-            picture = finish(pipeline, revision, callback)
-        write_picture(picture, path)
-        return str(path)
+        with self._bar(len(variants)) as callback:
+            for first in range(0, len(variants), AT_ONCE):
+                revisions = [start(pipeline, params) for params in variants[first : first + AT_ONCE]]
+                self.faces = revisions[0].faces
+                numbered = callback and partial(_number, callback, first)
+                pictures = finish(pipeline, revisions, numbered)
+                for path, picture in zip(paths[first:], pictures, strict=False):
+                    write_picture(picture, path)
+        return [str(path) for path in paths]
 
     @contextmanager
-    def _bar(self, steps: int) -> Iterator[Callable[[Progress], None] | None]:
+    def _bar(self, pictures: int) -> Iterator[Callable[[Progress], None] | None]:
         """A progress bar, if it was asked for; yields the callback that moves it and calls the user's."""
         if not self.progress:
             yield self.callback
             return
         from tqdm.auto import tqdm  # which looks for a notebook when it is imported
 
-        with tqdm(total=steps, desc=type(self).__name__, unit="step") as bar:
+        with tqdm(desc=type(self).__name__, unit="step") as bar:
 
             def step(progress: Progress) -> None:
+                bar.total = pictures * progress.steps
                 bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
                 bar.update()
                 if self.callback is not None:
                     self.callback(progress)
 
             yield step
+
+
+def _number(callback: Callable[[Progress], None], first: int, progress: Progress) -> None:
+    """Call back with the number that a picture has among all that are made."""
+    callback(replace(progress, variant=first + progress.variant))
 
 
 def _check_readable(path: Path, argument: str) -> None:

@@ -102,8 +102,9 @@ class ModelSpec:
     Attributes:
         type: the `type` of its jobs' records.
         name: the name of its Python class, of its section in manifests and the prefix of its settings.
-        route: the path of its POST, and the name of its command.
+        route: the path of its POST.
         summary: what it does, in a sentence.
+        command: the name of its command; the route if "".
         about: more about it, for the API's description.
         params: the pydantic model of its parameters.
         hyperparameters: the dataclass of its settings in a weights set, with the published values.
@@ -129,11 +130,17 @@ class ModelSpec:
     module: str
     own_extent: Callable[[WeightSet], Extent]
     form: PageForm
+    command: str = ""
     about: str = ""
     required_files: tuple[str, ...] = ()
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     demo: tuple[Mapping[str, str], Mapping[str, str]] | None = None
     finder: str = ""
+
+    @property
+    def command_name(self) -> str:
+        """The name of its command, and of its method in the Python client."""
+        return self.command or self.route
 
     @property
     def queue_setting(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -31,6 +32,7 @@ MAX_SIDE = 1024
 MAX_ITERATIONS = 2000
 MAX_CUTOUTS = 256
 MAX_SEED = 2**63 - 1
+MAX_VARIANTS = 16
 
 Prompt = Annotated[
     str,
@@ -90,6 +92,10 @@ UPSCALE = (
 )
 
 
+P = TypeVar("P", bound="JobParams")
+M = TypeVar("M", bound=BaseModel)
+
+
 class JobParams(BaseModel):
     """The parameters every job has. Unknown names are errors, so that a typing mistake never passes silently.
 
@@ -117,12 +123,29 @@ class JobParams(BaseModel):
         description="Optimisation steps; the weights set's own number when left out.",
     )
 
+    n: int = Field(
+        1,
+        ge=1,
+        le=MAX_VARIANTS,
+        description="How many pictures to make, with the seeds `seed`, `seed` + 1 and so on.",
+    )
+
+    @model_validator(mode="after")
+    def _seeds_in_range(self) -> JobParams:
+        if self.seed + self.n - 1 > MAX_SEED:
+            raise ValueError(f"seed: that of the last of {self.n} pictures would be more than {MAX_SEED}")
+        return self
+
     @field_validator("prompt", check_fields=False)
     @classmethod
     def _no_nul(cls, prompt: str) -> str:
         if "\0" in prompt:
             raise ValueError("must not hold a NUL character")
         return prompt
+
+    def variants(self: P) -> list[P]:
+        """The parameters of each of the `n` pictures, as their seeds go up."""
+        return [self.model_copy(update={"seed": self.seed + i, "n": 1}) for i in range(self.n)]
 
     def texts(self) -> dict[str, str]:
         """The texts CLIP reads for this job: field name to text."""
@@ -156,8 +179,6 @@ class JobParams(BaseModel):
         }
 
 
-P = TypeVar("P", bound=JobParams)
-
 # What pydantic calls a value that reads well but is not allowed; everything else it finds is malformed.
 _OUT_OF_RANGE = frozenset(
     {
@@ -174,6 +195,29 @@ _OUT_OF_RANGE = frozenset(
 )
 
 
+_WHOLE, _NUMBER, _TEXT = "must be a whole number", "must be a number", "must be a text"
+_WORDS = {
+    "extra_forbidden": "unknown parameter",
+    "string_type": _TEXT,
+    "string_too_short": "must not be empty",
+    "string_too_long": "is longer than {max_length} characters, far more than CLIP reads; make it shorter",
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "int_parsing_size": "is too large a number",
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "literal_error": "must be {expected}",
+}
+"""What is wrong with a value, by pydantic's name for it."""
+
+
 class ParamsError(ValueError):
     """Parameters that are wrong; the message begins with the one at fault.
 
@@ -186,6 +230,19 @@ class ParamsError(ValueError):
         super().__init__(message if field is None else f"{field}: {message}")
         self.field = field
         self.out_of_range = out_of_range
+
+
+class MissingError(ParamsError):
+    """Parameters that must be given and are not.
+
+    Attributes:
+        fields: their names.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        others = f" (and so must {' and '.join(fields[1:])})" if fields[1:] else ""
+        super().__init__(fields[0], f"must be given{others}", out_of_range=False)
+        self.fields = tuple(fields)
 
 
 def lacking(field: str, network: str) -> ParamsError:
@@ -202,19 +259,29 @@ def lacking(field: str, network: str) -> ParamsError:
     )
 
 
-def check(kind: type[P], given: Mapping[str, Any]) -> P:
-    """The parameters of a job, checked.
+def check(kind: type[M], given: Mapping[str, Any]) -> M:
+    """The parameters of a job, or other fields of a request, checked.
 
     Raises:
-        ParamsError: for the first thing wrong with them.
+        ParamsError: for the first thing wrong with them, or for all that are missing.
     """
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        found: Any = error.errors(include_url=False)[0]
-        message = found["msg"].removeprefix("Value error, ")
-        if found["loc"]:
-            raise ParamsError(str(found["loc"][0]), message, found["type"] in _OUT_OF_RANGE) from None
+        found: list[Any] = error.errors(include_url=False)
+        if missing := [str(problem["loc"][0]) for problem in found if problem["type"] == "missing"]:
+            raise MissingError(missing) from None
+        first = found[0]
+        message = _in_words(first)
+        if first["loc"]:
+            raise ParamsError(str(first["loc"][0]), message, first["type"] in _OUT_OF_RANGE) from None
         named, _, rest = message.partition(": ")  # a check across fields names the one to change
         field = named if named in kind.model_fields else None
         raise ParamsError(field, rest if field else message, True) from None
+
+
+def _in_words(problem: Any) -> str:
+    """What is wrong with a value, as a person says it."""
+    words = _WORDS.get(problem["type"])
+    message: str = problem["msg"].removeprefix("Value error, ")
+    return message if words is None else words.format(**problem.get("ctx", {}))

@@ -201,17 +201,23 @@ class Progress:
     loss: float
     seconds: float  # since the revision started
     _render: Callable[[], Image.Image] = field(repr=False)
+    variant: int = 0  # which of several pictures that are made together, from 0 on
 
     def image(self) -> Image.Image:
         """Render the picture so far, which takes a pass through the generator."""
         return self._render()
 
 
-def progress_of(pipeline: Pipeline[R], revision: R) -> Progress:
+def progress_of(pipeline: Pipeline[R], revision: R, variant: int = 0) -> Progress:
     """The progress of `revision` at this moment."""
     seconds = time.monotonic() - revision.started
     return Progress(
-        revision.step, revision.steps, revision.loss, seconds, lambda: picture_of(pipeline, revision)
+        revision.step,
+        revision.steps,
+        revision.loss,
+        seconds,
+        lambda: picture_of(pipeline, revision),
+        variant,
     )
 
 
@@ -223,20 +229,24 @@ def run(
     Raises:
         FloatingPointError: when a loss, the latents or the picture are not finite.
     """
-    return finish(pipeline, start(pipeline, params), callback)
+    return finish(pipeline, [start(pipeline, params)], callback)[0]
 
 
 def finish(
-    pipeline: Pipeline[R], revision: R, callback: Callable[[Progress], None] | None = None
-) -> Image.Image:
-    """Take the remaining steps of a job and render its picture; `callback` is called after each step.
+    pipeline: Pipeline[R], revisions: Sequence[R], callback: Callable[[Progress], None] | None = None
+) -> list[Image.Image]:
+    """Take the remaining steps of jobs, all together, and render their pictures.
+
+    Args:
+        callback: called after each step, for each job that has taken it.
 
     Raises:
-        FloatingPointError: when a loss, the latents or the picture are not finite.
+        FloatingPointError: when a loss, the latents or a picture are not finite.
     """
-    while not revision.finished:
-        pipeline.step([revision])
-        check_loss(revision)
-        if callback is not None:
-            callback(progress_of(pipeline, revision))
-    return result_of(pipeline, revision)
+    while going := {n: revision for n, revision in enumerate(revisions) if not revision.finished}:
+        pipeline.step(list(going.values()))
+        for n, revision in going.items():
+            check_loss(revision)
+            if callback is not None:
+                callback(progress_of(pipeline, revision, n))
+    return [result_of(pipeline, revision) for revision in revisions]

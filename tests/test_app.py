@@ -28,6 +28,16 @@ def http(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     return app.create_app(settings.model_copy(update={"device": "cpu"})).test_client()
 
 
+@pytest.mark.slow
+def test_pictures_of_several_seeds(settings: Settings) -> None:
+    http = app.create_app(settings.model_copy(update={"device": "cpu"})).test_client()
+    form = {**FORM, "upscale": "1", "seed": "3"}
+    answer = http.post("/latent_revision", data={**form, "n": "2"}).json
+    assert answer["ids"][0] == answer["id"] and len(set(answer["ids"])) == 2
+    alone = [http.post("/latent_revision", data={**form, "seed": seed}).json["image"] for seed in ("3", "4")]
+    assert answer["images"] == alone and answer["image"] == alone[0] != alone[1]
+
+
 FORM = {"prompt": "a house", "iterations": "2", "size": "64x64", "start": "noise"}
 WHY = "step 1 of 2: the loss is nan"
 

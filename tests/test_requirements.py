@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +50,16 @@ def test_the_locks_hold_what_is_asked_for(python: str, machine: str, system: str
         for package, version in versions(name, environment).items():
             assert lock[package] == version, f"{name} was changed: run ./setup.sh lock"
         assert locked.items() <= lock.items()
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11"])
+def test_the_client_needs_what_the_service_has_too(python: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [Requirement(line) for line in project["optional-dependencies"]["client"]]
+    environment = {"python_version": python}
+    here = {one.name: str(one.specifier) for one in wanted if one.marker and one.marker.evaluate(environment)}
+    full = {**environment, "platform_machine": "x86_64", "sys_platform": "linux"}
+    assert here.keys() == {"httpx2"} and here.items() <= versions("requirements.txt", full).items()
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])

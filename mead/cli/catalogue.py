@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import textwrap
 from typing import Any
 
-from mead.cli.parser import Commands
+import click
+
+from mead.cli.parser import json_option, print_json
 from mead.http.models import models_of
 from mead.http.schemas import ModelDescription
 from mead.settings import Settings
@@ -15,27 +16,32 @@ from mead.terminal import say
 WIDTH = 100
 
 
-def add_command(commands: Commands) -> None:
-    """Add the command."""
-    about = "Print what can be made: the models, their parameters, and what the weights draw, as GET /models"
-    command = commands.add("models", _print, about)
-    command.add_argument("--weights", help="Set of weights (default: the setting WEIGHTS).")
+def models_command(name: str) -> click.Command:
+    """`mead models`."""
 
+    @click.command(name)
+    @click.option("--weights", help="Set of weights; by default the setting WEIGHTS.")
+    @json_option
+    def models(weights: str | None, as_json: bool) -> None:
+        """Print what can be made: models, their parameters, what the weights draw; as GET /models."""
+        settings = Settings()
+        if weights is not None:
+            settings = settings.model_copy(update={"weights": weights})
+        found = models_of(settings, files_required=False)
+        if as_json:
+            print_json(found.content())
+            return
+        say(f"Weights {found.weights}: {found.description}")
+        if found.draws:
+            say(textwrap.fill(found.draws, WIDTH))
+        for model in found.models:
+            _print_model(model)
 
-def _print(options: argparse.Namespace) -> None:
-    settings = Settings()
-    if options.weights is not None:
-        settings = settings.model_copy(update={"weights": options.weights})
-    found = models_of(settings, files_required=False)
-    say(f"Weights {found.weights}: {found.description}")
-    if found.draws:
-        say(textwrap.fill(found.draws, WIDTH))
-    for model in found.models:
-        _print_model(model)
+    return models
 
 
 def _print_model(model: ModelDescription) -> None:
-    say(f"\n{model.route.lstrip('/')}: {model.summary}")
+    say(f"\n{model.command}: {model.summary}")
     for prompt in model.examples:
         say(f'  as in "{prompt}"')
     for name, schema in model.parameters.items():

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
-from functools import partial
 from pathlib import Path
 
-from mead.cli.parser import Commands
+import click
+
+from mead.cli.parser import json_option, print_json
 from mead.imaging.pictures import read_picture
-from mead.model_spec import ModelSpec
+from mead.registry import MODELS
+from mead.terminal import say
 
 
-def add_command(commands: Commands, spec: ModelSpec) -> None:
-    """Add the command that finds the faces that a model can edit."""
-    about = "List the faces of a photo, from the left; the numbers are those of the option --face"
-    command = commands.add("faces", partial(_run, spec), about)
-    command.add_argument("img", type=Path, metavar="FILE", help="The photo.")
-    command.add_argument(
-        "--weights",
-        default="demo",
-        help='Set of weights: "demo", "full" or one of your own (default: %(default)s).',
-    )
+def faces_command(name: str) -> click.Command:
+    """`mead faces`."""
 
+    @click.command(name)
+    @click.argument("img", type=click.Path(path_type=Path), metavar="FILE")
+    @click.option("--weights", default="demo", show_default=True, help="Set of weights.")
+    @json_option
+    def faces(img: Path, weights: str, as_json: bool) -> None:
+        """List the faces of a photo, from the left; the numbers are those of the option --face.
 
-def _run(spec: ModelSpec, options: argparse.Namespace) -> None:
-    """Print a line for each face: its number, left, upper, right and lower edge, and its angle."""
-    photo = read_picture(options.img, "img")
-    for face in spec.load_finder(options.weights)(photo):
-        left, upper, right, lower = face.box
-        print(f"{face.number}: {left},{upper} to {right},{lower}, turned by {face.angle} degrees")
+        A line tells a face's number, its left, upper, right and lower edge, and its angle.
+        """
+        (spec,) = (spec for spec in MODELS.values() if spec.finder)
+        found = spec.load_finder(weights)(read_picture(img, "img"))
+        if as_json:
+            print_json([face.model_dump() for face in found])
+            return
+        for face in found:
+            left, upper, right, lower = face.box
+            say(f"{face.number}: {left},{upper} to {right},{lower}, turned by {face.angle} degrees")
+
+    return faces

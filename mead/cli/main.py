@@ -1,55 +1,107 @@
-"""The command line, `mead` or `python -m mead`: its commands, their options and exit codes."""
+"""The command line, `mead` or `python -m mead`: its commands and exit codes."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
+import click
 from pydantic import ValidationError
 
-from mead.cli import catalogue, faces_command, model_commands, serve, weights_commands
 from mead.cli.child import ServiceError
-from mead.cli.parser import CommandError, Commands, Parser
+from mead.cli.parser import (
+    FAILED,
+    INTERRUPTED,
+    NO_ANSWER,
+    WRONG_USAGE,
+    CommandError,
+    LazyGroup,
+    show_usage_error,
+)
+from mead.client.errors import MeadError, UnreachableError
 from mead.installation import version
 from mead.params import ParamsError
 from mead.registry import MODELS
-from mead.settings import Settings, describe_problems
 from mead.terminal import say
-from mead.weights.download import DownloadError
 from mead.weights.errors import WeightsError
+
+LOCAL, ASKING = "mead.cli.model_commands", "mead.cli.service_commands"
+COMMANDS = {
+    "demo": "mead.cli.serve.demo_command",
+    "serve": "mead.cli.serve.serve_command",
+    **{spec.command_name: f"{LOCAL}.local_command" for spec in MODELS.values()},
+    **{
+        name: f"{ASKING}.{name}_command"
+        for name in ("submit", "status", "wait", "cancel", "retry", "jobs", "queue")
+    },
+    "faces": "mead.cli.faces_command.faces_command",
+    "models": "mead.cli.catalogue.models_command",
+    "weights": "mead.cli.weights_commands.weights_command",
+    "doctor": "mead.cli.doctor.doctor_command",
+    "completion": "mead.cli.completion.completion_command",
+}
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    it failed: a job, a file, a download, a check
+  2    wrong usage: an option, its value or a file that it names
+  3    the service does not answer, or cannot take the job now
+  130  interrupted
+"""
+
+
+def program() -> LazyGroup:
+    """The command `mead`."""
+    group = LazyGroup(
+        "mead",
+        commands_at=COMMANDS,
+        aliases={spec.route: f"{LOCAL}.local_command" for spec in MODELS.values()},
+        help="Make and edit pictures from words: as a service with an HTTP API, or one at a time.",
+        epilog=EXIT_CODES,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    click.version_option(version(), message="%(version)s")(group)
+    return group
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 on success, 1 if it fails, 2 for wrong usage, 130 if interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run a command; if it fails, exit with one of the codes that `--help` lists."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
             signal.signal(number, _interrupt)
     try:
-        options.run(options)
+        program()(arguments, prog_name=_name(), complete_var="_MEAD_COMPLETE", standalone_mode=False)
+    except click.ClickException as error:
+        show_usage_error(error)
+        sys.exit(WRONG_USAGE)
     except ParamsError as error:
-        say(f"mead: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error, WRONG_USAGE)
     except ValidationError as error:  # of the settings
+        from mead.settings import describe_problems
+
         for problem in describe_problems(error):
             say(f"mead: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except (
-        CommandError,
-        ServiceError,
-        WeightsError,
-        DownloadError,
-        FloatingPointError,
-        ValueError,
-        OSError,
-    ) as error:
-        say(f"mead: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(WRONG_USAGE)
+    except MeadError as error:
+        _fail(error, _code_of(error))
+    except (CommandError, ServiceError, WeightsError, FloatingPointError, ValueError, OSError) as error:
+        _fail(error, FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
+
+
+def _fail(error: Exception, code: int) -> None:
+    say(f"mead: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _code_of(error: MeadError) -> int:
+    """The exit code for an error of the service."""
+    if isinstance(error, UnreachableError) or error.status in (429, 503):
+        return NO_ANSWER
+    return WRONG_USAGE if error.status in (400, 413, 415, 422) else FAILED
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -59,42 +111,6 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _program() -> str:
+def _name() -> str:
     """How the program was called."""
     return "mead" if Path(sys.argv[0]).stem == "mead" else "python -m mead"
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        _program(),
-        description="Make and edit pictures from words: as a service with an HTTP API, or one at a time.",
-        epilog=f"`{_program()} COMMAND --help` describes a command. Start with `{_program()} demo`.",
-    )
-    parser.add_argument("--version", action="version", version=version())
-    commands = Commands(parser)
-    commands.add(
-        "serve",
-        serve.serve,
-        "Run the service (API, web page and inference) until Ctrl-C",
-        epilog="Settings are environment variables. If REDIS_URL is unset, a Redis server is started too.\n\n"
-        + _settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands.add(
-        "demo", serve.demo, "Start the service on free ports, make two pictures through its API, and stop it"
-    )
-    for spec in MODELS.values():
-        model_commands.add_command(commands, spec)
-        if spec.finder:
-            faces_command.add_command(commands, spec)
-    catalogue.add_command(commands)
-    weights_commands.add_commands(commands)
-    return parser
-
-
-def _settings_help() -> str:
-    lines = []
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else f" [{field.default}]"
-        lines.append(f"  {name.upper()}{default}\n      {field.description}")
-    return "\n".join(lines)

@@ -1,89 +1,153 @@
-"""The commands of the models: one picture, in this process and without a server."""
+"""The commands that make pictures in this process, without a server: `mead generate`, `mead edit`."""
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mead.cli.parser import Commands
+import click
+
+from mead.cli.parser import json_option, print_json, tell, watched
 from mead.cli.progress_bar import ProgressBar
 from mead.model_spec import ModelSpec
 from mead.output import try_output
 from mead.params import JobParams, check
+from mead.registry import MODELS
 from mead.terminal import say
 
-
-def add_command(commands: Commands, spec: ModelSpec) -> None:
-    """Add a model's command, with an option for each parameter, named as in the HTTP API."""
-    about = f"{spec.summary.rstrip('.')}, without a server; prints the picture's path"
-    command = commands.add(spec.route, partial(_run, spec), about)
-    params = spec.params
-    command.add_argument("prompt", help=params.model_fields["prompt"].description)
-    for name, field in params.model_fields.items():
-        if name == "prompt":
-            continue
-        form_name = name.removesuffix("_path")
-        metavar = "FILE" if name.endswith("_path") else form_name.upper()
-        default = "" if field.default is None or field.default_factory else f" (default: {field.default})"
-        command.add_argument(
-            f"--{form_name}",
-            dest=name,
-            default=argparse.SUPPRESS,
-            metavar=metavar,
-            help=f"{field.description}{default}".replace("%", "%%"),
-        )
-    command.add_argument(
-        "--output_path",
-        default=spec.output_path,
-        metavar="FOLDER",
-        help="Folder the picture is written to (default: %(default)s).",
-    )
-    command.add_argument(
-        "--weights",
-        default=argparse.SUPPRESS,
-        help='Set of weights: "demo" (the default), "full" or one of your own, see `weights list`.',
-    )
-    command.add_argument(
-        "--device",
-        default=argparse.SUPPRESS,
-        help='Device to run on, such as "cpu" or "cuda:0" (default: the GPU, if there is one).',
-    )
+PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def _checked(params: type[JobParams], options: argparse.Namespace) -> dict[str, Any]:
-    """The parameters given on the command line, converted to their types.
+def spec_called(name: str) -> ModelSpec:
+    """The model of a command, by the command's name or its older one, that of the model's route."""
+    return next(spec for spec in MODELS.values() if name in (spec.command_name, spec.route))
+
+
+def parameters_of(spec: ModelSpec, name: str) -> list[click.Parameter]:
+    """The arguments and options of a command that takes a model's parameters, each named as in HTTP.
+
+    The files that the service requires are arguments of the command; of its older name, options.
+    """
+    arguments = [field for field in spec.required_files if name == spec.command_name]
+    found: list[click.Parameter] = [
+        click.Argument([f"{field}_path"], metavar=field.upper(), type=PICTURE) for field in arguments
+    ]
+    found.append(click.Argument(["prompt"]))
+    schema = spec.params.model_json_schema()["properties"]
+    for field, own in schema.items():
+        option = field.removesuffix("_path")
+        if field != "prompt" and option not in arguments:
+            found.append(_option(option, field, own))
+    return found
+
+
+def _option(name: str, field: str, schema: dict[str, Any]) -> click.Option:
+    kinds = [schema, *schema.get("anyOf", ())]
+    choices: list[Any] = next((kind["enum"] for kind in kinds if "enum" in kind), [])
+    default = "" if schema.get("default") is None else f" [default: {schema['default']}]"
+    return click.Option(
+        [f"--{name}", *(["-n"] if name == "n" else []), field],
+        type=PICTURE if field.endswith("_path") else click.Choice([*map(str, choices)]) if choices else str,
+        metavar=None if choices else "FILE" if field.endswith("_path") else name.upper(),
+        help=schema["description"] + default,
+    )
+
+
+def given(spec: ModelSpec, options: dict[str, Any]) -> dict[str, Any]:
+    """The parameters among a command's options that were given."""
+    fields = spec.params.model_fields
+    return {name: value for name, value in options.items() if name in fields and value is not None}
+
+
+def out_paths(out: Path, n: int) -> list[Path]:
+    """The files of `n` pictures: OUT.png, OUT-2.png and so on.
 
     Raises:
-        ParamsError: naming the parameter that is wrong.
-        OSError: if the picture could not be written.
+        click.BadParameter: it is no PNG file.
     """
-    given = {name: value for name, value in vars(options).items() if name in params.model_fields}
-    checked = check(params, given)
-    try_output(Path(options.output_path) / "picture.png", "output_path")
-    return {name: getattr(checked, name) for name in given}
+    if out.suffix != ".png":
+        raise click.BadParameter(f"{str(out)!r} does not end in .png", param_hint="'-o' / '--out'")
+    return [out, *(out.with_name(f"{out.stem}-{number}.png") for number in range(2, n + 1))]
 
 
-def _run(spec: ModelSpec, options: argparse.Namespace) -> None:
-    """Run a model with a progress bar, and print the picture's path."""
-    parameters = _checked(spec.params, options)
-    others = {name: vars(options)[name] for name in ("output_path", "weights", "device") if name in options}
-    model_class = spec.load_class()  # imports PyTorch, which takes seconds
-    from mead.model import NoteWarning
+def local_command(name: str) -> click.Command:
+    """The command that runs a model here."""
+    spec = spec_called(name)
+    options = [
+        click.Option(
+            ["-o", "--out"], type=click.Path(path_type=Path), help="The PNG file; of several, the first."
+        ),
+        click.Option(
+            ["--output_path"],
+            default=spec.output_path,
+            show_default=True,
+            metavar="FOLDER",
+            help="Folder for the picture, if there is no --out.",
+        ),
+        click.Option(["--weights"], help='Set of weights: "demo" (the default), "full" or one of your own.'),
+        click.Option(["--device"], help='Such as "cpu" or "cuda:0"; by default the GPU, if there is one.'),
+    ]
+    command = click.Command(
+        name,
+        params=[*parameters_of(spec, name), *options],
+        callback=partial(_run, spec),
+        help=f"{spec.summary} Runs here, without a server, and prints the path of the picture.",
+        hidden=name != spec.command_name,
+    )
+    return json_option(command)
 
-    bar = ProgressBar(spec.name, unit="step")
+
+def _run(
+    spec: ModelSpec,
+    out: Path | None,
+    output_path: str,
+    weights: str | None,
+    device: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make pictures with a progress bar, and print their paths."""
+    checked: JobParams = check(spec.params, given(spec, options))
+    paths = out_paths(out, checked.n) if out is not None else []
+    folder = Path(output_path) if out is None else out.parent
+    try_output(folder / "picture.png", "output_path" if out is None else "out")
+    parameters = {name: getattr(checked, name) for name in given(spec, options)} | {"seed": checked.seed}
+    others = {name: value for name, value in (("weights", weights), ("device", device)) if value is not None}
+    tell(f"seed {checked.seed}")
+    bar = ProgressBar(spec.name, unit="step") if watched() else None
+    steps = itertools.count(1)
+
+    def show(progress: Any) -> None:
+        if bar is not None:
+            bar.show(next(steps), checked.n * progress.steps)
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoteWarning)  # the notes are printed below
-            model = model_class(
-                **parameters, **others, callback=lambda progress: bar.show(progress.step, progress.steps)
-            )
+        model = _load(spec)(**parameters, **others, output_path=folder, callback=show)
         for note in model.notes:
             say(f"mead: {note}", file=sys.stderr, flush=True)
-        path = model.run()
+        if paths:
+            model.name = paths[0].stem
+        made = model.run_all()
     finally:
-        bar.end()
-    print(path)
+        if bar is not None:
+            bar.end()
+    if as_json:
+        seeds = [variant.seed for variant in checked.variants()]
+        pictures = [{"path": path, "seed": seed} for path, seed in zip(made, seeds, strict=True)]
+        print_json({"pictures": pictures, "notes": list(model.notes)})
+    else:
+        print(*made, sep="\n")
+
+
+def _load(spec: ModelSpec) -> Callable[..., Any]:
+    """The model's class, whose notes are not warnings here: they are printed."""
+    model_class: Callable[..., Any] = spec.load_class()  # imports PyTorch, which takes seconds
+    from mead.model import NoteWarning
+
+    warnings.simplefilter("ignore", NoteWarning)
+    return model_class

@@ -1,41 +1,82 @@
-"""What all commands of the command line share: the parser and the error."""
+"""What all commands of the command line share: the group that imports them, the error, output."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from typing import Any, NoReturn
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
 
-from mead.terminal import printable
+import click
 
-Run = Callable[[argparse.Namespace], None]
+from mead.model_spec import load_object
+from mead.terminal import printable, say
+
+FAILED = 1
+WRONG_USAGE = 2
+NO_ANSWER = 3
+INTERRUPTED = 130
 
 
 class CommandError(Exception):
     """A command failed; the message is for the user."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are safe to print."""
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, so that each starts fast.
 
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+    Args:
+        commands_at: by the commands' names, the places "package.module.name" of functions that make them.
+        aliases: other names of commands, which the help does not list.
+    """
 
+    def __init__(
+        self,
+        *arguments: Any,
+        commands_at: Mapping[str, str],
+        aliases: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.commands_at = commands_at
+        self.aliases = aliases or {}
 
-class Commands:
-    """The commands of a parser, one of which must be given."""
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands."""
+        return list(self.commands_at)
 
-    def __init__(self, parser: Parser) -> None:
-        self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(self, name: str, run: Run | None, about: str, **options: Any) -> Parser:
-        """Add a command.
-
-        Args:
-            run: called with its options; None for a command that has commands itself.
-            about: what it does, as a sentence without its full stop.
-            options: of the parser.
-        """
-        command: Parser = self._commands.add_parser(name, help=about, description=f"{about}.", **options)
-        command.set_defaults(run=run)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        place = self.commands_at.get(cmd_name) or self.aliases.get(cmd_name)
+        if place is None:
+            return None
+        command: click.Command = load_object(place)(cmd_name)
         return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(content: Any) -> None:
+    """Print what a program reads."""
+    print(json.dumps(content, indent=2))
+
+
+def watched() -> bool:
+    """Whether somebody sees what is printed on stderr."""
+    return sys.stderr.isatty()
+
+
+def tell(text: str) -> None:
+    """Say something on stderr that is not a result, if somebody sees it."""
+    if watched():
+        say(text, file=sys.stderr, flush=True)
+
+
+def show_usage_error(error: click.ClickException) -> None:
+    """Print the usage and what was wrong, safe for the terminal."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        print(printable(context.get_usage()), file=sys.stderr)
+        print(printable(f"Try `{context.command_path} --help`."), file=sys.stderr)
+    say(f"mead: {error.format_message()}", file=sys.stderr)

@@ -1,8 +1,7 @@
-"""The commands that run the whole service: `python -m mead serve` and `python -m mead demo`."""
+"""The commands that run the whole service: `mead serve` and `mead demo`."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import sys
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import requests
 
 from mead import log
@@ -34,7 +34,35 @@ PHOTOS = shipped("tests/data")
 """Where the samples of the demonstration are."""
 
 
-def serve(options: argparse.Namespace) -> None:
+def serve_command(name: str) -> click.Command:
+    """`mead serve`."""
+    return click.Command(
+        name,
+        callback=serve,
+        help="Run the service (API, web page and inference) until Ctrl-C.",
+        epilog="Settings are environment variables. If REDIS_URL is unset, a Redis server is started too.\n\n"
+        + _settings_help(),
+    )
+
+
+def demo_command(name: str) -> click.Command:
+    """`mead demo`."""
+    return click.Command(
+        name,
+        callback=demo,
+        help="Start the service on free ports, make two pictures through its API, and stop it.",
+    )
+
+
+def _settings_help() -> str:
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else f" [{field.default}]"
+        lines.append(f"\b\n{name.upper()}{default}\n    {field.description}")
+    return "\n\n".join(lines)
+
+
+def serve() -> None:
     """Run the service until SIGINT, SIGTERM or SIGHUP."""
     settings = Settings()
     WeightSet.find(settings.weights).check_present(networks())  # before anything is started
@@ -74,7 +102,7 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def demo(options: argparse.Namespace) -> None:
+def demo() -> None:
     """Start the service, make a picture with each model through its API, stop the service.
 
     Raises:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from mead.cli.parser import CommandError, Commands
+import click
+
+from mead.cli.parser import CommandError
 from mead.cli.progress_bar import TransferBar
 from mead.output import try_output
 from mead.terminal import format_size, say
@@ -15,53 +16,19 @@ from mead.weights.errors import WeightsError
 from mead.weights.sets import WeightFile, WeightSet, set_names, weights_dir
 
 
-def add_commands(commands: Commands) -> None:
-    """Add the command `weights` and its commands."""
-    weights = Commands(
-        commands.add(
-            "weights", None, "Manage sets of weights, the networks' trained parameters; see docs/weights.md"
-        )
+def weights_command(name: str) -> click.Command:
+    """`mead weights`."""
+    group = click.Group(
+        name, help="Manage sets of weights, the networks' trained parameters; see docs/weights.md."
     )
-    weights.add("list", _list, "List the sets, their files and licences, and what is on this machine")
-    fetch = weights.add("fetch", _fetch, "Download a published set, check it and convert it to safetensors")
-    fetch.add_argument("set", help='Name of the set, such as "full".')
-    fetch.add_argument(
-        "--keep-original", action="store_true", help="Keep the downloaded files beside the converted ones."
-    )
-    fetch.add_argument(
-        "--with",
-        dest="optional",
-        default=[],
-        type=_names,
-        metavar="NETWORKS",
-        help="Optional networks to download as well, such as upscaler; several with commas between them.",
-    )
-    verify = weights.add(
-        "verify", _verify, "Check all bytes, keys and shapes of sets, and run one step of each model"
-    )
-    verify.add_argument("set", nargs="*", help="Names of sets; all sets on this machine if none is given.")
-    convert = weights.add(
-        "convert", _convert, "Convert a checkpoint of your own into a set, which is then used by its name"
-    )
-    convert.add_argument("file", type=Path, help="A checkpoint in any format listed in docs/weights.md.")
-    convert.add_argument(
-        "--name", required=True, help="Name of the set; it is created if it does not exist yet."
-    )
-    convert.add_argument(
-        "--as", dest="network", help="Take only this network from the file, such as vqgan (default: all)."
-    )
-    convert.add_argument(
-        "--base",
-        help='Set that provides the networks the new one does not have (default: "full" if it was fetched, '
-        'else "demo").',
-    )
+    for command in (list_sets, fetch_set, verify_sets, convert):
+        group.add_command(command)
+    return group
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in map(str.strip, text.split(",")) if name]
-
-
-def _list(options: argparse.Namespace) -> None:
+@click.command("list")
+def list_sets() -> None:
+    """List the sets, their files and licences, and what is on this machine."""
     say(f"Sets of weights. Fetched and converted ones are in {weights_dir()}.")
     for name in set_names():
         say()
@@ -94,12 +61,28 @@ def _state(file: WeightFile) -> str:
     return f"here, verified {file.last_verified.verified:%Y-%m-%d %H:%M}"
 
 
-def _fetch(options: argparse.Namespace) -> None:
+def _names(context: click.Context, option: click.Parameter, text: str) -> list[str]:
+    return [name for name in map(str.strip, text.split(",")) if name]
+
+
+@click.command("fetch")
+@click.argument("name", metavar="SET")
+@click.option("--keep-original", is_flag=True, help="Keep the downloaded files beside the converted ones.")
+@click.option(
+    "--with",
+    "optional",
+    default="",
+    callback=_names,
+    metavar="NETWORKS",
+    help="Optional networks to download as well, such as upscaler; several with commas between them.",
+)
+def fetch_set(name: str, keep_original: bool, optional: list[str]) -> None:
+    """Download a published set such as "full", check it and convert it to safetensors."""
     from mead.weights.fetch import fetch
 
     bar = TransferBar()
     try:
-        weights = fetch(options.set, bar, options.keep_original, optional=options.optional)
+        weights = fetch(name, bar, keep_original, optional=optional)
         for file in weights.files.values():
             file.check()
     except KeyboardInterrupt:
@@ -107,12 +90,18 @@ def _fetch(options: argparse.Namespace) -> None:
         raise
     finally:
         bar.end()
-    say(f"{options.set}: complete ({', '.join(weights.files)}); use it with WEIGHTS={options.set}")
+    say(f"{name}: complete ({', '.join(weights.files)}); use it with WEIGHTS={name}")
 
 
-def _verify(options: argparse.Namespace) -> None:
-    names = options.set or [name for name in set_names() if _is_here(name)]
-    for name in names:
+@click.command("verify")
+@click.argument("names", nargs=-1, metavar="[SET]...")
+def verify_sets(names: tuple[str, ...]) -> None:
+    """Check all bytes, keys and shapes of sets, and run one step of each model.
+
+    Without SET, all sets on this machine.
+    """
+    sets = names or [name for name in set_names() if _is_here(name)]
+    for name in sets:
         WeightSet.find(name)  # an unknown name is reported before PyTorch is imported, which takes seconds
     from mead.weights.verify import CheckResult, verify
 
@@ -123,7 +112,7 @@ def _verify(options: argparse.Namespace) -> None:
             say(f"mead: {result.problem}", file=sys.stderr, flush=True)
 
     failed = []
-    for name in names:
+    for name in sets:
         say(f"{name}:", flush=True)
         if not verify(name, report):
             failed.append(name)
@@ -135,15 +124,28 @@ def _is_here(name: str) -> bool:
     return any(file.path.exists() for file in WeightSet.find(name).own_files.values())
 
 
-def _convert(options: argparse.Namespace) -> None:
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the set; it is created if it does not exist yet.")
+@click.option("--as", "network", help="Take only this network, such as vqgan, from the file.")
+@click.option(
+    "--base",
+    help="Set that provides the networks that the new one does not have; by default full if it was "
+    "fetched, else demo.",
+)
+def convert(file: Path, name: str, network: str | None, base: str | None) -> None:
+    """Convert a checkpoint of your own into a set, which is then used by its name.
+
+    FILE may have any format listed in docs/weights.md.
+    """
     from mead.weights.own_sets import add_checkpoint
 
     try_output(weights_dir() / "lock.json", "WEIGHTS_DIR")
-    with confined(options.file):
-        networks = add_checkpoint(options.file, options.name, options.network, options.base, TransferBar())
-    weights = WeightSet.find(options.name)
+    with confined(file):
+        networks = add_checkpoint(file, name, network, base, TransferBar())
+    weights = WeightSet.find(name)
     inherited = sorted(weights.files.keys() - weights.own_files.keys())
-    say(f"{options.name}: {' and '.join(networks)} converted to {weights.folder}")
+    say(f"{name}: {' and '.join(networks)} converted to {weights.folder}")
     if inherited:
-        say(f"{options.name}: {', '.join(inherited)} from {weights.base}")
-    say(f"Test it with `python -m mead weights verify {options.name}`, use it with WEIGHTS={options.name}")
+        say(f"{name}: {', '.join(inherited)} from {weights.base}")
+    say(f"Test it with `python -m mead weights verify {name}`, use it with WEIGHTS={name}")

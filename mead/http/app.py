@@ -1,16 +1,17 @@
 """The Flask app: queues jobs in Redis and answers when they have ended.
 
-`mead.http.submission` creates jobs, `mead.http.job_views` shows and cancels them, `mead.http.models` says
-what can be made, `mead.http.faces` finds faces in photos, `mead.http.health` and `mead.http.metrics` report
-on the service, `mead.http.api_docs` and `mead.http.page` serve pages. app.py uses `base_app` to serve the
-same forms without a queue. Nothing here imports PyTorch, so that the process stays small.
+`mead.http.submission` creates jobs, `mead.http.job_views` shows and cancels them, `mead.http.job_lists`
+lists them, `mead.http.models` says what can be made, `mead.http.faces` finds faces in photos,
+`mead.http.health` and `mead.http.metrics` report on the service, `mead.http.api_docs` and `mead.http.page`
+serve pages. app.py uses `base_app` to serve the same forms without a queue. Nothing here imports PyTorch, so
+that the process stays small.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
-from mead.http import api_docs, faces, health, job_views, metrics, models, page, submission
+from mead.http import api_docs, faces, health, job_lists, job_views, metrics, models, page, submission
 from mead.http.access import init_access
 from mead.http.error_handlers import init_error_handlers
 from mead.http.multipart import FormRequest
@@ -32,6 +33,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(submission.blueprint())
     app.register_blueprint(faces.blueprint(settings, services.forms))
     app.register_blueprint(job_views.blueprint())
+    app.register_blueprint(job_lists.blueprint())
     app.register_blueprint(health.readiness_blueprint())
     app.register_blueprint(metrics.blueprint(services))
     return app

@@ -23,6 +23,7 @@ class Description:
         answers: the contents of successful answers, by status; several if the request chooses.
         errors: the statuses of its errors.
         form: the model that checks its form.
+        query: the model that checks its query string.
         required_files: files that the form must have, beyond the model's own required fields.
         headers: the request headers that it uses, from `openapi_texts.PARAMETERS`.
         examples: examples of the form, by title.
@@ -32,6 +33,7 @@ class Description:
     answers: Mapping[int, Sequence[Content]]
     errors: Sequence[int] = ()
     form: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
     required_files: Sequence[str] = ()
     headers: Sequence[str] = ()
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

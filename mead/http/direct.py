@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from mead.http import faces, models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
 from mead.http.errors import ApiError, input_error
-from mead.http.forms import FormReader
+from mead.http.forms import FormReader, check_one
 from mead.http.openapi_texts import EVENT_STREAM
 from mead.http.responses import picture_response
 from mead.http.schemas import Change, Picture
@@ -70,12 +69,12 @@ class Runner:
         Raises:
             ApiError: the form is invalid, or the job has failed.
         """
-        job_id = secrets.token_hex(16)
-        with PendingUploads(self.storage, job_id) as uploads:
+        with PendingUploads(self.storage) as uploads:
             params = self.forms.read(request, spec.params, uploads).params
             notes = notes_on(params, self.settings.weights)
             if wants_events(request):
-                events = self._events(job_id, params, notes, spec)
+                check_one(params)
+                events = self._events(uploads.job_ids[0], params, notes, spec)
                 response = event_response(events, self.settings.client_sleep)
                 response.call_on_close(uploads.remove)
                 uploads.keep()
@@ -83,13 +82,14 @@ class Runner:
             try:
                 with self._lock:
                     pipeline = self._pipeline(spec)
-                    revision = start(pipeline, params)
-                    picture = finish(pipeline, revision)
+                    revisions = [start(pipeline, variant) for variant in params.variants()]
+                    pictures = [finish(pipeline, [revision])[0] for revision in revisions]
             except ValueError as error:  # the model refuses the parameters
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
-        return picture_response(job_id, png_bytes(picture), notes, revision.faces)
+        images = dict(zip(uploads.job_ids, map(png_bytes, pictures), strict=True))
+        return picture_response(images, notes, revisions[0].faces)
 
     def _events(self, job_id: str, params: JobParams, notes: Sequence[str], spec: ModelSpec) -> Iterator[str]:
         """A job's events. The job ends if the client disconnects: nobody else could get its picture."""

@@ -6,7 +6,7 @@ The parameters' model gives the fields, the settings limit them, and the weights
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -43,10 +43,7 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
     schema = form.model_json_schema()
     fields: dict[str, dict[str, Any]] = {}
     for name, own in schema["properties"].items():
-        field = {
-            key: value for key, value in own.items() if key not in {"title", "anyOf"} and value is not None
-        }
-        field |= next((kind for kind in own.get("anyOf", []) if kind != {"type": "null"}), {})
+        field = field_schema(own)
         if name.endswith("_path"):
             name = name.removesuffix("_path")
             required = " Required." if name in required_files else ""
@@ -66,6 +63,12 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
         "required": [*schema.get("required", []), *required_files],
         "additionalProperties": False,
     }
+
+
+def field_schema(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a field that is left out instead of being null."""
+    field = {key: value for key, value in own.items() if key not in {"title", "anyOf"} and value is not None}
+    return field | next((kind for kind in own.get("anyOf", []) if kind != {"type": "null"}), {})
 
 
 def _limits(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Generic
+from typing import Any, BinaryIO, Generic
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +25,7 @@ from mead.imaging.encoding import Bitmap
 from mead.imaging.fair_semaphore import BusyError
 from mead.imaging.pictures import MAX_SIDE, PictureError
 from mead.limits import check_limits
-from mead.params import P, ParamsError, check
+from mead.params import JobParams, M, MissingError, P, ParamsError, check
 from mead.settings import Settings
 
 CONCURRENT_CHECKS = 2
@@ -103,7 +103,7 @@ class FormReader:
     def read(
         self, request: Request, params: type[P], uploads: PendingUploads, required_files: tuple[str, ...] = ()
     ) -> Form[P]:
-        """Check a form and store its pictures as `uploads`.
+        """Check a form and store its pictures as `uploads`, for each of its `n` jobs.
 
         A parameter `x` is the text field `x`; a parameter `x_path` is the file field `x`. Its picture is
         decoded, reduced to the largest stored size and written as a new file, so that only valid pictures are
@@ -121,16 +121,15 @@ class FormReader:
         paths = {f"{field}_path": uploads.path(field) for field in files}
         try:
             with self._checks:
-                checked = check(params, {**texts, **paths})
+                missing_files = [field for field in required_files if field not in files]
+                checked = _check(params, {**texts, **paths}, missing_files)
                 check_limits(checked, self.settings)
-                for field in required_files:
-                    if field not in files:
-                        raise ApiError(400, f"{field}: must be sent as a file", field)
                 fingerprint = _fingerprint(request.path, texts, files)
+                uploads.number(checked.n)
             for field, file in files.items():
                 decoders = self._whole if field in checked.whole_pictures() else self._decoders
                 with decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
-                    uploads.storage.write_upload(bitmap, uploads.path(field), _size(file))
+                    uploads.write(field, bitmap, _size(file))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error
         except BusyError as error:
@@ -158,6 +157,21 @@ class FormReader:
             yield photo
 
 
+def _check(params: type[P], given: Mapping[str, Any], missing_files: Sequence[str]) -> P:
+    """The parameters of a form, checked.
+
+    Raises:
+        ParamsError: as `mead.params.check`; missing texts and files are named together.
+    """
+    try:
+        checked = check(params, given)
+    except MissingError as error:
+        raise MissingError([*error.fields, *missing_files]) from None
+    if missing_files:
+        raise MissingError(missing_files)
+    return checked
+
+
 def read_params(request: Request, params: type[P], settings: Settings) -> P:
     """The parameters of a form of which nothing is made: its pictures are not looked at, so that empty files
     will do.
@@ -172,6 +186,35 @@ def read_params(request: Request, params: type[P], settings: Settings) -> P:
     except ParamsError as error:
         raise input_error(error) from error
     return checked
+
+
+def check_one(params: JobParams) -> None:
+    """Check that a form asks for one job, as a stream of events is of one.
+
+    Raises:
+        ApiError: 400.
+    """
+    if params.n > 1:
+        raise ApiError(400, "n: a stream of events is of one job; send Prefer: respond-async instead", "n")
+
+
+def read_query(request: Request, kind: type[M]) -> M:
+    """The parameters in the query string of a request without a body.
+
+    Raises:
+        ApiError: 400, 422.
+    """
+    _refuse_body(request)
+    for name, values in request.args.lists():
+        if name not in kind.model_fields:
+            known = ", ".join(kind.model_fields)
+            raise ApiError(400, f"{name}: unknown parameter; the parameters are {known}", name)
+        if len(values) > 1:
+            raise ApiError(400, f"{name}: given {len(values)} times", name)
+    try:
+        return check(kind, request.args.to_dict())
+    except ParamsError as error:
+        raise input_error(error) from error
 
 
 def read_id(request: Request) -> str:
@@ -195,6 +238,11 @@ def refuse_fields(request: Request) -> None:
         ApiError: 400, naming the first field.
     """
     _check_fields(request, set(), set())
+
+
+def _refuse_body(request: Request) -> None:
+    for field in (*request.form, *request.files):
+        raise ApiError(400, f"{field}: send it in the query string, not as a form", field)
 
 
 def _size(file: FileStorage) -> int:

@@ -1,4 +1,4 @@
-"""The routes that show and cancel jobs."""
+"""The routes that show, cancel and retry a job."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def blueprint() -> Blueprint:
-    """POST /check, and the routes below /jobs."""
+    """POST /check, and the routes below /jobs/ID."""
     routes = Blueprint("job_views", __name__)
     routes.add_url_rule("/check", view_func=check, methods=["POST"])
     routes.add_url_rule("/jobs/<job_id>", view_func=record)
     routes.add_url_rule("/jobs/<job_id>", view_func=cancel, methods=["DELETE"])
+    routes.add_url_rule("/jobs/<job_id>/retry", view_func=retry, methods=["POST"])
     routes.add_url_rule("/jobs/<job_id>/image", view_func=image)
     routes.add_url_rule("/jobs/<job_id>/preview", view_func=preview)
     routes.add_url_rule("/jobs/<job_id>/events", view_func=events)
@@ -52,7 +53,7 @@ def check() -> Response:
     services = current_services()
     job = _find_job(read_id(request), services, field="id")
     if job.ended:
-        return result_response(job, services.storage)
+        return result_response([job], services.storage)
     return processing_response(job, services.jobs, services.settings)
 
 
@@ -61,7 +62,8 @@ def record(job_id: str) -> Response:
     """The record of a job."""
     refuse_fields(request)
     services = current_services()
-    return json_response(record_of(_find_job(job_id, services), services.jobs))
+    job = _find_job(job_id, services)
+    return json_response(record_of(job, services.jobs.rank(job)))
 
 
 @describe(Description({200: [Cancelled]}, errors=(400, 403, 404, 409, 503), tag="jobs"))
@@ -81,6 +83,26 @@ def cancel(job_id: str) -> Response:
     services.storage.cleanup(job)
     log.info("job cancelled", extra={"job": job_id, "was": job.status})
     return json_response(Cancelled(id=job_id))
+
+
+@describe(Description({200: [Record]}, errors=(400, 403, 404, 409, 503), tag="jobs"))
+def retry(job_id: str) -> Response:
+    """Run a failed job again.
+
+    It joins the end of its queue, with its id and its pictures. A job that failed for its form cannot run
+    again: the answer is 409.
+    """
+    refuse_fields(request)
+    services = current_services()
+    job = _find_job(job_id, services)
+    try:
+        if not services.jobs.retry(job_id):
+            why = f"its form was at fault: {job.error}" if job.status == "failed" else f"it is {job.status}"
+            raise ApiError(409, f"job {job_id} cannot run again: {why}", job_id=job_id)
+    except UnknownJobError:
+        raise JobNotFoundError(job_id) from None
+    log.info("job retried", extra={"job": job_id, "why": job.error})
+    return record(job_id)
 
 
 @describe(Description({200: ["image/png"]}, errors=(400, 404, 409, 503), tag="jobs"))

@@ -62,6 +62,7 @@ def _described(spec: ModelSpec, settings: Settings, files_required: bool) -> Mod
         type=spec.type,
         name=spec.name,
         route=f"/{spec.route}",
+        command=spec.command_name,
         summary=spec.summary,
         parameters=form["properties"],
         required=form["required"],

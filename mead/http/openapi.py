@@ -13,12 +13,13 @@ from inspect import cleandoc
 from typing import Any
 
 from flask import Flask
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from mead.http.access import is_public
 from mead.http.description import Content, Description
-from mead.http.form_schema import form_schema, weight_set
+from mead.http.form_schema import field_schema, form_schema, weight_set
 from mead.http.openapi_texts import (
     ABOUT,
     ERRORS,
@@ -36,11 +37,15 @@ from mead.http.schemas import (
     Change,
     Error,
     FormNotes,
+    GroupCancelled,
     Models,
     PhotoFaces,
     Picture,
     Processing,
+    Queues,
+    Ready,
     Record,
+    Records,
     example_of,
 )
 from mead.imaging.formats import FORMATS
@@ -56,11 +61,15 @@ SCHEMAS = (
     Change,
     Error,
     FormNotes,
+    GroupCancelled,
     Models,
     PhotoFaces,
     Picture,
     Processing,
+    Queues,
+    Ready,
     Record,
+    Records,
 )
 
 
@@ -107,6 +116,7 @@ def _operation(rule: Rule, view: Any, settings: Settings) -> dict[str, Any]:
     text = cleandoc(view.__doc__)
     parameters = [{"name": name, "in": "path", "required": True, **JOB_ID} for name in sorted(rule.arguments)]
     parameters += [{"name": name, "in": "header", **PARAMETERS[name]} for name in description.headers]
+    parameters += _query_parameters(description.query) if description.query is not None else []
     needs_key = bool(settings.api_keys) and not is_public(rule.rule)
     errors = {*description.errors, *([401] if needs_key else [])}
     operation: dict[str, Any] = {
@@ -124,6 +134,19 @@ def _operation(rule: Rule, view: Any, settings: Settings) -> dict[str, Any]:
     if needs_key:
         operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     return operation
+
+
+def _query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+    schema = query.model_json_schema()
+    parameters = []
+    for name, field in schema["properties"].items():
+        kind = field_schema(field)
+        about = kind.pop("description")
+        required = name in schema.get("required", [])
+        parameters.append(
+            {"name": name, "in": "query", "required": required, "description": about, "schema": kind}
+        )
+    return parameters
 
 
 def _answer(status: int, contents: Sequence[Content]) -> dict[str, Any]:
@@ -178,10 +201,8 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
         media["encoding"] = {name: {"contentType": types} for name in files}
     if examples := _examples(description, settings):
         media["examples"] = {name: {"value": dict(value)} for name, value in examples.items()}
-    form_types = ["multipart/form-data"]
-    if not files:
-        form_types.insert(0, "application/x-www-form-urlencoded")
-    return {"required": True, "content": dict.fromkeys(form_types, media)}
+    # urlencoded forms are taken too, but generators of clients know one type for each form
+    return {"required": True, "content": {"multipart/form-data": media}}
 
 
 def _examples(description: Description, settings: Settings) -> dict[str, Mapping[str, Any]]:

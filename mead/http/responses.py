@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Response, jsonify, url_for
@@ -36,19 +36,21 @@ def error_response(error: ApiError, retry_seconds: float | None = None) -> Respo
 
 
 def picture_response(
-    job_id: str, png: bytes, notes: Sequence[str], faces: Sequence[FoundFace] = ()
+    pictures: Mapping[str, bytes], notes: Sequence[str], faces: Sequence[FoundFace] = ()
 ) -> Response:
-    """The response with a finished picture."""
-    image = base64.b64encode(png).decode("ascii")
-    return json_response(
-        Picture(image=image, id=job_id, notes=list(notes) or None, faces=list(faces) or None)
-    )
+    """The response with finished pictures: PNG files by the ids of their jobs."""
+    ids = list(pictures)
+    images = [base64.b64encode(png).decode("ascii") for png in pictures.values()]
+    several = {"ids": ids, "images": images} if len(ids) > 1 else {}
+    told = {"notes": list(notes) or None, "faces": list(faces) or None}
+    return json_response(Picture(image=images[0], id=ids[0], **several, **told))
 
 
-def accepted_response(job_id: str, notes: Sequence[str], settings: Settings) -> Response:
-    """202, with the address of the job's record."""
-    response = json_response(Accepted(id=job_id, notes=list(notes) or None), 202)
-    response.headers["Location"] = url_for("job_views.record", job_id=job_id)
+def accepted_response(job_ids: Sequence[str], notes: Sequence[str], settings: Settings) -> Response:
+    """202, with the address of the (first) job's record."""
+    ids = list(job_ids) if len(job_ids) > 1 else None
+    response = json_response(Accepted(id=job_ids[0], ids=ids, notes=list(notes) or None), 202)
+    response.headers["Location"] = url_for("job_views.record", job_id=job_ids[0])
     response.headers["Preference-Applied"] = "respond-async"
     response.headers["Retry-After"] = retry_after(settings.client_sleep)
     return response
@@ -62,18 +64,21 @@ def processing_response(job: Job, jobs: Jobs, settings: Settings) -> Response:
     return response
 
 
-def result_response(job: Job, storage: Storage) -> Response:
-    """The picture of a job that has ended.
+def result_response(jobs: Sequence[Job], storage: Storage) -> Response:
+    """The pictures of jobs that have ended: of one, or of a group.
 
     Raises:
-        ApiError: the job has no picture.
+        ApiError: one of them has no picture.
     """
-    if job.out_path is None:
-        raise failure(job)
-    try:
-        return picture_response(job.id, storage.read_result(job), job.notes, job.faces)
-    except FileNotFoundError:
-        raise PictureExpiredError(job.id) from None
+    pictures = {}
+    for job in jobs:
+        if job.out_path is None:
+            raise failure(job)
+        try:
+            pictures[job.id] = storage.read_result(job)
+        except FileNotFoundError:
+            raise PictureExpiredError(job.id) from None
+    return picture_response(pictures, jobs[0].notes, jobs[0].faces)
 
 
 def failure(job: Job) -> ApiError:
@@ -84,12 +89,14 @@ def failure(job: Job) -> ApiError:
     return ApiError(status, job.error or f"job {job.id} failed", job.error_field, job.id)
 
 
-def record_of(job: Job, jobs: Jobs) -> Record:
+def record_of(job: Job, rank: int) -> Record:
     """A job's record as clients may see it: without paths of this machine."""
     files = sorted(name.removesuffix("_path") for name in job.parameters if name.endswith("_path"))
     own = {name: value for name, value in job if name in Record.model_fields and value not in (None, ())}
+    if job.group is None:
+        own.pop("n")
     image = url_for("job_views.image", job_id=job.id) if job.status == "succeeded" else None
-    return Record(**_parameters(job), **own, files=files, image=image, rank=jobs.rank(job))
+    return Record(**_parameters(job), **own, files=files, image=image, rank=rank)
 
 
 def _parameters(job: Job) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _parameters(job: Job) -> dict[str, Any]:
         params = MODELS[job.type].params.model_validate(texts)
     except (KeyError, ValidationError):
         return {name: value for name, value in texts.items() if name not in Record.model_fields}
-    return params.model_dump(mode="json", exclude_none=True)
+    return params.model_dump(mode="json", exclude_none=True, exclude={"n"})
 
 
 def retry_after(seconds: float) -> str:

@@ -35,6 +35,10 @@ Faces = Annotated[
         examples=[[EXAMPLE_FACE]],
     ),
 ]
+Ids = Annotated[
+    list[str] | None,
+    Field(description="The ids of all jobs, as their seeds go up; only if the form's `n` is more than 1."),
+]
 FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
 
 
@@ -82,6 +86,8 @@ class Picture(Answer):
         json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
     )
     id: Id
+    images: list[str] | None = Field(None, description="The PNG files of all `ids`, in base64.")
+    ids: Ids = None
     notes: Notes = None
     faces: Faces = None
 
@@ -92,6 +98,7 @@ class Accepted(Answer):
     status: Literal["success"] = "success"
     message: Literal["upload successful"] = "upload successful"
     id: Id
+    ids: Ids = None
     notes: Notes = None
 
 
@@ -132,6 +139,7 @@ class ModelDescription(BaseModel):
     type: str = Field(description="The type of its jobs.")
     name: str
     route: str = Field(description="The path of its POST.")
+    command: str = Field(description="The name of its command, and of its method in the Python client.")
     summary: str
     parameters: dict[str, Any] = Field(
         description="A JSON Schema of each field of its form, with range and default."
@@ -157,6 +165,7 @@ class Models(Answer):
                     "type": "lr",
                     "name": "LatentRevisions",
                     "route": "/latent_revision",
+                    "command": "generate",
                     "summary": "Make a picture from words.",
                     "parameters": {
                         "w0": {"type": "number", "minimum": -1000, "maximum": 1000, "default": 5.0}
@@ -175,6 +184,14 @@ class Cancelled(Answer):
     status: Literal["success"] = "success"
     message: Literal["cancelled"] = "cancelled"
     id: Id
+
+
+class GroupCancelled(Answer):
+    """The jobs of a group that had not ended are cancelled."""
+
+    status: Literal["success"] = "success"
+    message: Literal["cancelled"] = "cancelled"
+    ids: list[str] = Field(description="Their ids.", examples=[["8d3f0c6f2b1e4c55a6b1f0c2d4e6a700"]])
 
 
 class Error(Answer):
@@ -199,6 +216,10 @@ class Record(Answer):
     status: Status
     seq: int = Field(ge=0, description="Number of changes of the record; the id of the latest event.")
     rank: Rank
+    group: str | None = Field(
+        None, description="The id of the first job of its group, if its form's `n` was more than 1."
+    )
+    n: int | None = Field(None, description="How many jobs its group has.")
     attempts: int = Field(ge=0, description="How often the job was started.")
     steps: Steps
     total_steps: TotalSteps = None
@@ -213,6 +234,52 @@ class Record(Answer):
     faces: Faces = None
     error: str | None = Field(None, description="Why the job failed.")
     error_field: FieldAtFault = None
+
+
+class Records(Answer):
+    """Jobs, the newest first."""
+
+    status: Literal["success"] = "success"
+    jobs: list[Record] = Field(description="Their records.", examples=[[]])
+    cursor: str | None = Field(
+        description="Where the next page begins, to be sent as `cursor`; null if there is none.",
+        examples=["1795409109927-8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"],
+    )
+
+    def content(self) -> dict[str, Any]:
+        """The object as it is sent, each record as it is sent alone."""
+        return {"status": self.status, "jobs": [job.content() for job in self.jobs], "cursor": self.cursor}
+
+
+class QueueState(BaseModel):
+    """A queue."""
+
+    name: str
+    type: str = Field(description="The type of its jobs.")
+    waiting: int = Field(ge=0, description="Jobs that wait.")
+    running: int = Field(ge=0, description="Jobs that run.")
+    capacity: int = Field(ge=0, description="Jobs that can run at once.")
+    steps_per_second: float = Field(ge=0, description="Optimisation steps of all its jobs together.")
+
+
+class WorkerState(BaseModel):
+    """An inference server."""
+
+    name: str
+    weights: str | None = Field(description="The name of its weights set.")
+    queues: list[str] = Field(description="The names of the queues that it serves.")
+    running: int = Field(ge=0, description="Jobs that it runs.")
+    started_at: datetime
+    seen_at: datetime = Field(description="When it last gave a sign of life.")
+    memory_bytes: int = Field(ge=0, description="Resident memory of its process.")
+
+
+class Queues(Answer):
+    """What waits and what runs."""
+
+    status: Literal["success"] = "success"
+    queues: list[QueueState] = Field(examples=[[]])
+    workers: list[WorkerState] = Field(examples=[[]])
 
 
 class Change(Answer):

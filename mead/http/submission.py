@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -16,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from mead.http import access
 from mead.http.description import Description, describe
 from mead.http.errors import NO_WORKER, ApiError, JobExpiredError
-from mead.http.forms import Form
+from mead.http.forms import Form, check_one
 from mead.http.headers import prefers_async, read_idempotency_key
 from mead.http.job_stream import job_stream_response
 from mead.http.openapi_texts import EVENT_STREAM
@@ -35,9 +33,10 @@ from mead.queue.errors import (
     TooManyJobsError,
     UnknownJobError,
 )
-from mead.queue.job import KeptLimits
+from mead.queue.job import Job, KeptLimits
 from mead.registry import MODELS
 from mead.settings import Settings
+from mead.storage import Storage
 from mead.weights.notes import notes_on
 
 log = logging.getLogger(__name__)
@@ -73,29 +72,34 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
 
 
 def submit(spec: ModelSpec, services: Services) -> Response:
-    """Queue the job of this request, and answer as the client prefers: at once, with events or at the end."""
+    """Queue the jobs of this request; answer as the client prefers: at once, with events or at the end."""
     streams = wants_events(request)
     if prefers_async(request) and not streams:
         return accepted_response(*accept(spec, services), services.settings)
     with ExitStack() as cleanup:
         cleanup.callback(services.open_requests.enter(access.client()))  # before a job is created
-        job_id, notes = accept(spec, services)
+        job_ids, notes = accept(spec, services, streams)
         try:
             if streams:
-                response = job_stream_response(job_id, -1, services, cleanup)
-                response.headers["Location"] = url_for("job_views.record", job_id=job_id)
+                response = job_stream_response(job_ids[0], -1, services, cleanup)
+                response.headers["Location"] = url_for("job_views.record", job_id=job_ids[0])
                 return response
-            return wait(job_id, notes, services.settings.queue(spec), services)
-        except UnknownJobError:
-            raise JobExpiredError(job_id) from None
+            return wait(job_ids, notes, services.settings.queue(spec), services)
+        except UnknownJobError as error:
+            raise JobExpiredError(error.args[0]) from None
 
 
-def accept(spec: ModelSpec, services: Services) -> tuple[str, Sequence[str]]:
-    """Check this request and queue its job.
+def accept(
+    spec: ModelSpec, services: Services, streamed: bool = False
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Check this request and queue its jobs.
+
+    Args:
+        streamed: whether the answer is to be a stream of events.
 
     Returns:
-        The job's id, or an earlier one's (Idempotency-Key), and the notes on it. The inference server writes
-        the same notes into the record; one of an older version would take them for a parameter.
+        The jobs' ids, or an earlier request's (Idempotency-Key), and the notes on them. The inference server
+        writes the same notes into the records; one of an older version would take them for a parameter.
 
     Raises:
         ApiError, RequestEntityTooLarge, redis.RedisError, OSError
@@ -104,43 +108,48 @@ def accept(spec: ModelSpec, services: Services) -> tuple[str, Sequence[str]]:
         raise RequestEntityTooLarge
     idempotency_key = read_idempotency_key(request)
     services.readiness.check_submission(services.settings.queue(spec))
-    job_id = secrets.token_hex(16)
-    with PendingUploads(services.storage, job_id) as uploads:
+    with PendingUploads(services.storage) as uploads:
         form = services.forms.read(request, spec.params, uploads, spec.required_files)
+        if streamed:
+            check_one(form.params)
         notes = notes_on(form.params, services.settings.weights)
         try:
-            queued_id = _enqueue(job_id, spec, form, idempotency_key, services)
+            queued_ids = _enqueue(uploads.job_ids, spec, form, idempotency_key, services)
         except redis.RedisError as error:
-            uploads.keep()  # the job may be queued although the answer was lost
-            if isinstance(error, redis.ResponseError) and not services.jobs.outcomes([job_id]):
-                uploads.remove()  # Redis has refused it
+            uploads.keep()  # the jobs may be queued although the answer was lost
+            if isinstance(error, redis.ResponseError) and not services.jobs.outcomes(uploads.job_ids):
+                uploads.remove()  # Redis has refused them
             raise
-        if queued_id == job_id:
+        if queued_ids == uploads.job_ids:
             uploads.keep()
-            log.info("job accepted", extra={"job": job_id, "type": spec.type, "owner": access.owner()})
-    g.job_id = queued_id  # for the request's log line
-    return queued_id, notes
+            for job_id in queued_ids:
+                log.info("job accepted", extra={"job": job_id, "type": spec.type, "owner": access.owner()})
+    g.job_id = queued_ids[0]  # for the request's log line
+    return queued_ids, notes
 
 
 def _enqueue(
-    job_id: str, spec: ModelSpec, form: Form[JobParams], idempotency_key: str | None, services: Services
-) -> str:
+    job_ids: Sequence[str],
+    spec: ModelSpec,
+    form: Form[JobParams],
+    idempotency_key: str | None,
+    services: Services,
+) -> list[str]:
     settings = services.settings
     queue = settings.queue(spec)
-    pictures = form.params.pictures()
+    variants = zip(job_ids, form.params.variants(), strict=True)
     try:
-        return services.jobs.enqueue(
-            job_id,
+        return services.jobs.enqueue_group(
+            {job_id: _recorded(params, job_id, services.storage) for job_id, params in variants},
             spec.type,
             queue,
-            _recorded(form.params, pictures),
             owner=access.owner(),
             client=access.client(),
             idempotency_key=idempotency_key,
             fingerprint=form.fingerprint,
             longest=settings.max_queue_length,
             most=settings.max_jobs_per_client,
-            bytes_stored=services.storage.upload_bytes(pictures.values()),
+            bytes_stored=services.storage.upload_bytes(form.params.pictures().values()),
             kept=_kept_limits(settings),
         )
     except (QueueFullError, TooManyJobsError, KeptLimitError) as error:
@@ -150,25 +159,28 @@ def _enqueue(
         raise ApiError(422, str(error), error.field) from error
 
 
-def wait(job_id: str, notes: Sequence[str], queue: str, services: Services) -> Response:
-    """Answer when the job has ended, or with 202 if the client disconnects first.
+def wait(job_ids: Sequence[str], notes: Sequence[str], queue: str, services: Services) -> Response:
+    """Answer when the jobs have ended, or with 202 if the client disconnects first.
 
     Raises:
-        ApiError: the job has no picture, no worker is left, or the server is shutting down.
-        UnknownJobError: the job's record was removed.
+        ApiError: a job has no picture, no worker is left, or the server is shutting down.
+        UnknownJobError: a job's record was removed.
     """
     workers_lost = services.readiness.workers_lost(queue)
     start_waiting(request)
     pulse = min(DISCONNECT_CHECK_SECONDS, services.settings.worker_ttl / 2)
-    for job in services.events.follow(job_id, pulse):
-        if job is not None and job.ended:
-            return result_response(job, services.storage)
-        if is_disconnected(request):
-            log.info("the client has hung up", extra={"job": job_id})
-            break
-        if next(workers_lost):
-            raise ApiError(503, NO_WORKER, job_id=job_id)
-    return accepted_response(job_id, notes, services.settings)
+    ended: list[Job] = []
+    for job_id in job_ids:
+        for job in services.events.follow(job_id, pulse):
+            if job is not None and job.ended:
+                ended.append(job)
+                break
+            if is_disconnected(request):
+                log.info("the client has hung up", extra={"job": job_id})
+                return accepted_response(job_ids, notes, services.settings)
+            if next(workers_lost):
+                raise ApiError(503, NO_WORKER, job_id=job_id)
+    return result_response(ended, services.storage)
 
 
 def _kept_limits(settings: Settings) -> KeptLimits:
@@ -180,7 +192,7 @@ def _kept_limits(settings: Settings) -> KeptLimits:
     )
 
 
-def _recorded(params: JobParams, pictures: Mapping[str, Path]) -> dict[str, Any]:
+def _recorded(params: JobParams, job_id: str, storage: Storage) -> dict[str, Any]:
     """Parameters as a job's record stores them: pictures by their file names."""
-    names = {f"{field}_path": path.name for field, path in pictures.items()}
-    return {**params.model_dump(mode="json", exclude_none=True), **names}
+    names = {f"{field}_path": storage.upload_path(job_id, field).name for field in params.pictures()}
+    return {**params.model_dump(mode="json", exclude_none=True, exclude={"n"}), **names}

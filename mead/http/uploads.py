@@ -1,36 +1,54 @@
-"""Ownership of a job's uploads until the job is queued."""
+"""Ownership of jobs' uploads until the jobs are queued."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
 
+from mead.imaging.encoding import Bitmap
+from mead.queue.job import ids_of_group, new_ids
 from mead.storage import Storage
 
 
 class PendingUploads:
-    """The uploads of a job that is not queued yet.
+    """The uploads of jobs that are not queued yet. Each job has files of its own, which go when it has ended.
 
-    They are removed at the end of the block, unless `keep` was called: then they belong to the job.
+    They are removed at the end of the block, unless `keep` was called: then they belong to the jobs.
+
+    Attributes:
+        job_ids: ids for a form's jobs; `number` makes more of them.
     """
 
-    def __init__(self, storage: Storage, job_id: str) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.job_id = job_id
-        self._paths: dict[str, Path] = {}
+        self.job_ids = new_ids(1)
+        self._paths: dict[str, list[Path]] = {}
         self._kept = False
 
+    def number(self, n: int) -> None:
+        """Make ids for `n` jobs, before anything is written."""
+        self.job_ids = ids_of_group(self.job_ids[0], n)
+        self._paths = {field: self._new_paths(field) for field in self._paths}
+
     def path(self, field: str) -> Path:
-        """The path of the picture in form field `field`."""
-        return self._paths.setdefault(field, self.storage.upload_path(self.job_id, field))
+        """The first job's path of the picture in form field `field`."""
+        return self._paths.setdefault(field, self._new_paths(field))[0]
+
+    def write(self, field: str, bitmap: Bitmap, sent: int) -> None:
+        """Write a picture for each job; see `mead.storage.Storage.write_upload`."""
+        for path in self._paths[field]:
+            self.storage.write_upload(bitmap, path, sent)
+
+    def _new_paths(self, field: str) -> list[Path]:
+        return [self.storage.upload_path(job_id, field) for job_id in self.job_ids]
 
     def keep(self) -> None:
-        """Leave the uploads to the job."""
+        """Leave the uploads to the jobs."""
         self._kept = True
 
     def remove(self) -> None:
         """Remove the uploads now. A second call does nothing."""
-        self.storage.remove_uploads(self._paths.values())
+        self.storage.remove_uploads(path for paths in self._paths.values() for path in paths)
 
     def __enter__(self) -> PendingUploads:
         return self

@@ -231,9 +231,9 @@ async function send(form) {
     const headers = queued ? { Prefer: "respond-async" } : { Accept: "text/event-stream" };
     const answer = await call(form.dataset.route, { method: "POST", body, headers, signal: hand.signal });
     if (queued) {
-      const { id, notes } = await answer.json();
-      localStorage.setItem(JOBS, JSON.stringify([id, ...remembered()].slice(0, KEPT)));
-      choose(add({ notes, ...(await ask(`jobs/${id}`)), form }));
+      const { id, ids = [id], notes } = await answer.json();
+      localStorage.setItem(JOBS, JSON.stringify([...ids, ...remembered()].slice(0, KEPT)));
+      for (const one of ids.toReversed()) choose(add({ notes, ...(await ask(`jobs/${one}`)), form }));
       watch();
     } else {
       const job = add({ prompt: body.get("prompt"), status: "queued", form, hand });

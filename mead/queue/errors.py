@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mead.queue.job import KeptLimits
+
 
 class UnknownJobError(KeyError):
     """There is no such job, or its record has expired."""
@@ -12,18 +17,23 @@ class DamagedRecordError(UnknownJobError):
 
 
 class QueueFullError(Exception):
-    """The queue is as long as it may be."""
+    """The queue has no room for a request's jobs."""
 
-    def __init__(self, queue: str, longest: int) -> None:
-        super().__init__(f"the queue is full: {longest} jobs are waiting; try again later")
-        self.queue = queue
+    def __init__(self, n: int, longest: int) -> None:
+        why = f"{longest} jobs are waiting"
+        if n > 1:
+            why = f"with these {n}, more than {longest} jobs would wait"
+        super().__init__(f"the queue is full: {why}; try again later")
 
 
 class TooManyJobsError(Exception):
-    """A client has as many unfinished jobs as it may have."""
+    """A client would have more unfinished jobs than it may have."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"{most} of your jobs are unfinished, and no more are allowed; wait for one of them")
+    def __init__(self, n: int, most: int) -> None:
+        why = f"{most} of your jobs are unfinished, and no more are allowed"
+        if n > 1:
+            why = f"with these {n}, more than {most} of your jobs would be unfinished"
+        super().__init__(f"{why}; wait for one of them")
 
 
 class KeptLimitError(Exception):
@@ -54,3 +64,20 @@ class IdempotencyError(ValueError):
 
 class NotAloneError(Exception):
     """The next job in the queue must run alone, because a worker died while running it."""
+
+
+def refusal(result: str, n: int, longest: int, most: int, kept: KeptLimits) -> Exception:
+    """Why the script `enqueue` has made no job.
+
+    Args:
+        result: what it has answered.
+        n: how many jobs were to be made.
+        longest, most, kept: the limits, see `mead.queue.jobs.Jobs.enqueue_group`.
+    """
+    if result == "full":
+        return QueueFullError(n, longest)
+    if result == "many":
+        return TooManyJobsError(n, most)
+    if result == "repeated":
+        return IdempotencyError()
+    return KeptLimitError(result, getattr(kept, result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,16 @@ from mead.imaging.faces import FoundFace
 
 Status: TypeAlias = Literal["queued", "processing", "succeeded", "failed", "cancelled"]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def new_ids(n: int) -> list[str]:
+    """New ids of a job or of a group of `n` jobs, 32 hex digits each. The last two count those of a group."""
+    return ids_of_group(secrets.token_hex(15) + "00", n)
+
+
+def ids_of_group(first: str, n: int) -> list[str]:
+    """The ids of a group's `n` jobs, as their seeds go up, by the first one's."""
+    return [first, *(f"{first[:-2]}{number:02x}" for number in range(1, n))]
 
 
 class Job(BaseModel):
@@ -46,6 +57,8 @@ class Job(BaseModel):
     error_field: str | None = None
     owner: str = ""  # short hash of the API key that created it
     client: str = ""  # the client whose limits it counts towards
+    group: str | None = None  # the first one's id, if it was made together with others
+    n: int = 1  # how many were made together
     idempotency_key: str | None = None
     fingerprint: str = ""  # of the request that created it
     bytes: int = 0  # size of its files on the disk

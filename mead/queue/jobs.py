@@ -27,16 +27,9 @@ import redis
 from pydantic import ValidationError
 
 from mead.queue import heartbeats, records
-from mead.queue.errors import (
-    IdempotencyError,
-    KeptLimitError,
-    NotAloneError,
-    QueueFullError,
-    TooManyJobsError,
-    UnknownJobError,
-)
+from mead.queue.errors import NotAloneError, UnknownJobError, refusal
 from mead.queue.heartbeats import EngineLoad, Heartbeat
-from mead.queue.job import Job, JobOutcome, JobProgress, KeptLimits, ReportReply
+from mead.queue.job import Job, JobOutcome, JobProgress, KeptLimits, ReportReply, ids_of_group
 from mead.queue.keys import (
     KEPT_KEY,
     STATISTICS_KEY,
@@ -70,6 +63,7 @@ class Jobs:
         self.ttl = ttl
         self._enqueue = load_script(client, "enqueue")
         self._cancel = load_script(client, "cancel")
+        self._retry = load_script(client, "retry")
         self._claim = load_script(client, "claim")
         self._report = load_script(client, "report")
         self._finish = load_script(client, "finish")
@@ -79,57 +73,58 @@ class Jobs:
     # For clients
 
     def enqueue(
+        self, job_id: str, kind: str, queue: str, parameters: Mapping[str, Any], **request: Any
+    ) -> str:
+        """Create a job; its id, or an earlier one's. `request` and errors are those of `enqueue_group`."""
+        return self.enqueue_group({job_id: parameters}, kind, queue, **request)[0]
+
+    def enqueue_group(
         self,
-        job_id: str,
+        group: Mapping[str, Mapping[str, Any]],
         kind: str,
         queue: str,
-        parameters: Mapping[str, Any],
         *,
         owner: str = "",
         client: str = "",
         idempotency_key: str | None = None,
         fingerprint: str = "",
-        longest: int | None = None,
-        most: int | None = None,
+        longest: int = 0,
+        most: int = 0,
         bytes_stored: int = 0,
         kept: KeptLimits | None = None,
-    ) -> str:
-        """Create a job: RPUSH its id to the queue, INCR the ticket, HSET the record.
+    ) -> list[str]:
+        """Create jobs, all or none: RPUSH their ids to the queue, INCRBY the tickets, HSET the records.
 
         Args:
+            group: the jobs' parameters by their ids, which `new_ids` makes if there are several.
             owner: short hash of the API key; "" without keys.
             client: whose unfinished jobs `most` limits; the owner if "".
             idempotency_key: a second request of the owner with this key creates no second job.
             fingerprint: of the request; tells different requests with the same idempotency key apart.
-            longest: the most jobs that may wait in the queue; None or 0: any number.
-            most: the most unfinished jobs of the client; None or 0: any number.
-            bytes_stored: size of the job's uploads on the disk.
+            longest, most: how many jobs may wait in the queue, and be the client's and unfinished; 0: any.
+            bytes_stored: size of each job's uploads on the disk.
             kept: limits on what is kept of all clients' jobs and of this client's; None: no limit.
 
         Returns:
-            `job_id`, or the id of the job that the owner created earlier with the same idempotency key.
+            The ids, or those of the jobs that the owner created earlier with the same idempotency key.
 
         Raises:
-            QueueFullError: the queue is full.
-            TooManyJobsError: the client has too many unfinished jobs.
+            QueueFullError: the queue has no room for them.
+            TooManyJobsError: the client would have too many unfinished jobs.
             KeptLimitError: a limit of `kept` is reached.
             IdempotencyError: the idempotency key was used with another fingerprint.
         """
         client = client or owner
-        request = [job_id, queue, kind, owner, client, idempotency_key or "", fingerprint]
-        limits = [longest or 0, most or 0, *(kept or KeptLimits())]
-        fields = records.flatten(parameters)
-        answer = self._enqueue(*request, *records.now(), bytes_stored, *limits, *fields)
-        result, accepted = cast("tuple[str, str]", answer)
-        if result == "full":
-            raise QueueFullError(queue, longest or 0)
-        if result == "many":
-            raise TooManyJobsError(most or 0)
-        if result == "repeated":
-            raise IdempotencyError
+        request = [queue, kind, owner, client, idempotency_key or "", fingerprint]
+        limits = [longest, most, *(kept or KeptLimits())]
+        jobs: list[Any] = [len(group)]
+        for job_id, parameters in group.items():
+            fields = records.flatten(parameters)
+            jobs += [job_id, len(fields), *fields]
+        result, *accepted = self._enqueue(*request, *records.now(), bytes_stored, *limits, *jobs)
         if result != "accepted":
-            raise KeptLimitError(result, getattr(kept, result))
-        return accepted
+            raise refusal(result, len(group), longest, most, kept or KeptLimits())
+        return ids_of_group(*accepted)
 
     def get(self, job_id: str) -> Job:
         """Read a job's record (HGETALL).
@@ -151,23 +146,49 @@ class Jobs:
         Raises:
             UnknownJobError: there is no such job.
         """
-        cancelled = self._cancel(job_id, *records.now(), self.ttl)
+        (cancelled,) = self._cancel(*records.now(), self.ttl, job_id)
         if cancelled == -1:
             raise UnknownJobError(job_id)
         return bool(cancelled)
 
-    def rank(self, job: Job) -> int:
-        """How many jobs run before this one; 0 unless it is queued.
+    def cancel_all(self, job_ids: Sequence[str]) -> list[str]:
+        """Cancel jobs at once, as `cancel`; returns the ids of those that had not ended."""
+        answers = self._cancel(*records.now(), self.ttl, *job_ids)
+        return [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == 1]
 
-        GET of the served ticket and ZCOUNT of the cancelled jobs in front of it.
+    def retry(self, job_id: str) -> bool:
+        """Put a failed job at the end of its queue: HDEL and HSET the record, RPUSH the id.
+
+        Returns:
+            False if it cannot run again: it has not failed, or failed for its input.
+
+        Raises:
+            UnknownJobError: there is no such job.
         """
-        if job.status != "queued":
-            return 0
+        if (retried := self._retry(job_id)) == -1:
+            raise UnknownJobError(job_id)
+        return bool(retried)
+
+    def rank(self, job: Job) -> int:
+        """How many jobs run before this one; 0 unless it is queued."""
+        return self.ranks([job])[0]
+
+    def ranks(self, jobs: Sequence[Job]) -> list[int]:
+        """The rank of each job, in one round trip.
+
+        GET of the served ticket and ZCOUNT of the cancelled jobs in front of each.
+        """
+        waiting = [job for job in jobs if job.status == "queued"]
         with self.redis.pipeline(transaction=False) as pipe:  # Redis refuses MULTI when it is out of memory
-            pipe.get(served_key(job.queue))
-            pipe.zcount(cancelled_key(job.queue), "-inf", f"({job.ticket}")
-            served, cancelled = pipe.execute()
-        return max(0, job.ticket - int(served or 0) - 1 - cancelled)
+            for job in waiting:
+                pipe.get(served_key(job.queue))
+                pipe.zcount(cancelled_key(job.queue), "-inf", f"({job.ticket}")
+            answers = pipe.execute() if waiting else []
+        found = {
+            job.id: max(0, job.ticket - int(served or 0) - 1 - cancelled)
+            for job, served, cancelled in zip(waiting, answers[::2], answers[1::2], strict=True)
+        }
+        return [found.get(job.id, 0) for job in jobs]
 
     def queue_length(self, queue: str) -> int:
         """How many jobs wait in a queue (LLEN), without cancelled ones (ZCARD)."""

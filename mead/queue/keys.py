@@ -77,6 +77,11 @@ def kept_bytes_key(kept: str) -> str:
     return f"{kept}:bytes"
 
 
+def kept_jobs_key(owner: str) -> str:
+    """Sorted set: ids of an owner's jobs whose records are kept, by their creation in ms since 1970."""
+    return f"kept_jobs:{owner}"
+
+
 KEPT_KEY = "kept"
 """Sorted set: as `kept_key`, of all clients."""
 
@@ -88,6 +93,6 @@ STATISTICS_KEY = "statistics"
 
 SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY})
 KEY_FAMILIES = frozenset(
-    {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "data_folder"}
+    {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "kept_jobs", "data_folder"}
 )
 """Prefixes of keys, before the first colon; a queue must not have such a name."""

@@ -52,6 +52,25 @@ def read_job(client: redis.Redis, job_id: str) -> Job:
         raise _damaged(job_id, first_problem(error)) from None
 
 
+def read_jobs(client: redis.Redis, job_ids: Sequence[str]) -> list[Job]:
+    """The records of those of these jobs that have a readable one (HGETALL of each, in one round trip)."""
+    with client.pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            pipe.hgetall(job_key(job_id))
+        answers = pipe.execute(raise_on_error=False)
+    found = []
+    for job_id, answer in zip(job_ids, answers, strict=True):
+        if isinstance(answer, redis.RedisError):
+            if code_of(answer) != "WRONGTYPE":
+                raise answer
+            continue
+        try:
+            found += [Job.model_validate(answer)] if answer else []
+        except ValidationError as error:
+            _damaged(job_id, first_problem(error))
+    return found
+
+
 def read_outcomes(client: redis.Redis, job_ids: Sequence[str]) -> dict[str, JobOutcome]:
     """The outcomes of those of these jobs that have a record (HMGET of each, in one round trip)."""
     fields = ("status", "out_path", "error_kind")

@@ -88,11 +88,13 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     yield from (["EXPIREAT", other, 4102444800], ["EXISTS", other], ["DEL", other])
     yield from (["SADD", other, 1], ["SREM", other, 2], ["SCARD", other], ["SMEMBERS", other], ["DEL", other])
     yield from (["ZADD", other, 1, 1], ["ZSCORE", other, 1], ["ZCARD", other], ["ZCOUNT", other, 0, 1])
-    yield from (["ZRANGEBYSCORE", other, 0, 1], ["ZREM", other, 1], ["DEL", other])
+    yield from (["ZRANGEBYSCORE", other, 0, 1], ["ZREVRANGEBYSCORE", other, 1, 0], ["ZREM", other, 1])
+    yield ["DEL", other]
     yield from (["MULTI"], ["EXISTS", other], ["EXEC"])
     for key in (keys.worker_key(name), keys.idempotency_key("", name), keys.unfinished_key(name)):
         yield ["DEL", key]
     yield ["DEL", keys.folder_key(name)]
+    yield ["DEL", keys.kept_jobs_key(name)]
     yield from (["DEL", keys.kept_key(name)], ["ZREM", keys.KEPT_KEY, name], ["SREM", keys.WORKERS_KEY, name])
     yield ["HDEL", keys.STATISTICS_KEY, name]
     for queue in queues:

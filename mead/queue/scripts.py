@@ -27,6 +27,7 @@ local BUCKETS = {{ {", ".join(map(str, BUCKETS))} }}
 local PROCESSING, TICKETS = '{keys.processing_key("", "")}', '{keys.tickets_key("")}'
 local SERVED, CANCELLED = '{keys.served_key("")}', '{keys.cancelled_key("")}'
 local KEPT, BYTES = '{keys.KEPT_KEY}', '{keys.kept_bytes_key("")}'
+local KEPT_JOBS = '{keys.kept_jobs_key("")}'
 """
 
 

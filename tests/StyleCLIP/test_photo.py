@@ -60,7 +60,7 @@ def outside_of_faces(revision: StyleRevision, *numbers: int) -> np.ndarray:
 def test_one_face_of_a_group(pipeline: StyleCLIPPipeline, photo: Path, face: Any, edited: int) -> None:
     revision = pipeline.start(params(photo, face=face, output="photo"))
     assert revision.steps == 2 and len(revision.faces) == 3
-    result = finish(pipeline, revision)
+    (result,) = finish(pipeline, [revision])
     changed = differs(read_picture(photo, "img"), result)
     assert not changed[outside_of_faces(revision, edited)].any()
     assert changed.mean() > 0.002
@@ -108,7 +108,7 @@ def test_a_job_of_several_faces_is_the_same_in_a_batch(pipeline: StyleCLIPPipeli
 
 def test_a_face_chosen_and_shown_alone(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     revision = pipeline.start(params(photo, face=1, upscale=1))
-    assert finish(pipeline, revision).size == (128, 128) and len(revision.faces) == 3
+    assert finish(pipeline, [revision])[0].size == (128, 128) and len(revision.faces) == 3
 
 
 def test_before_and_after_side_by_side(pipeline: StyleCLIPPipeline, photo: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_photo_turned_by_exif_is_edited_upright(
     upright.transpose(turns[orientation]).save(path, exif=exif)
     assert not differs(read_picture(path, "img"), upright).any()
     revision = pipeline.start(params(path, output="photo"))
-    result = finish(pipeline, revision)
+    (result,) = finish(pipeline, [revision])
     assert not result.getexif() and result.size == upright.size
     changed = differs(upright, result)
     assert changed.any() and not changed[outside_of_faces(revision, 1)].any()
@@ -181,7 +181,7 @@ def test_pictures_of_any_mode(pipeline: StyleCLIPPipeline, tmp_path: Path, mode:
     path = tmp_path / "picture.tiff"
     group(PLACES[1]).convert(mode).save(path)
     revision = pipeline.start(params(path, output="photo"))
-    result = finish(pipeline, revision)
+    (result,) = finish(pipeline, [revision])
     assert result.mode == "RGB"
     changed = differs(read_picture(path, "img"), result)
     assert changed.any() and not changed[outside_of_faces(revision, 1)].any()

@@ -130,7 +130,7 @@ def test_positional_order_of_latentrevisions(pictures: list[str]) -> None:
     start, towards, away = pictures
     model = LatentRevisions("a house", "out", start, 0.5, "a tree", 1, towards, 2, away, 3)
     assert model.output_path == Path("out")
-    asked = model.params.model_dump(exclude={"seed"}, exclude_none=True)
+    asked = model.params.model_dump(exclude={"seed", "n"}, exclude_none=True)
     assert asked == {
         "prompt": "a house",
         "img_path": Path(start),
@@ -327,6 +327,31 @@ def test_the_docstring_lists_every_argument_with_its_range_and_default(
         default = json.dumps(argument.default) if isinstance(argument.default, str) else argument.default
         required = argument.default is inspect.Parameter.empty
         assert ("default" not in said[name]) if required else (f"default {default}" in said[name]), name
+
+
+def test_run_all_makes_a_picture_for_each_seed(colours: Any, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def model(seed: int, n: int, name: str | None = None) -> Model:
+        given = {"prompt": "teal", "seed": seed, "n": n, "iterations": 2}
+        return Model(
+            LatentRevisionsParams,
+            given,
+            lambda weights, device: colours,
+            tmp_path,
+            "demo",
+            "cpu",
+            lambda progress: seen.append((progress.variant, progress.step)),
+            name=name,
+        )
+
+    paths = [Path(path) for path in model(7, 6, "teal").run_all()]
+    assert [path.name for path in paths] == ["teal.png", *(f"teal-{number}.png" for number in range(2, 7))]
+    assert colours.batches == [4, 4, 2, 2]  # four at a time
+    assert sorted(seen) == [(variant, step) for variant in range(6) for step in (1, 2)]
+    alone = [Path(model(seed, 1).run()).read_bytes() for seed in range(7, 13)]
+    assert [path.read_bytes() for path in paths] == alone and len(set(alone)) == 6
+    assert Path(model(7, 6).run()).read_bytes() == alone[0]
 
 
 def test_the_repr_says_what_will_be_made(face: Path) -> None:

@@ -1,13 +1,20 @@
--- Cancels a job that is queued or running. Returns 1, 0 (it had already ended) or -1 (there is no such job).
--- ARGV: id, now, now in ms, time to live.
-local id, now, now_ms, ttl = unpack(ARGV)
-local job = read(id, 'status', 'queue', 'ticket', 'worker')
-if not job[1] then return -1 end
-if job[1] ~= 'queued' and job[1] ~= 'processing' then return 0 end
-finish(id, {status = 'cancelled', bytes = 0}, now, now_ms, ttl)
-if job[1] == 'queued' then
-    redis.call('ZADD', job[2] .. CANCELLED, job[3] or 0, id)
-else
-    redis.call('LREM', job[2] .. PROCESSING .. (job[4] or ''), 1, id)
+-- Cancels jobs that are queued or running. Returns of each 1, 0 (it had already ended) or -1 (there is no such job).
+-- ARGV: now, now in ms, time to live, then ids.
+local now, now_ms, ttl = unpack(ARGV, 1, 3)
+
+local function cancel(id)
+    local job = read(id, 'status', 'queue', 'ticket', 'worker')
+    if not job[1] then return -1 end
+    if job[1] ~= 'queued' and job[1] ~= 'processing' then return 0 end
+    finish(id, {status = 'cancelled', bytes = 0}, now, now_ms, ttl)
+    if job[1] == 'queued' then
+        redis.call('ZADD', job[2] .. CANCELLED, job[3] or 0, id)
+    else
+        redis.call('LREM', job[2] .. PROCESSING .. (job[4] or ''), 1, id)
+    end
+    return 1
 end
-return 1
+
+local cancelled = {}
+for n = 4, #ARGV do cancelled[#cancelled + 1] = cancel(ARGV[n]) end
+return cancelled

@@ -63,16 +63,18 @@ local function allow_without_memory(id) redis.call('PERSIST', JOB .. id) end
 -- the second in which the record expires (inf until the job has ended). A second key holds the sum of the bytes.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
 
-local function forget(place, entry)
+-- The sorted set of an owner's jobs loses them with the records: see `forget` and `keep_ended`.
+local function forget(place, entry, owner)
+    redis.call('ZREM', KEPT_JOBS .. owner, (string.gsub(entry, ':%d+$', '')))
     if redis.call('ZREM', place, entry) == 0 then return end
     redis.call('DECRBY', place .. BYTES, string.match(entry, '%d+$'))
     if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES) end
 end
 
 -- Counts the bytes that stay of a job that has ended, in place of those counted before. A place expires with the last of
--- its jobs; while one has not ended, it has no time to live.
-local function keep_ended(client, id, before, bytes, expires)
-    for _, place in ipairs(kept_places(client)) do
+-- its jobs; while one has not ended, it has no time to live. The same holds for the sorted set of the owner's jobs.
+local function keep_ended(owner, client, id, before, bytes, expires)
+    for n, place in ipairs(kept_places(client)) do
         local counted = redis.call('ZREM', place, id .. ':' .. before) == 1
         local more = (tonumber(bytes) or 0) - (counted and tonumber(before) or 0)
         redis.call('ZADD', place, expires, id .. ':' .. bytes)
@@ -80,6 +82,7 @@ local function keep_ended(client, id, before, bytes, expires)
         if redis.call('ZCOUNT', place, '+inf', '+inf') == 0 then
             redis.call('EXPIREAT', place, expires)
             redis.call('EXPIREAT', place .. BYTES, expires)
+            if owner ~= '' or n == 1 then redis.call('EXPIREAT', KEPT_JOBS .. owner, expires) end
         end
     end
 end
@@ -87,15 +90,15 @@ end
 -- Ends a job. `fields` hold its status and, if some of its files are removed, the bytes that stay.
 local function finish(id, fields, now, now_ms, ttl)
     local job = read(id, 'status', 'type', 'started_ms', 'owner', 'client', 'idempotency_key', 'bytes')
-    local client, bytes = job[5] or '', job[7] or '0'
+    local owner, client, bytes = job[4] or '', job[5] or '', job[7] or '0'
     fields.bytes = fields.bytes or bytes
     fields.finished_at = now
     allow_without_memory(id)
     change(id, fields)
     redis.call('EXPIRE', JOB .. id, ttl)
-    if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. (job[4] or '') .. ':' .. job[6], ttl) end
+    if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. owner .. ':' .. job[6], ttl) end
     redis.call('SREM', UNFINISHED .. client, id)
-    keep_ended(client, id, bytes, fields.bytes, math.floor(now_ms / 1000 + ttl))
+    keep_ended(owner, client, id, bytes, fields.bytes, math.floor(now_ms / 1000 + ttl))
     count(job[2], fields.status)
     if job[1] == 'processing' then observe(job[2], 'run', job[3], now_ms) end
 end

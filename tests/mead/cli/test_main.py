@@ -1,19 +1,28 @@
 """The command line, as far as it needs no networks."""
 
+import json
 import os
+import pty
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mead.installation import version
+from mead.registry import MODELS
 
 REPOSITORY = Path(__file__).parents[3]
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # PyTorch's threads in several processes wait for each other
+
+
 def mead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mead", *arguments]
+    environment = {**ONE_THREAD, **environment}
     return subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment
     )
@@ -23,7 +32,7 @@ def mead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_what_is_not_understood_gives_the_usage(arguments: list[str]) -> None:
     done = mead(*arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: python -m mead")
+    assert done.stderr.startswith("Usage: python -m mead") and "\nmead: " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -34,6 +43,17 @@ def test_what_is_not_understood_gives_the_usage(arguments: list[str]) -> None:
         (["latent_revision", " "], "mead: prompt: "),
         (["latent_revision", "x", "--size", "100x100"], "mead: size: "),
         (["styleclip", "x", "--iterations", "0"], "mead: iterations: "),
+        (["generate", "x", "-n", "17"], "mead: n: must be at most 16"),
+        (
+            ["generate", "x", "--img", "none.jpg"],
+            "mead: Invalid value for '--img': File 'none.jpg' does not exist.",
+        ),
+        (["edit", "none.jpg", "x"], "mead: Invalid value for 'IMG': File 'none.jpg' does not exist."),
+        (["generate", "x", "--start", "dark"], "mead: Invalid value for '--start': 'dark' is not one of"),
+        (
+            ["generate", "x", "-o", "picture.jpg"],
+            "mead: Invalid value for '-o' / '--out': 'picture.jpg' does not end",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(arguments: list[str], says: str) -> None:
@@ -50,6 +70,8 @@ def test_the_output_path_is_tried_first(command: str, tmp_path: Path) -> None:
     done = mead(command, "a red heart", "--output_path", str(file), WEIGHTS_DIR=str(tmp_path / "none"))
     assert done.returncode == 1
     assert done.stderr == f"mead: output_path: {file} is not a folder\n" and not done.stdout
+    done = mead(command, "a red heart", "-o", str(file / "a.png"), WEIGHTS_DIR=str(tmp_path / "none"))
+    assert done.returncode == 1 and done.stderr == f"mead: out: {file} is not a folder\n"
 
 
 def test_the_demo_tries_its_folders_first(tmp_path: Path) -> None:
@@ -89,6 +111,119 @@ def test_notes_are_said_beside_the_path(tmp_path: Path) -> None:
     assert "mead: the demo weights have not learned: cat, astronaut\n" in done.stderr
     assert "mead: w2 has no effect: there is no img_enc\n" in done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.slow
+def test_pictures_made_here(tmp_path: Path, face: Path) -> None:
+    """Into a pipe goes what a program needs, and nothing else."""
+    few = ["--iterations", "1", "--upscale", "1"]
+    small = [*few, "--size", "64x64"]
+    first = tmp_path / "new" / "house.png"
+    done = mead("generate", "a red house", *small, "--seed", "7", "-n", "2", "-o", str(first))
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.splitlines() == [str(first), str(first.with_name("house-2.png"))]
+    folder = ["--output_path", str(tmp_path)]
+    alone = mead("generate", "a red house", *small, "--seed", "8", *folder, "--json")
+    told = json.loads(alone.stdout)
+    assert told["notes"] == [] and told["pictures"][0]["seed"] == 8
+    assert Path(told["pictures"][0]["path"]).read_bytes() == first.with_name("house-2.png").read_bytes()
+    edited = tmp_path / "face.png"
+    done = mead("edit", str(face), "a person with glasses", *few, "-o", str(edited))
+    assert done.stdout == f"{edited}\n" and edited.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_the_seed_and_a_bar(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mead",
+        "generate",
+        "a red house",
+        "--iterations",
+        "3",
+        "--seed",
+        "12345",
+    ]
+    terminal, inside = pty.openpty()
+    with subprocess.Popen(
+        [*command, "--output_path", str(tmp_path)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=inside,
+        env=ONE_THREAD,
+    ) as process:
+        os.close(inside)
+        shown = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(terminal, 4096):
+                shown += part
+    assert process.returncode == 0
+    assert b"seed 12345\r\n" in shown and b"3/3" in shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["status", "--help"], ["doctor", "--help"]])
+def test_what_needs_no_networks_imports_no_pytorch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from mead.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Error" not in done.stderr, done.stderr
+
+
+def test_every_parameter_is_an_option() -> None:
+    for spec in MODELS.values():
+        names = {name.removesuffix("_path") for name in spec.params.model_fields} - {"prompt"}
+        for command in ([spec.route], [spec.command], ["submit", spec.command]):
+            text = mead(*command, "--help").stdout
+            there = set(re.findall(r"--(\w+)", text)) | {
+                name.lower() for name in re.findall(r"[A-Z]{2,}", text)
+            }
+            assert names <= there, command
+
+
+def test_help_lists_commands_and_exit_codes() -> None:
+    text = mead("--help").stdout
+    for command in (
+        "generate",
+        "edit",
+        "submit",
+        "status",
+        "wait",
+        "cancel",
+        "jobs",
+        "queue",
+        "retry",
+        "doctor",
+    ):
+        assert f"\n  {command} " in text
+    assert "latent_revision" not in text and "3    the service does not answer" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(shell: str) -> None:
+    script = mead("completion", shell, PATH=os.environ["PATH"])
+    assert script.returncode == 0 and f"_MEAD_COMPLETE={shell}_complete" in script.stdout
+    words = {"COMP_WORDS": "mead generate --st", "COMP_CWORD": "2"}
+    completed = mead(_MEAD_COMPLETE=f"{shell}_complete", **words)
+    assert "--start" in completed.stdout and "--seed" not in completed.stdout
+
+
+def test_the_doctor(tmp_path: Path) -> None:
+    """Everything is there but the weights."""
+    (tmp_path / "weights").mkdir()
+    environment = {"DATA_DIR": str(tmp_path / "var"), "PATH": os.environ["PATH"]}
+    done = mead("doctor", "--json", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    assert {"Python", "PyTorch", "GPU", "Redis", "weights", "disk", "port", "open files"} <= found.keys()
+    assert {finding["state"] for finding in found.values()} <= {"good", "note"}
+    ill = mead("doctor", **environment, WEIGHTS="none-such", REDIS_URL="redis://127.0.0.1:1/0")
+    assert ill.returncode == 1 and "bad   Redis: " in ill.stdout and "bad   weights: " in ill.stdout
+    assert ill.stderr == "mead: the service cannot work here yet: Redis, weights\n"
 
 
 def test_the_version() -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 import redis
@@ -20,10 +21,11 @@ from mead.queue.errors import (
     TooManyJobsError,
     UnknownJobError,
 )
-from mead.queue.job import JobProgress, KeptLimits
+from mead.queue.job import JobProgress, KeptLimits, new_ids
 from mead.queue.jobs import Jobs
+from mead.queue.listing import jobs_of_group, newest_jobs
 from mead.queue.recovery import Recovery
-from tests.conftest import channel, end_of, recover, report
+from tests.conftest import channel, end_of, eventually, recover, report
 
 NOT_OURS = {"cmdstat_info", "cmdstat_config|resetstat"}
 QUEUE = "latentrevisions_queue"
@@ -310,9 +312,8 @@ def test_a_repeated_request_makes_one_job_however_many_come_at_once(jobs: Jobs, 
 def test_the_queue_may_be_full(jobs: Jobs) -> None:
     for name in "ab":
         jobs.enqueue(name, "lr", QUEUE, {}, longest=2)
-    with pytest.raises(QueueFullError) as full:
+    with pytest.raises(QueueFullError, match="2 jobs are waiting"):
         jobs.enqueue("c", "lr", QUEUE, {}, longest=2)
-    assert full.value.queue == QUEUE
     with pytest.raises(UnknownJobError):
         jobs.get("c")
     jobs.cancel("a")
@@ -754,7 +755,7 @@ def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
     client.config_resetstat()
     for number in range(100):
         jobs.enqueue(f"{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits)
-    assert commands() <= 18 * 100
+    assert commands() <= 19 * 100
     client.config_resetstat()
     for _ in range(100):
         job = jobs.claim(QUEUE, "me")
@@ -784,3 +785,140 @@ def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: Ke
         and not client.exists("idempotency:ann:k")
         and jobs.queue_length(QUEUE) <= 2
     )
+
+
+# Groups
+
+
+def put_group(jobs: Jobs, n: int, **request: Any) -> list[str]:
+    group = {job_id: {"prompt": "teal", "seed": seed} for seed, job_id in enumerate(new_ids(n))}
+    return jobs.enqueue_group(group, "lr", QUEUE, **request)
+
+
+def test_a_group_is_several_jobs_in_order(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "before")
+    ids = put_group(jobs, 3)
+    assert client.lrange(QUEUE, 0, -1) == ["before", *ids]
+    found = [jobs.get(job_id) for job_id in ids]
+    assert [job.parameters for job in found] == [{"prompt": "teal", "seed": f"{seed}"} for seed in range(3)]
+    assert {(job.group, job.n) for job in found} == {(ids[0], 3)}
+    assert jobs.ranks(found) == [1, 2, 3]
+    assert (jobs.get("before").group, jobs.get("before").n) == (None, 1)
+    assert not client.hexists("job:before", "group") and not client.hexists("job:before", "n")
+    assert jobs_of_group(client, ids[0]) == found
+    client.delete(f"job:{ids[0]}")  # its record has expired before theirs
+    assert jobs_of_group(client, ids[0]) == found[1:]
+    assert jobs_of_group(client, ids[1]) == []
+
+
+def test_a_group_is_made_once(jobs: Jobs) -> None:
+    first = put_group(jobs, 3, idempotency_key="k", fingerprint="f")
+    assert put_group(jobs, 3, idempotency_key="k", fingerprint="f") == first
+    with pytest.raises(IdempotencyError):
+        put_group(jobs, 4, idempotency_key="k", fingerprint="g")
+    assert jobs.queue_length(QUEUE) == 3
+
+
+def test_a_group_is_accepted_whole_or_not_at_all(jobs: Jobs, client: redis.Redis) -> None:
+    put_group(jobs, 2, owner="me", bytes_stored=10)
+    before = sorted(client.keys("*"))
+    with pytest.raises(QueueFullError, match="with these 3, more than 4 jobs would wait"):
+        put_group(jobs, 3, owner="me", longest=4)
+    with pytest.raises(KeptLimitError, match="CLIENT_KEPT_JOBS"):
+        put_group(jobs, 3, owner="me", kept=KeptLimits(client_kept_jobs=4))
+    with pytest.raises(KeptLimitError, match="KEPT_BYTES"):
+        put_group(jobs, 3, owner="me", bytes_stored=10, kept=KeptLimits(kept_bytes=49))
+    assert sorted(client.keys("*")) == before
+    assert jobs.kept() == (2, 20) and jobs.queue_length(QUEUE) == 2
+    assert len(put_group(jobs, 2, owner="me", most=2)) == 2
+    with pytest.raises(TooManyJobsError, match="with these 2, more than 3"):
+        put_group(jobs, 2, owner="me", most=3)
+    assert jobs.queue_length(QUEUE) == 4 and jobs.kept() == (4, 20)
+    assert len(put_group(jobs, 3, owner="me", longest=7, kept=KeptLimits(kept_jobs=7))) == 3
+
+
+def test_a_group_is_cancelled_at_once(jobs: Jobs) -> None:
+    ids = put_group(jobs, 4)
+    first, second = jobs.claim(QUEUE, "me"), jobs.claim(QUEUE, "me")
+    assert first and second and jobs.succeed(first, "me", "a.png")
+    assert jobs.cancel(ids[3])
+    assert jobs.cancel_all(ids) == ids[1:3]
+    assert jobs.cancel_all([*ids, "nobody"]) == []
+    assert [jobs.get(job_id).status for job_id in ids] == ["succeeded", *["cancelled"] * 3]
+    assert jobs.queue_length(QUEUE) == 0 and not jobs.report(QUEUE, "me", []).held
+
+
+# Listing
+
+
+def test_jobs_are_listed_newest_first_in_pages(jobs: Jobs, client: redis.Redis) -> None:
+    made = [jobs.enqueue(f"{n:03}", "lr", QUEUE, {}, owner="me") for n in range(250)]
+    jobs.enqueue("other", "lr", QUEUE, {}, owner="you")
+    newest = sorted(made, key=lambda name: (jobs.get(name).created_ms, name), reverse=True)
+    page = newest_jobs(client, "me", 7)
+    listed = [job.id for job in page.jobs]
+    assert listed == newest[:7]
+    jobs.enqueue("new", "lr", QUEUE, {}, owner="me")  # between two pages
+    while page.end is not None:
+        page = newest_jobs(client, "me", 120, page.end)
+        listed += [job.id for job in page.jobs]
+    assert listed == newest
+    assert [job.id for job in newest_jobs(client, "you", 5).jobs] == ["other"]
+    assert newest_jobs(client, "nobody", 5) == ([], None)
+
+
+def test_jobs_of_one_status_are_listed(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, *"abcd")
+    for name in "bd":
+        jobs.cancel(name)
+    cancelled = newest_jobs(client, "", 10, status="cancelled")
+    assert {job.id for job in cancelled.jobs} == {"b", "d"} and cancelled.end is None
+    assert newest_jobs(client, "", 10, status="failed").jobs == []
+
+
+def test_the_list_loses_jobs_whose_records_are_gone(jobs: Jobs, client: redis.Redis) -> None:
+    brief = Jobs(client, ttl=1)
+    for name in "ab":
+        brief.enqueue(name, "lr", QUEUE, {}, owner="me")
+    brief.cancel("a")
+    assert client.ttl("kept_jobs:me") == -1  # b has not ended
+    eventually(lambda: not client.exists("job:a"))
+    assert [job.id for job in newest_jobs(client, "me", 10).jobs] == ["b"]
+    eventually(lambda: client.time()[0] > client.zscore("kept", "a:0"))
+    for n in range(16):  # the list is tidied up once in a while
+        brief.enqueue(f"{n}", "lr", QUEUE, {}, owner="me")
+    assert client.zscore("kept_jobs:me", "a") is None
+    brief.cancel_all(["b", *(f"{n}" for n in range(16))])
+    assert 0 < client.ttl("kept_jobs:me") <= 1
+
+
+# Retrying
+
+
+def test_a_failed_job_runs_again(jobs: Jobs, client: redis.Redis) -> None:
+    asked = {"owner": "me", "idempotency_key": "k", "bytes_stored": 5}
+    jobs.enqueue("a", "lr", QUEUE, {"prompt": "teal"}, **asked)
+    put(jobs, "b")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.fail(job, "me", "the disk is full", "internal")
+    assert jobs.retry("a") and not jobs.retry("a") and not jobs.retry("b")
+    again = jobs.get("a")
+    assert (
+        again.status == "queued" and again.attempts == 0 and again.error is None and again.finished_at is None
+    )
+    assert [client.ttl(key) for key in ("job:a", "idempotency:me:k", "kept:me", "kept_jobs:me")] == [-1] * 4
+    assert client.zscore("kept:me", "a:5") == float("inf") and jobs.kept() == (2, 5)
+    assert jobs.rank(again) == 1
+    taken = [jobs.claim(QUEUE, "me") for _ in range(2)]
+    assert (
+        [job.id for job in taken if job] == ["b", "a"] and taken[1] and jobs.succeed(taken[1], "me", "a.png")
+    )
+
+
+def test_what_cannot_run_again(jobs: Jobs) -> None:
+    put(jobs, "a")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.fail(job, "me", "no face", "input", "img")
+    assert not jobs.retry("a")
+    with pytest.raises(UnknownJobError):
+        jobs.retry("nobody")

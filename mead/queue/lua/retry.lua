@@ -1,0 +1,24 @@
+-- Puts a failed job at the end of its queue, as if it had just been made. Returns 1, 0 (it cannot run again: it has not
+-- failed, or failed for its input, and its uploads are gone) or -1 (there is no such job).
+-- ARGV: id.
+local id = ARGV[1]
+local job = read(id, 'status', 'error_kind', 'queue', 'owner', 'client', 'idempotency_key', 'bytes', 'created_ms')
+if not job[1] then return -1 end
+if job[1] ~= 'failed' or job[2] == 'input' then return 0 end
+local queue, owner, client, bytes = job[3], job[4] or '', job[5] or '', job[7] or '0'
+for _, place in ipairs(kept_places(client)) do
+    if redis.call('ZADD', place, 'inf', id .. ':' .. bytes) == 1 then redis.call('INCRBY', place .. BYTES, bytes) end
+    redis.call('PERSIST', place)
+    redis.call('PERSIST', place .. BYTES)
+end
+redis.call('ZADD', KEPT_JOBS .. owner, job[8] or 0, id)
+redis.call('PERSIST', KEPT_JOBS .. owner)
+if job[6] then redis.call('PERSIST', IDEMPOTENCY .. owner .. ':' .. job[6]) end
+redis.call('PERSIST', JOB .. id)
+redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'finished_at', 'loss', 'error', 'error_kind',
+    'error_field', 'notes')
+if redis.call('LLEN', queue) == 0 then redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0) end
+local ticket = redis.call('INCR', queue .. TICKETS)
+redis.call('RPUSH', queue, id)
+change(id, {status = 'queued', ticket = ticket, steps = 0, attempts = 0})
+return 1
