@@ -6,20 +6,23 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from LatentRevisions.aims import Aims
 from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.hyperparameters import Hyperparameters, Way
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
+from LatentRevisions.masking import Masked
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.prior import Prior
+from LatentRevisions.revision import LatentRevision
 from LatentRevisions.start import LearnedStart
+from LatentRevisions.story import Chapters
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
@@ -28,7 +31,7 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Revision, optimise, result_of
+from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
@@ -37,24 +40,6 @@ from mead.weights.upscaler import load_upscaler
 
 LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
 AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
-
-
-@dataclass(eq=False, kw_only=True)
-class LatentRevision(Revision):
-    """A picture being optimised: its latents are z [1, embed_dim, height / factor, width / factor]."""
-
-    target: Tensor  # q, the embedding [d] of unit length to move towards
-    objective: Sum
-    cutouts: Cutouts
-    hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
-    guidance: float
-    noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
-
-    @property
-    def noise_level(self) -> float:
-        """The level that the prior expects now: it falls by the same factor with each step."""
-        first, last = self.noise
-        return first * float((last / first) ** (self.step / self.steps))
 
 
 class LatentRevisionsPipeline:
@@ -89,6 +74,7 @@ class LatentRevisionsPipeline:
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
+        self.aims = Aims(perceptor, device)
         with torch.no_grad():
             self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
@@ -104,25 +90,41 @@ class LatentRevisionsPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         generator = torch.Generator(self.device).manual_seed(params.seed)
-        target = self._target(params)
+        targets = self.aims.targets(params)
+        target = targets[0]
         way = self._way(params)
-        learning_rate, init_weight, noise, guidance = hyper.beginning(way)
-        first = self._first_latents(params, way, target, generator).float()
+        learning_rate, init_weight, noise, guidance = hyper.beginning(
+            "story" if params.story else "masked" if params.mask_path and way != "noise" else way
+        )
+        starter = None if params.img_path is None else read_picture(params.img_path, "img")
+        masked = None
+        if starter is not None and params.mask_path is not None:
+            size, factor = params.size or hyper.sides, self.vqgan.factor
+            masked = Masked.of(
+                starter, params.mask_path, size, upscale, hyper.mask_feather, factor, self.device
+            )
+        first = self._first_latents(params, way, starter, masked, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
         z = first.clone().requires_grad_()
+        steps = params.iterations or hyper.iterations
+        towards = Similarity(target, -hyper.towards)
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
             generator=generator,
-            steps=params.iterations or hyper.iterations,
+            steps=steps,
             upscaler=self.upscaler,
             upscale=upscale,
             target=target,
-            objective=self._objective(target, first, init_weight, tv_weight),
+            objective=self._objective(towards, first, init_weight, tv_weight),
+            towards=towards,
+            chapters=Chapters(targets, steps) if params.story else None,
             hints=self.prior.hints(target) if self.prior is not None and noise else None,
             guidance=guidance,
             noise=(noise, hyper.noise_last),
+            first=first,
+            masked=masked,
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
@@ -135,29 +137,52 @@ class LatentRevisionsPipeline:
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
         """The picture so far."""
-        return to_picture((self._decoded(revision.latents) + 1) / 2)
+        picture = to_picture((self._decoded(revision.latents) + 1) / 2)
+        return picture if revision.masked is None else revision.masked.blend(picture)
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
+        for revision in revisions:
+            if revision.chapters is not None:
+                self._aim(revision, revision.chapters)
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
         losses = []
         for i, revision in enumerate(revisions):
             # CLIP sees each job's cutouts apart: how its matrix products round depends on the batch size, and
             # the optimisation amplifies a rounding error into a different picture.
-            picture = pictures[i : i + 1]
+            picture = revision.seen(pictures[i : i + 1])
             with self.precision.autocast():
                 embeddings = self.perceptor.embed_image(self._crop(revision, picture))
             inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
             losses.append(revision.objective(inputs).mean())
         optimise(revisions, losses, self.scaler)
         for revision in revisions:
-            if self.prior is not None and revision.hints is not None:
-                self.prior.pull(revision.latents, revision.hints, revision.guidance, revision.noise_level)
+            self._settle(revision)
 
-    def _objective(self, target: Tensor, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
+    @torch.no_grad()
+    def _aim(self, revision: LatentRevision, chapters: Chapters) -> None:
+        """Set the target of the next step of a story."""
+        revision.target = revision.towards.target = chapters.target(revision.step)
+        if self.prior is not None and revision.hints is not None:
+            revision.hints = self.prior.hints(revision.target)
+
+    @torch.no_grad()
+    def _settle(self, revision: LatentRevision) -> None:
+        """What happens to latents after each step of the optimiser."""
+        latents = revision.latents
+        if self.prior is not None and revision.hints is not None:
+            self.prior.pull(latents, revision.hints, revision.guidance, revision.noise_level)
+            if revision.chapters is not None and revision.chapters.begins(revision.step):
+                latents += revision.noise[0] * self._noise_like(latents, revision.generator)
+        if revision.masked is not None:
+            latents.copy_(revision.masked.merge(latents, revision.first))
+
+    def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(latents.shape, generator=generator, device=self.device)
+
+    def _objective(self, towards: Similarity, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
         0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
         """
-        towards = Similarity(target, -self.hyperparameters.towards)
         away = Similarity(self.away_from, self.hyperparameters.away)
         losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
         if init_weight:
@@ -184,33 +209,50 @@ class LatentRevisionsPipeline:
         return cutouts.add_noise(crops, generator)
 
     def _way(self, params: LatentRevisionsParams) -> Way:
-        if params.img_path is not None:
-            return "starter"
-        own_start = self.hyperparameters.start if self.learned_start is not None else "noise"
-        if (params.start or own_start) == "noise":  # a set may lack the network of its own start
-            return "noise"
-        if self.learned_start is None:
+        way = self.hyperparameters.way(
+            params.start,
+            has_starter=params.img_path is not None,
+            has_mask=params.mask_path is not None,
+            has_learned_start=self.learned_start is not None,
+        )
+        if way == "learned" and self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
-        return "learned"
+        return way
 
     def _first_latents(
-        self, params: LatentRevisionsParams, way: Way, target: Tensor, generator: torch.Generator
+        self,
+        params: LatentRevisionsParams,
+        way: Way,
+        starter: Image.Image | None,
+        masked: Masked | None,
+        target: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         """Where the optimisation starts, [1, embed_dim, h, w]."""
         width, height = params.size or self.hyperparameters.sides
-        if params.img_path is not None:
-            starter = read_picture(params.img_path, "img")
-            starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device))
-        if way == "learned" and self.learned_start is not None:
-            grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-            return self._learned_latents(self.learned_start, target, grid, generator)
+        grid = (height // self.vqgan.factor, width // self.vqgan.factor)
+        network = self.learned_start if way == "learned" else None
+        if starter is None:
+            if network is not None:
+                return self._learned_latents(network, target, grid, generator)
+            return self._noise_latents(width, height, generator)
+        fitted = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
+        kept = self._encode(to_tensor(fitted).to(self.device))
+        if masked is None or way == "starter":
+            return kept
+        if network is not None:
+            return self._learned_inside(
+                network, masked, kept, self.aims.embed_picture(starter), target, generator
+            )
+        return masked.merge(self._noise_latents(width, height, generator), kept)
+
+    def _noise_latents(self, width: int, height: int, generator: torch.Generator) -> Tensor:
+        """Those of blurred noise."""
         first = self._encode(_blurred_noise(width, height, generator))
         if self.prior is None:
             return first
         # the prior starts from normal noise, as the denoiser was trained on
-        noise = torch.randn(first.shape, generator=generator, device=self.device)
-        return first + self.hyperparameters.noise_first * noise
+        return first + self.hyperparameters.noise_first * self._noise_like(first, generator)
 
     def _learned_latents(
         self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
@@ -225,33 +267,42 @@ class LatentRevisionsPipeline:
             drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
             return max((network(draft, grid) for draft in drafts), key=similarity)
 
+    def _learned_inside(
+        self,
+        network: LearnedStart,
+        masked: Masked,
+        kept: Tensor,
+        starter: Tensor,
+        target: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The starter's latents with a learned start where the mask lets them change.
+
+        Of several that show the starter's scene with what the target says in the mask, those that fit best
+        to what is around the mask are tried, and the one that CLIP finds nearest to the target is taken.
+
+        Args:
+            kept: the starter's latents, [1, embed_dim, h, w].
+            starter: its embedding, [d].
+        """
+        hyper = self.hyperparameters
+        with self.precision.autocast():
+            drafts = network.drafts(
+                target[None], hyper.masked_candidates, generator, starter[None].float(), masked.centre
+            )
+            latents = network(drafts, (kept.shape[2], kept.shape[3])).float()
+            misfits = masked.misfits(latents, kept)
+            tried: list[tuple[float, Tensor]] = []
+            for k in misfits.argsort()[: hyper.start_candidates].tolist():
+                merged = masked.merge(latents[k : k + 1], kept)
+                seen = self.perceptor.embed_image(masked.over(self._decode(merged)))[0].float()
+                tried.append((hyper.towards * float(seen @ target) - float(misfits[k]), merged))
+        return max(tried, key=lambda each: each[0])[1]
+
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
-
-    def _target(self, params: LatentRevisionsParams) -> Tensor:
-        """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
-
-        A positive w3 moves away from ne_img_enc.
-        """
-        target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
-        if params.text_to_add is not None:
-            target = target + params.w1 * self.perceptor.embed_text([params.text_to_add])[0]
-        if params.img_enc_path is not None:
-            target = target + params.w2 * self._embed_file(params.img_enc_path, "img_enc")
-        if params.ne_img_enc_path is not None:
-            target = target - params.w3 * self._embed_file(params.ne_img_enc_path, "ne_img_enc")
-        if target.norm() < 1e-6:
-            message = "the weighted texts and pictures cancel each other out; nothing is left to aim at"
-            raise ParamsError("w0", message, out_of_range=True)
-        return F.normalize(target, dim=0)
-
-    def _embed_file(self, path: Path, field: str) -> Tensor:
-        size = self.perceptor.input_size
-        picture = ImageOps.fit(read_picture(path, field), (size, size), Image.Resampling.BICUBIC)
-        with self.precision.autocast():
-            return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from mead.imaging.encoding import write_picture
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
+from mead.provenance import chunks_of
 from mead.revision import Pipeline, Progress, finish, start
 from mead.weights.notes import notes_on
 from mead.weights.optional import check_optional
@@ -106,6 +107,7 @@ class Model:
         revision = start(pipeline, self.params)
         with self._bar(revision.steps) as callback:
             picture = finish(pipeline, revision, callback)
+        picture.info |= chunks_of(self.params, revision.steps, type(self).__name__, self.weights)
         write_picture(picture, path)
         return str(path)
 

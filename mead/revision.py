@@ -37,6 +37,17 @@ class Revision:
     def finished(self) -> bool:
         return self.step >= self.steps
 
+    def enlarge(self, picture: Image.Image) -> Iterator[Image.Image | None]:
+        """Enlarge the finished picture as the job asks, in parts.
+
+        Yields:
+            None after each part but the last, so that other work can be done meanwhile; then the picture.
+        """
+        if self.upscaler is None or self.upscale == 1:
+            yield picture
+        else:
+            yield from self.upscaler.enlarge(picture, self.upscale)
+
 
 R = TypeVar("R", bound=Revision)
 
@@ -112,11 +123,7 @@ def render(pipeline: Pipeline[R], revision: R) -> Iterator[Image.Image | None]:
     Raises:
         FloatingPointError: if the latents or the picture are not finite.
     """
-    picture = picture_of(pipeline, revision)
-    if revision.upscaler is None or revision.upscale == 1:
-        yield picture
-    else:
-        yield from revision.upscaler.enlarge(picture, revision.upscale)
+    yield from revision.enlarge(picture_of(pipeline, revision))
 
 
 def result_of(pipeline: Pipeline[R], revision: R) -> Image.Image:

@@ -20,6 +20,7 @@ from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
 from training.evaluation.faces import faces
 from training.evaluation.inversions import inversions
+from training.evaluation.masks import masks
 from training.evaluation.prompts import prompts, steps
 from training.evaluation.weights import weights
 from training.run import ROOT
@@ -29,6 +30,7 @@ PARTS = {
     "prompts": prompts,
     "steps": steps,
     "weights": weights,
+    "masks": masks,
     "faces": faces,
     "inversions": inversions,
     "edits": edits,
@@ -53,6 +55,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--starts-only", action="store_true", help="prompts: the learned start alone, no steps")
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
+    add("--masks", type=int, default=100, help="scenes with a masked object (default %(default)s)")
     add("--edits", type=int, default=200, help="(default %(default)s)")
     add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
     add("--inversions", type=int, default=200, help="(default %(default)s)")

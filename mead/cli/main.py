@@ -10,7 +10,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from mead.cli import catalogue, model_commands, serve, weights_commands
+from mead.cli import catalogue, model_commands, serve, show, weights_commands
 from mead.cli.child import ServiceError
 from mead.cli.parser import CommandError, Commands, Parser
 from mead.installation import version
@@ -86,6 +86,7 @@ def _parser() -> Parser:
     for spec in MODELS.values():
         model_commands.add_command(commands, spec)
     catalogue.add_command(commands)
+    show.add_command(commands)
     weights_commands.add_commands(commands)
     return parser
 

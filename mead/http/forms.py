@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import BinaryIO, Generic
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +21,7 @@ from mead.http.errors import ApiError, input_error
 from mead.http.uploads import PendingUploads
 from mead.imaging.decoder_pool import DecodeLimits, Decoders
 from mead.imaging.fair_semaphore import BusyError
-from mead.imaging.pictures import PictureError
+from mead.imaging.pictures import PictureError, check_mask
 from mead.limits import check_limits
 from mead.params import JobParams, P, ParamsError, check
 from mead.settings import Settings
@@ -116,7 +116,11 @@ class FormReader:
                         raise ApiError(400, f"{field}: must be sent as a file", field)
                 fingerprint = _fingerprint(request.path, texts, files)
             for field, file in files.items():
-                with self._decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
+                stream: BinaryIO = file.stream  # type: ignore[assignment]
+                is_mask = field in params.MASKS
+                with self._decoders.decoded(stream, field, access.client(), is_mask) as bitmap:
+                    if is_mask:
+                        check_mask(bitmap.picture().getchannel(0), field)
                     uploads.storage.write_upload(bitmap, uploads.path(field), _size(file))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -53,6 +53,7 @@ class Engine(Generic[R]):
         admission: shared by all engines of the process; by default the engine is the only one.
         max_job_seconds: the longest a job may take, without pauses while Redis is away; 0: no limit.
         notes_on: what to note in the record of a job with these parameters.
+        chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters and steps.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Engine(Generic[R]):
         admission: AdmissionControl | None = None,
         max_job_seconds: int = 0,
         notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
+        chunks_of: Callable[[JobParams, int], Mapping[str, str]] = lambda params, steps: {},
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -81,6 +83,7 @@ class Engine(Generic[R]):
         self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds
         self.notes_on = notes_on
+        self.chunks_of = chunks_of
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
@@ -149,6 +152,7 @@ class Engine(Generic[R]):
             params = check(self.params, self.storage.parameters(job))
             notes = self.notes_on(params)
             revision = start(self.pipeline, params)
+            chunks = self.chunks_of(params, revision.steps)
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -160,7 +164,7 @@ class Engine(Generic[R]):
             self._fail(job, error)
             return
         else:
-            self.batch.add(ActiveJob(job, revision, notes, time.monotonic() - began))
+            self.batch.add(ActiveJob(job, revision, notes, chunks, time.monotonic() - began))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NoReturn
 
 from mead.nn.precision import best_device, check_device
+from mead.provenance import chunks_of
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
@@ -46,6 +47,7 @@ def make_worker(settings: Settings) -> Worker:
             admission=admission,
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
+            chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
         )
         for spec in MODELS.values()
     ]
