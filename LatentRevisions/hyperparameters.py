@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.params import split_size
 
-Way = Literal["noise", "learned", "starter", "masked", "story"]
+Way = Literal["noise", "learned", "starter", "masked"]
 
 
 class Beginning(NamedTuple):
@@ -33,6 +33,9 @@ class Hyperparameters(CutoutHyperparameters):
     learning_rate: float = 0.5
     start_candidates: int = field(default=4, metadata={"formerly": "starts"})
     """Learned starts drawn; the one CLIP finds nearest to the target is taken."""
+    story_start: str = "latents"
+    """Where each text of a story starts: "latents", where the one before has led, or "learned", at a learned
+    start in the scene so far."""
     masked_candidates: int = 16
     """Learned starts drawn for what a mask lets change; of those that fit the rest, `start_candidates` are
     tried."""
@@ -42,8 +45,6 @@ class Hyperparameters(CutoutHyperparameters):
     """Learning rate from a starter picture, of which something should remain."""
     masked_rate: float = 0.5
     """Learning rate from a starter picture of which a mask keeps a part."""
-    story_rate: float = 0.5
-    """Learning rate of a job with a story."""
     weight_decay: float = 0.1
     towards: float = 10.0
     """Weight of the cosine to the target."""
@@ -60,8 +61,6 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a starter picture."""
     masked_init_weight: float = 0.0
     """The same from a starter picture with a mask."""
-    story_init_weight: float = 0.0
-    """The same in a story."""
     tv_weight: float = 0.0
     """Weight of the picture's total variation."""
     denoise: float = 0.2
@@ -74,8 +73,6 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a starter picture."""
     masked_guidance: float = 1.0
     """The same from a starter picture with a mask."""
-    story_guidance: float = 1.0
-    """The same in a story."""
     noise_first: float = 0.0
     """Deviation of the noise that the denoiser looks for at first, where the start is noise; 0: it is not
     used."""
@@ -85,8 +82,6 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a starter picture."""
     masked_noise: float = 0.0
     """The same from a starter picture with a mask."""
-    story_noise: float = 0.0
-    """The same in a story; each of its texts but the first begins with so much noise on the latents."""
     mask_feather: float = 1 / 32
     """Width of the soft border inside a mask, in shorter sides of the picture."""
     noise_last: float = 0.1
@@ -117,8 +112,6 @@ class Hyperparameters(CutoutHyperparameters):
             return Beginning(
                 self.masked_rate, self.masked_init_weight, self.masked_noise, self.masked_guidance
             )
-        if way == "story":
-            return Beginning(self.story_rate, self.story_init_weight, self.story_noise, self.story_guidance)
         if way == "learned":
             return Beginning(
                 self.learned_start_rate,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.aims import Aims
 from LatentRevisions.denoiser import Denoiser
+from LatentRevisions.drawing import Draughtsman
 from LatentRevisions.hyperparameters import Hyperparameters, Way
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.masking import Masked
@@ -94,7 +95,7 @@ class LatentRevisionsPipeline:
         target = targets[0]
         way = self._way(params)
         learning_rate, init_weight, noise, guidance = hyper.beginning(
-            "story" if params.story else "masked" if params.mask_path and way != "noise" else way
+            "masked" if params.mask_path is not None and way != "noise" else way
         )
         starter = None if params.img_path is None else read_picture(params.img_path, "img")
         masked = None
@@ -108,7 +109,7 @@ class LatentRevisionsPipeline:
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
         z = first.clone().requires_grad_()
         steps = params.iterations or hyper.iterations
-        towards = Similarity(target, -hyper.towards)
+        towards, anchor = Similarity(target, -hyper.towards), MeanSquaredDistance(first)
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW([z], lr=learning_rate, weight_decay=hyper.weight_decay),
@@ -117,8 +118,9 @@ class LatentRevisionsPipeline:
             upscaler=self.upscaler,
             upscale=upscale,
             target=target,
-            objective=self._objective(towards, first, init_weight, tv_weight),
+            objective=self._objective(towards, anchor, init_weight, tv_weight),
             towards=towards,
+            anchor=anchor,
             chapters=Chapters(targets, steps) if params.story else None,
             hints=self.prior.hints(target) if self.prior is not None and noise else None,
             guidance=guidance,
@@ -171,22 +173,50 @@ class LatentRevisionsPipeline:
         latents = revision.latents
         if self.prior is not None and revision.hints is not None:
             self.prior.pull(latents, revision.hints, revision.guidance, revision.noise_level)
-            if revision.chapters is not None and revision.chapters.begins(revision.step):
-                latents += revision.noise[0] * self._noise_like(latents, revision.generator)
+        if revision.chapters is not None:
+            if revision.chapters.begins(revision.step):
+                self._begin_chapter(revision, revision.chapters)
+            if revision.coming is not None:
+                approach = revision.chapters.approach(revision.step)
+                latents.lerp_(revision.coming, approach)
+                revision.coming = None if approach == 1 else revision.coming
         if revision.masked is not None:
             latents.copy_(revision.masked.merge(latents, revision.first))
+
+    def _begin_chapter(self, revision: LatentRevision, chapters: Chapters) -> None:
+        """Draw where the next text of a story starts, if the weights set says so: in the scene so far."""
+        hyper = self.hyperparameters
+        revision.noise = (hyper.noise_last, hyper.noise_last)
+        draughtsman = self._draughtsman() if hyper.story_start == "learned" else None
+        if draughtsman is None:
+            return
+        target, generator = chapters.targets[chapters.of(revision.step)], revision.generator
+        scene = self.aims.embed_picture(self.image(revision)).float()
+        if revision.masked is not None:
+            coming = draughtsman.draw_inside(revision.masked, revision.first, scene, target, generator)
+        else:
+            grid = (revision.latents.shape[2], revision.latents.shape[3])
+            coming = draughtsman.draw(target, grid, generator, scene)
+        beginning = hyper.beginning("learned")
+        revision.coming = revision.anchor.first = coming
+        revision.noise, revision.guidance = (beginning.noise, hyper.noise_last), beginning.guidance
+        revision.optimiser.state.clear()
+        for group in revision.optimiser.param_groups:
+            group["lr"] = beginning.learning_rate
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator, device=self.device)
 
-    def _objective(self, towards: Similarity, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
+    def _objective(
+        self, towards: Similarity, anchor: MeanSquaredDistance, init_weight: float, tv_weight: float
+    ) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
         0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
         """
         away = Similarity(self.away_from, self.hyperparameters.away)
         losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
         if init_weight:
-            losses.append(Scale(Apply(MeanSquaredDistance(first), "latents"), init_weight))
+            losses.append(Scale(Apply(anchor, "latents"), init_weight))
         if tv_weight:
             losses.append(Scale(Apply(TotalVariation(), "picture"), tv_weight))
         return Sum(losses)
@@ -231,20 +261,27 @@ class LatentRevisionsPipeline:
         """Where the optimisation starts, [1, embed_dim, h, w]."""
         width, height = params.size or self.hyperparameters.sides
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        network = self.learned_start if way == "learned" else None
+        draughtsman = self._draughtsman() if way == "learned" else None
         if starter is None:
-            if network is not None:
-                return self._learned_latents(network, target, grid, generator)
+            if draughtsman is not None:
+                return draughtsman.draw(target, grid, generator)
             return self._noise_latents(width, height, generator)
         fitted = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
         kept = self._encode(to_tensor(fitted).to(self.device))
         if masked is None or way == "starter":
             return kept
-        if network is not None:
-            return self._learned_inside(
-                network, masked, kept, self.aims.embed_picture(starter), target, generator
-            )
+        if draughtsman is not None:
+            scene = self.aims.embed_picture(starter).float()
+            return draughtsman.draw_inside(masked, kept, scene, target, generator)
         return masked.merge(self._noise_latents(width, height, generator), kept)
+
+    def _draughtsman(self) -> Draughtsman | None:
+        """What draws learned starts, if the weights set has the network."""
+        if self.learned_start is None:
+            return None
+        return Draughtsman(
+            self.learned_start, self._decode, self.perceptor, self.hyperparameters, self.device
+        )
 
     def _noise_latents(self, width: int, height: int, generator: torch.Generator) -> Tensor:
         """Those of blurred noise."""
@@ -253,51 +290,6 @@ class LatentRevisionsPipeline:
             return first
         # the prior starts from normal noise, as the denoiser was trained on
         return first + self.hyperparameters.noise_first * self._noise_like(first, generator)
-
-    def _learned_latents(
-        self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
-    ) -> Tensor:
-        """The learned start that CLIP finds nearest to the target, of several: [1, embed_dim, *grid]."""
-
-        def similarity(z: Tensor) -> float:
-            return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
-
-        with self.precision.autocast():
-            # one by one: rounding depends on the batch size
-            drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
-            return max((network(draft, grid) for draft in drafts), key=similarity)
-
-    def _learned_inside(
-        self,
-        network: LearnedStart,
-        masked: Masked,
-        kept: Tensor,
-        starter: Tensor,
-        target: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """The starter's latents with a learned start where the mask lets them change.
-
-        Of several that show the starter's scene with what the target says in the mask, those that fit best
-        to what is around the mask are tried, and the one that CLIP finds nearest to the target is taken.
-
-        Args:
-            kept: the starter's latents, [1, embed_dim, h, w].
-            starter: its embedding, [d].
-        """
-        hyper = self.hyperparameters
-        with self.precision.autocast():
-            drafts = network.drafts(
-                target[None], hyper.masked_candidates, generator, starter[None].float(), masked.centre
-            )
-            latents = network(drafts, (kept.shape[2], kept.shape[3])).float()
-            misfits = masked.misfits(latents, kept)
-            tried: list[tuple[float, Tensor]] = []
-            for k in misfits.argsort()[: hyper.start_candidates].tolist():
-                merged = masked.merge(latents[k : k + 1], kept)
-                seen = self.perceptor.embed_image(masked.over(self._decode(merged)))[0].float()
-                tried.append((hyper.towards * float(seen @ target) - float(misfits[k]), merged))
-        return max(tried, key=lambda each: each[0])[1]
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""

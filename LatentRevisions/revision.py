@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from LatentRevisions.losses import Similarity
+from LatentRevisions.losses import MeanSquaredDistance, Similarity
 from LatentRevisions.masking import Masked
 from LatentRevisions.story import Chapters
 from mead.nn.cutouts import Cutouts
@@ -23,7 +23,9 @@ class LatentRevision(Revision):
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
     towards: Similarity  # the part of the objective that is about the target
+    anchor: MeanSquaredDistance  # the part of the objective that is about the first latents
     chapters: Chapters | None  # what the target becomes, if there is a story
+    coming: Tensor | None = None  # where the chapter starts, to which the latents go as it begins
     cutouts: Cutouts
     hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
     guidance: float

@@ -33,6 +33,19 @@ class Chapters:
         """Whether a chapter but the first begins with a step, counted from 0."""
         return 0 < step < self.steps and self._place(step)[0] != self._place(step - 1)[0]
 
+    def of(self, step: int) -> int:
+        """The chapter that a step, counted from 0, belongs to."""
+        return self._place(step)[0]
+
+    def approach(self, steps: int) -> float:
+        """What part of the rest of the way latents go, after so many steps, to where their chapter starts.
+
+        They arrive (1.0) when its target has taken over.
+        """
+        chapter, done = self._place(min(steps, self.steps - 1))
+        share = len(self.targets) / self.steps  # of a chapter, that a step is
+        return min(1.0, share / (BLEND - done)) if chapter and done < BLEND else 1.0
+
     def done(self, steps: int) -> float:
         """How much of the current chapter is done after so many steps, at least one."""
         return min(1.0, self._place(steps - 1)[1] + len(self.targets) / self.steps)

@@ -22,6 +22,7 @@ from training.evaluation.faces import faces
 from training.evaluation.inversions import inversions
 from training.evaluation.masks import masks
 from training.evaluation.prompts import prompts, steps
+from training.evaluation.texts import texts
 from training.evaluation.weights import weights
 from training.run import ROOT
 
@@ -30,6 +31,7 @@ PARTS = {
     "prompts": prompts,
     "steps": steps,
     "weights": weights,
+    "texts": texts,
     "masks": masks,
     "faces": faces,
     "inversions": inversions,
