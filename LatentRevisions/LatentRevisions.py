@@ -30,6 +30,9 @@ class LatentRevisions(Model):
         ne_img_enc_path: str | Path | None = None,
         w3: float = 0.0,
         *,
+        prompts: str | None = None,
+        story: str | None = None,
+        mask_path: str | Path | None = None,
         seed: int | None = None,
         iterations: int | None = None,
         n: int = 1,
@@ -57,6 +60,12 @@ class LatentRevisions(Model):
             w2: weight of img_enc_path; -1000 to 1000, default 0.0.
             ne_img_enc_path: picture to move away from; default None.
             w3: weight of ne_img_enc_path, positive moves away from it; -1000 to 1000, default 0.0.
+            prompts: further texts and their weights, as in "at night:2 | blurry:-1"; up to 16, 1 to 2000
+                characters together, default None.
+            story: texts that follow the prompt, as in "at sunset ^ at night", each for an equal share of the
+                steps; up to 16, 1 to 2000 characters together, default None.
+            mask_path: what of img_path may change: what is white in it or, if a part of it is transparent,
+                what is transparent; the rest of img_path stays as it is. Default None.
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
@@ -65,8 +74,8 @@ class LatentRevisions(Model):
             cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
             size: (width, height) in pixels, before `upscale`; each a multiple of 16, 16 to 1024, default
                 None: the weights set's.
-            start: where to start without a starter picture; "noise" or "learned", default None: the weights
-                set's.
+            start: where to start without a starter picture, or in what a mask lets change of it; "noise" or
+                "learned", default None: the weights set's.
             init_weight: weight of the mean squared distance from the first latents, which keeps the picture
                 close to its start; 0 to 1000, default None: the weights set's.
             tv_weight: weight of the picture's total variation, which smooths it; 0 to 1000, default None: the
@@ -92,6 +101,9 @@ class LatentRevisions(Model):
             "w2": w2,
             "ne_img_enc_path": ne_img_enc_path,
             "w3": w3,
+            "prompts": prompts,
+            "story": story,
+            "mask_path": mask_path,
             "seed": seed,
             "iterations": iterations,
             "n": n,

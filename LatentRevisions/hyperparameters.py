@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.params import split_size
 
-Way = Literal["noise", "learned", "starter"]
+Way = Literal["noise", "learned", "starter", "masked"]
 
 
 class Beginning(NamedTuple):
@@ -28,13 +28,23 @@ class Hyperparameters(CutoutHyperparameters):
     iterations: int = 100
     size: str = "512x512"
     start: str = "noise"
+    masked_start: str = "starter"
+    """Where what a mask lets change starts: "starter", "noise" or "learned"."""
     learning_rate: float = 0.5
     start_candidates: int = field(default=4, metadata={"formerly": "starts"})
     """Learned starts drawn; the one CLIP finds nearest to the target is taken."""
+    story_start: str = "latents"
+    """Where each text of a story starts: "latents", where the one before has led, or "learned", at a learned
+    start in the scene so far."""
+    masked_candidates: int = 16
+    """Learned starts drawn for what a mask lets change; of those that fit the rest, `start_candidates` are
+    tried."""
     learned_start_rate: float = 0.5
     """Learning rate from a learned start, which is nearer to its goal."""
     starter_rate: float = 0.5
     """Learning rate from a starter picture, of which something should remain."""
+    masked_rate: float = 0.5
+    """Learning rate from a starter picture of which a mask keeps a part."""
     weight_decay: float = 0.1
     towards: float = 10.0
     """Weight of the cosine to the target."""
@@ -49,6 +59,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_init_weight: float = 0.0
     """The same from a starter picture."""
+    masked_init_weight: float = 0.0
+    """The same from a starter picture with a mask."""
     tv_weight: float = 0.0
     """Weight of the picture's total variation."""
     denoise: float = 0.2
@@ -59,6 +71,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_guidance: float = 1.0
     """The same from a starter picture."""
+    masked_guidance: float = 1.0
+    """The same from a starter picture with a mask."""
     noise_first: float = 0.0
     """Deviation of the noise that the denoiser looks for at first, where the start is noise; 0: it is not
     used."""
@@ -66,14 +80,37 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_noise: float = 0.0
     """The same from a starter picture."""
+    masked_noise: float = 0.0
+    """The same from a starter picture with a mask."""
+    mask_feather: float = 1 / 32
+    """Width of the soft border inside a mask, in shorter sides of the picture."""
     noise_last: float = 0.1
     """The same after the last step; in between the level falls by the same factor with each step."""
+
+    def way(self, asked: str | None, *, has_starter: bool, has_mask: bool, has_learned_start: bool) -> Way:
+        """How a job starts; with a mask, in what that lets change.
+
+        Args:
+            asked: the job's own `start`.
+            has_learned_start: whether the set has the network; it may lack that of its own start.
+        """
+        if has_starter and not has_mask:
+            return "starter"
+        own = self.masked_start if has_mask else self.start
+        if own == "learned" and not has_learned_start:
+            own = "starter" if has_mask else "noise"
+        ways: dict[str, Way] = {"learned": "learned", "starter": "starter"}
+        return ways.get(asked or own, "noise")
 
     def beginning(self, way: Way) -> Beginning:
         """What holds for one way to start."""
         if way == "starter":
             return Beginning(
                 self.starter_rate, self.starter_init_weight, self.starter_noise, self.starter_guidance
+            )
+        if way == "masked":
+            return Beginning(
+                self.masked_rate, self.masked_init_weight, self.masked_noise, self.masked_guidance
             )
         if way == "learned":
             return Beginning(

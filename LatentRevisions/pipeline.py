@@ -6,20 +6,24 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from LatentRevisions.aims import Aims
 from LatentRevisions.denoiser import Denoiser
+from LatentRevisions.drawing import Draughtsman
 from LatentRevisions.hyperparameters import Hyperparameters, Way
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
+from LatentRevisions.masking import Masked
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.prior import Prior
+from LatentRevisions.revision import LatentRevision
 from LatentRevisions.start import LearnedStart
+from LatentRevisions.story import Chapters
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
@@ -30,7 +34,7 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.params import ParamsError
-from mead.revision import Revision, optimise, result_of
+from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
@@ -39,24 +43,6 @@ from mead.weights.upscaler import load_upscaler
 
 LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
 AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
-
-
-@dataclass(eq=False, kw_only=True)
-class LatentRevision(Revision):
-    """A picture being optimised: its latents are z [1, embed_dim, height / factor, width / factor]."""
-
-    target: Tensor  # q, the embedding [d] of unit length to move towards
-    objective: Sum
-    cutouts: Cutouts
-    hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
-    guidance: float
-    noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
-
-    @property
-    def noise_level(self) -> float:
-        """The level that the prior expects now: it falls by the same factor with each step."""
-        first, last = self.noise
-        return first * float((last / first) ** (self.step / self.steps))
 
 
 class LatentRevisionsPipeline:
@@ -92,6 +78,7 @@ class LatentRevisionsPipeline:
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
         self._decoded, self._embed = Recorded(self._pass_decoder), Recorded(self._pass_perceptor)
+        self.aims = Aims(perceptor, device)
         with torch.no_grad():
             self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
@@ -107,27 +94,44 @@ class LatentRevisionsPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         generator = torch.Generator(self.device).manual_seed(params.seed)
-        target = self._target(params)
+        targets = self.aims.targets(params)
+        target = targets[0]
         way = self._way(params)
-        learning_rate, init_weight, noise, guidance = hyper.beginning(way)
-        first = self._first_latents(params, way, target, generator).float()
+        learning_rate, init_weight, noise, guidance = hyper.beginning(
+            "masked" if params.mask_path is not None and way != "noise" else way
+        )
+        starter = None if params.img_path is None else read_picture(params.img_path, "img")
+        masked = None
+        if starter is not None and params.mask_path is not None:
+            size, factor = params.size or hyper.sides, self.vqgan.factor
+            masked = Masked.of(
+                starter, params.mask_path, size, upscale, hyper.mask_feather, factor, self.device
+            )
+        first = self._first_latents(params, way, starter, masked, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
         z = first.clone().requires_grad_()
+        steps = params.iterations or hyper.iterations
+        towards, anchor = Similarity(target, -hyper.towards), MeanSquaredDistance(first)
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW(
                 [z], lr=learning_rate, weight_decay=hyper.weight_decay, fused=self.precision.fused
             ),
             generator=generator,
-            steps=params.iterations or hyper.iterations,
+            steps=steps,
             upscaler=self.upscaler,
             upscale=upscale,
             target=target,
-            objective=self._objective(target, first, init_weight, tv_weight),
+            objective=self._objective(towards, anchor, init_weight, tv_weight),
+            towards=towards,
+            anchor=anchor,
+            chapters=Chapters(targets, steps) if params.story else None,
             hints=self.prior.hints(target) if self.prior is not None and noise else None,
             guidance=guidance,
             noise=(noise, hyper.noise_last),
+            first=first,
+            masked=masked,
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
@@ -156,14 +160,17 @@ class LatentRevisionsPipeline:
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
         """The picture so far."""
-        return to_picture((self._decoded(revision.latents) + 1) / 2)
+        picture = to_picture((self._decoded(revision.latents) + 1) / 2)
+        return picture if revision.masked is None else revision.masked.blend(picture)
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
+        for revision in revisions:
+            if revision.chapters is not None:
+                self._aim(revision, revision.chapters)
         pictures = self._decode(torch.cat([revision.latents for revision in revisions]))
         optimise(revisions, pictures, self._loss, self.scaler)
         for revision in revisions:
-            if self.prior is not None and revision.hints is not None:
-                self.prior.pull(revision.latents, revision.hints, revision.guidance, revision.noise_level)
+            self._settle(revision)
 
     def _loss(self, revision: LatentRevision, picture: Tensor) -> Tensor:
         """A job's loss, a scalar, with its picture [1, 3, H, W].
@@ -172,20 +179,69 @@ class LatentRevisionsPipeline:
         optimisation amplifies a rounding error into a different picture.
         """
         cutouts, generator = revision.cutouts, revision.generator
+        picture = revision.seen(picture)
         maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
         embeddings = self._embed(picture, maps, cutouts.noise(self.perceptor.input_size, generator))
         inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
         return revision.objective(inputs).mean()
 
-    def _objective(self, target: Tensor, first: Tensor, init_weight: float, tv_weight: float) -> Sum:
+    @torch.no_grad()
+    def _aim(self, revision: LatentRevision, chapters: Chapters) -> None:
+        """Set the target of the next step of a story."""
+        revision.target = revision.towards.target = chapters.target(revision.step)
+        if self.prior is not None and revision.hints is not None:
+            revision.hints = self.prior.hints(revision.target)
+
+    @torch.no_grad()
+    def _settle(self, revision: LatentRevision) -> None:
+        """What happens to latents after each step of the optimiser."""
+        latents = revision.latents
+        if self.prior is not None and revision.hints is not None:
+            self.prior.pull(latents, revision.hints, revision.guidance, revision.noise_level)
+        if revision.chapters is not None:
+            if revision.chapters.begins(revision.step):
+                self._begin_chapter(revision, revision.chapters)
+            if revision.coming is not None:
+                approach = revision.chapters.approach(revision.step)
+                latents.lerp_(revision.coming, approach)
+                revision.coming = None if approach == 1 else revision.coming
+        if revision.masked is not None:
+            latents.copy_(revision.masked.merge(latents, revision.first))
+
+    def _begin_chapter(self, revision: LatentRevision, chapters: Chapters) -> None:
+        """Draw where the next text of a story starts, if the weights set says so: in the scene so far."""
+        hyper = self.hyperparameters
+        revision.noise = (hyper.noise_last, hyper.noise_last)
+        draughtsman = self._draughtsman() if hyper.story_start == "learned" else None
+        if draughtsman is None:
+            return
+        target, generator = chapters.targets[chapters.of(revision.step)], revision.generator
+        scene = self.aims.embed_picture(self.image(revision)).float()
+        if revision.masked is not None:
+            coming = draughtsman.draw_inside(revision.masked, revision.first, scene, target, generator)
+        else:
+            grid = (revision.latents.shape[2], revision.latents.shape[3])
+            coming = draughtsman.draw(target, grid, generator, scene)
+        beginning = hyper.beginning("learned")
+        revision.coming = revision.anchor.first = coming
+        revision.noise, revision.guidance = (beginning.noise, hyper.noise_last), beginning.guidance
+        revision.optimiser.state.clear()
+        for group in revision.optimiser.param_groups:
+            group["lr"] = beginning.learning_rate
+
+    def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(latents.shape, generator=generator, device=self.device)
+
+    def _objective(
+        self, towards: Similarity, anchor: MeanSquaredDistance, init_weight: float, tv_weight: float
+    ) -> Sum:
         """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
         0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
         """
-        towards = Similarity(target, -self.hyperparameters.towards)
         away = Similarity(self.away_from, self.hyperparameters.away)
         losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
         if init_weight:
-            losses.append(Scale(Apply(MeanSquaredDistance(first), "latents"), init_weight))
+            losses.append(Scale(Apply(anchor, "latents"), init_weight))
         if tv_weight:
             losses.append(Scale(Apply(TotalVariation(), "picture"), tv_weight))
         return Sum(losses)
@@ -212,74 +268,62 @@ class LatentRevisionsPipeline:
             return self.perceptor.embed_image(crops)
 
     def _way(self, params: LatentRevisionsParams) -> Way:
-        if params.img_path is not None:
-            return "starter"
-        own_start = self.hyperparameters.start if self.learned_start is not None else "noise"
-        if (params.start or own_start) == "noise":  # a set may lack the network of its own start
-            return "noise"
-        if self.learned_start is None:
+        way = self.hyperparameters.way(
+            params.start,
+            has_starter=params.img_path is not None,
+            has_mask=params.mask_path is not None,
+            has_learned_start=self.learned_start is not None,
+        )
+        if way == "learned" and self.learned_start is None:
             raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
-        return "learned"
+        return way
 
     def _first_latents(
-        self, params: LatentRevisionsParams, way: Way, target: Tensor, generator: torch.Generator
+        self,
+        params: LatentRevisionsParams,
+        way: Way,
+        starter: Image.Image | None,
+        masked: Masked | None,
+        target: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         """Where the optimisation starts, [1, embed_dim, h, w]."""
         width, height = params.size or self.hyperparameters.sides
-        if params.img_path is not None:
-            starter = read_picture(params.img_path, "img")
-            starter = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-            return self._encode(to_tensor(starter).to(self.device))
-        if way == "learned" and self.learned_start is not None:
-            grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-            return self._learned_latents(self.learned_start, target, grid, generator)
+        grid = (height // self.vqgan.factor, width // self.vqgan.factor)
+        draughtsman = self._draughtsman() if way == "learned" else None
+        if starter is None:
+            if draughtsman is not None:
+                return draughtsman.draw(target, grid, generator)
+            return self._noise_latents(width, height, generator)
+        fitted = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
+        kept = self._encode(to_tensor(fitted).to(self.device))
+        if masked is None or way == "starter":
+            return kept
+        if draughtsman is not None:
+            scene = self.aims.embed_picture(starter).float()
+            return draughtsman.draw_inside(masked, kept, scene, target, generator)
+        return masked.merge(self._noise_latents(width, height, generator), kept)
+
+    def _draughtsman(self) -> Draughtsman | None:
+        """What draws learned starts, if the weights set has the network."""
+        if self.learned_start is None:
+            return None
+        return Draughtsman(
+            self.learned_start, self._decode, self.perceptor, self.hyperparameters, self.device
+        )
+
+    def _noise_latents(self, width: int, height: int, generator: torch.Generator) -> Tensor:
+        """Those of blurred noise."""
         first = self._encode(_blurred_noise(width, height, generator))
         if self.prior is None:
             return first
         # the prior starts from normal noise, as the denoiser was trained on
-        noise = torch.randn(first.shape, generator=generator, device=self.device)
-        return first + self.hyperparameters.noise_first * noise
-
-    def _learned_latents(
-        self, network: LearnedStart, target: Tensor, grid: tuple[int, int], generator: torch.Generator
-    ) -> Tensor:
-        """The learned start that CLIP finds nearest to the target, of several: [1, embed_dim, *grid]."""
-
-        def similarity(z: Tensor) -> float:
-            return float(self.perceptor.embed_image(self._decode(z.float()))[0].float() @ target)
-
-        with self.precision.autocast():
-            # one by one: rounding depends on the batch size
-            drafts = network.drafts(target[None], self.hyperparameters.start_candidates, generator).split(1)
-            return max((network(draft, grid) for draft in drafts), key=similarity)
+        return first + self.hyperparameters.noise_first * self._noise_like(first, generator)
 
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
-
-    def _target(self, params: LatentRevisionsParams) -> Tensor:
-        """unit(w0 E(prompt) + w1 E(text_to_add) + w2 E(img_enc) - w3 E(ne_img_enc)), [d].
-
-        A positive w3 moves away from ne_img_enc.
-        """
-        target = params.w0 * self.perceptor.embed_text([params.prompt])[0]
-        if params.text_to_add is not None:
-            target = target + params.w1 * self.perceptor.embed_text([params.text_to_add])[0]
-        if params.img_enc_path is not None:
-            target = target + params.w2 * self._embed_file(params.img_enc_path, "img_enc")
-        if params.ne_img_enc_path is not None:
-            target = target - params.w3 * self._embed_file(params.ne_img_enc_path, "ne_img_enc")
-        if target.norm() < 1e-6:
-            message = "the weighted texts and pictures cancel each other out; nothing is left to aim at"
-            raise ParamsError("w0", message, out_of_range=True)
-        return F.normalize(target, dim=0)
-
-    def _embed_file(self, path: Path, field: str) -> Tensor:
-        size = self.perceptor.input_size
-        picture = ImageOps.fit(read_picture(path, field), (size, size), Image.Resampling.BICUBIC)
-        with self.precision.autocast():
-            return self.perceptor.embed_image(to_tensor(picture).to(self.device))[0]
 
 
 def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:

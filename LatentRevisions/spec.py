@@ -21,8 +21,8 @@ SPEC = ModelSpec(
     route="latent_revision",
     command="generate",
     summary="Make a picture from words (VQGAN + CLIP).",
-    about="A second text, a picture to move towards and one to move away from can be added, each with its "
-    "weight; `img` is a picture to start from.",
+    about="Further texts, a picture to move towards and one to move away from can be added, each with its "
+    "weight; `img` is a picture to start from, and `mask` says what of it may change.",
     params=LatentRevisionsParams,
     hyperparameters=Hyperparameters,
     networks=(
@@ -53,9 +53,17 @@ SPEC = ModelSpec(
                 FormField("w0", "Weight"),
                 FormField("text_to_add", "Second text"),
                 FormField("w1", "Weight", weight_of="text_to_add", first_weight="2"),
+                FormField("prompts", "Further texts"),
+                FormField("story", "Story"),
             ),
             "Pictures": (
                 FormField("img", "Starter", about="The new picture grows out of this one."),
+                FormField(
+                    "mask",
+                    "Mask",
+                    about="What of the starter may change: white, or, if a part of it is transparent, that. "
+                    "The rest stays as it is.",
+                ),
                 FormField("img_enc", "Towards"),
                 FormField("w2", "Weight", weight_of="img_enc", first_weight="5"),
                 FormField("ne_img_enc", "Away from"),
@@ -67,6 +75,12 @@ SPEC = ModelSpec(
     examples={
         "words": {"prompt": "a boat on the sea at sunset"},
         "a second text": {"prompt": "a queen", "w0": 5, "text_to_add": "purple eyes", "w1": 2, "seed": 7},
+        "more texts": {"prompt": "a house", "prompts": "at night:2 | the moon:-1", "seed": 7},
+        "a story": {
+            "prompt": "a green tree",
+            "story": "a red tree ^ a red tree at night",
+            "iterations": 90,
+        },
         "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
     },
     demo=({"prompt": "a girl with green hair", "w2": "1", "seed": "9"}, {"img_enc": "face.jpeg"}),

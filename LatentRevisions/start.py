@@ -25,7 +25,14 @@ SKETCH = 32  # channels of the sketch
 ODDS_WIDTH = 256  # of the classifier's hidden layer
 THING_WIDTH = 192  # of the layers that render a thing
 FREQUENCIES = (0.25, 0.5, 1.0, 2.0)  # of the positional encoding, in cycles per half side of the picture
+NEARNESS = 20.0  # how much the distance from a wanted place counts against a layout
 SHARPNESS = 4.0  # inverse temperature of sampling drafts: what is nearly certain becomes certain
+
+
+def _uncertainty(logits: Tensor) -> Tensor:
+    """How much the odds [1, outcomes] of a choice leave open, from 0 to 1: their entropy."""
+    odds = (SHARPNESS * logits).softmax(1)
+    return torch.special.entr(odds).sum(1) / math.log(odds.shape[1])
 
 
 class Condition(nn.Module):
@@ -225,16 +232,40 @@ class LearnedStart(nn.Module):
         odds = [(SHARPNESS * logits).softmax(1) for logits in self.odds(embedding)]
         return torch.cat([*odds, embedding * math.sqrt(embedding.shape[1])], 1)
 
-    def drafts(self, embedding: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Sample drafts for an embedding [1, embed_dim]: [count, numbers]."""
+    def drafts(
+        self,
+        embedding: Tensor,
+        count: int,
+        generator: torch.Generator,
+        scene: Tensor | None = None,
+        place: tuple[float, float] | None = None,
+    ) -> Tensor:
+        """Sample drafts for an embedding [1, embed_dim]: [count, numbers].
+
+        Args:
+            scene: of a picture [1, embed_dim], which says what the embedding leaves open.
+            place: where the first thing should be: x and y in half sides from the centre.
+        """
+        several = self.odds(embedding)
+        if scene is not None:
+            layout, *others = zip(several, self.odds(scene), strict=True)
+            several = [sum(layout), *(told + _uncertainty(told) * seen for told, seen in others)]
+        if place is not None:
+            several[0] = several[0] - NEARNESS * self._distances(place)
         chosen = []
-        for logits in self.odds(embedding):
+        for logits in several:
             odds = (SHARPNESS * logits[0]).softmax(0)
             outcome = torch.multinomial(odds, count, replacement=True, generator=generator)
             chosen.append(F.one_hot(outcome, len(odds)).float())
         measures = self.measures[0] + self.things_at_most * self.measures[1]
         uniform = torch.rand((count, measures), generator=generator, device=generator.device)
         return torch.cat([*chosen, 2 * uniform - 1], 1)
+
+    def _distances(self, place: tuple[float, float]) -> Tensor:
+        """How far each layout has its first thing from a place, squared, [layouts]; 0 if it has none."""
+        of_thing = slice(self.sizes[0], self.sizes[0] + self.sizes[1])
+        has_thing = self.counts[:, of_thing].amax(1)
+        return has_thing * (self.centres[:, 0, :2] - self.centres.new_tensor(place)).square().sum(1)
 
     def _parts(self, draft: Tensor) -> tuple[Tensor, Tensor]:
         """Split drafts [N, numbers] into those of pictures [N, ...] and of their things [N, things, ...]."""

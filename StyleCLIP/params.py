@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from mead.params import UPSCALE, JobParams, Prompt, Upscale
@@ -112,17 +112,10 @@ class StyleCLIPParams(JobParams):
         description="Which face of the photo is edited: the largest, a number from the left, or all of them.",
     )
 
-    @field_validator("neutral")
-    @classmethod
-    def _no_nul_in_neutral(cls, neutral: str | None) -> str | None:
-        if neutral is not None and "\0" in neutral:
-            raise ValueError("must not hold a NUL character")
-        return neutral
-
-    def texts(self) -> dict[str, str]:
-        """The texts CLIP reads for this job: field name to text."""
-        neutral = {} if self.neutral is None else {"neutral": self.neutral}
-        return super().texts() | neutral
+    def texts(self) -> list[tuple[str, str]]:
+        """The texts CLIP reads for this job, each with the name of its field."""
+        neutral = [] if self.neutral is None else [("neutral", self.neutral)]
+        return [*super().texts(), *neutral]
 
     @property
     def looks_for_all(self) -> bool:

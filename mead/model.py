@@ -16,6 +16,7 @@ from mead.imaging.faces import FoundFace
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
+from mead.provenance import chunks_of
 from mead.revision import Pipeline, Progress, finish, start
 from mead.weights.notes import notes_on
 from mead.weights.optional import check_optional
@@ -130,8 +131,10 @@ class Model:
                 self.faces = revisions[0].faces
                 numbered = callback and partial(_number, callback, first)
                 pictures = finish(pipeline, revisions, numbered)
-                for path, picture in zip(paths[first:], pictures, strict=False):
-                    write_picture(picture, path)
+                for number, (picture, revision) in enumerate(zip(pictures, revisions, strict=True), first):
+                    made_by = variants[number], revision.steps, type(self).__name__, self.weights
+                    picture.info |= chunks_of(*made_by)
+                    write_picture(picture, paths[number])
         return [str(path) for path in paths]
 
     @contextmanager

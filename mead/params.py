@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +23,6 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     WithJsonSchema,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -33,13 +33,22 @@ MAX_ITERATIONS = 2000
 MAX_CUTOUTS = 256
 MAX_SEED = 2**63 - 1
 MAX_VARIANTS = 16
+MAX_WEIGHT = 1000
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
 
 Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    AfterValidator(_without_nul),
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}),
 ]
-Weight = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 LossWeight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
 
@@ -107,6 +116,8 @@ class JobParams(BaseModel):
 
     WEIGHTS: ClassVar[Mapping[str, str]] = {}
     """Names of parameters that are weights, by the text or picture that each belongs to."""
+    MASKS: ClassVar[frozenset[str]] = frozenset()
+    """Names of file fields that are masks, see `mead.imaging.pictures.read_picture`."""
 
     prompt: Prompt = Field(description="What the picture should show, in words.")
     seed: int = Field(
@@ -136,27 +147,21 @@ class JobParams(BaseModel):
             raise ValueError(f"seed: that of the last of {self.n} pictures would be more than {MAX_SEED}")
         return self
 
-    @field_validator("prompt", check_fields=False)
-    @classmethod
-    def _no_nul(cls, prompt: str) -> str:
-        if "\0" in prompt:
-            raise ValueError("must not hold a NUL character")
-        return prompt
-
     def variants(self: P) -> list[P]:
         """The parameters of each of the `n` pictures, as their seeds go up."""
         return [self.model_copy(update={"seed": self.seed + i, "n": 1}) for i in range(self.n)]
 
-    def texts(self) -> dict[str, str]:
-        """The texts CLIP reads for this job: field name to text."""
-        return {"prompt": self.prompt}
+    def texts(self) -> list[tuple[str, str]]:
+        """The texts CLIP reads for this job, each with the name of its field, which may have several."""
+        return [("prompt", self.prompt)]
 
     def whole_pictures(self) -> frozenset[str]:
         """The fields of pictures that are to be kept at their own size, since the result has it too."""
         return frozenset()
 
     def without_effect(self) -> dict[str, str]:
-        """What was given but changes nothing beside the other parameters: field name to the reason.
+        """What was given but changes nothing beside the other parameters: field name (or which part of a
+        field) to the reason.
 
         A parameter left at its default was not given.
         """
@@ -276,7 +281,7 @@ def check(kind: type[M], given: Mapping[str, Any]) -> M:
         if first["loc"]:
             raise ParamsError(str(first["loc"][0]), message, first["type"] in _OUT_OF_RANGE) from None
         named, _, rest = message.partition(": ")  # a check across fields names the one to change
-        field = named if named in kind.model_fields else None
+        field = named if {named, f"{named}_path"} & kind.model_fields.keys() else None
         raise ParamsError(field, rest if field else message, True) from None
 
 

@@ -20,8 +20,10 @@ from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
 from training.evaluation.faces import faces
 from training.evaluation.inversions import inversions
+from training.evaluation.masks import masks
 from training.evaluation.photos import photos
 from training.evaluation.prompts import prompts, steps
+from training.evaluation.texts import texts
 from training.evaluation.weights import weights
 from training.run import ROOT
 
@@ -30,6 +32,8 @@ PARTS = {
     "prompts": prompts,
     "steps": steps,
     "weights": weights,
+    "texts": texts,
+    "masks": masks,
     "faces": faces,
     "inversions": inversions,
     "edits": edits,
@@ -55,6 +59,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--starts-only", action="store_true", help="prompts: the learned start alone, no steps")
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
+    add("--masks", type=int, default=100, help="scenes with a masked object (default %(default)s)")
     add("--edits", type=int, default=200, help="(default %(default)s)")
     add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
     add("--inversions", type=int, default=200, help="(default %(default)s)")

@@ -38,6 +38,7 @@ COMMANDS = {
     },
     "faces": "mead.cli.faces_command.faces_command",
     "models": "mead.cli.catalogue.models_command",
+    "show": "mead.cli.show.show_command",
     "weights": "mead.cli.weights_commands.weights_command",
     "doctor": "mead.cli.doctor.doctor_command",
     "completion": "mead.cli.completion.completion_command",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, request
@@ -23,6 +24,7 @@ from mead.imaging.encoding import png_bytes
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
+from mead.provenance import chunks_of
 from mead.registry import MODELS
 from mead.revision import Pipeline, check_loss, finish, result_of, start
 from mead.settings import Settings
@@ -88,6 +90,8 @@ class Runner:
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
+        for picture, variant, revision in zip(pictures, params.variants(), revisions, strict=True):
+            picture.info |= chunks_of(variant, revision.steps, spec.name, self.settings.weights)
         images = dict(zip(uploads.job_ids, map(png_bytes, pictures), strict=True))
         return picture_response(images, notes, revisions[0].faces)
 
@@ -96,7 +100,13 @@ class Runner:
         while not self._lock.acquire(timeout=self.settings.sse_heartbeat):
             yield HEARTBEAT
         try:
-            yield from job_events(job_id, params, notes, self._pipeline(spec))
+            yield from job_events(
+                job_id,
+                params,
+                notes,
+                self._pipeline(spec),
+                partial(chunks_of, model=spec.name, weights=self.settings.weights),
+            )
         finally:
             self._lock.release()
 
@@ -107,9 +117,17 @@ class Runner:
 
 
 def job_events(
-    job_id: str, params: JobParams, notes: Sequence[str], pipeline: Pipeline[Any]
+    job_id: str,
+    params: JobParams,
+    notes: Sequence[str],
+    pipeline: Pipeline[Any],
+    chunks_of: Callable[[JobParams, int], Mapping[str, str]],
 ) -> Iterator[str]:
-    """Run a job: `progress` after each step, then `end` with the picture or the error."""
+    """Run a job: `progress` after each step, then `end` with the picture or the error.
+
+    Args:
+        chunks_of: the text chunks of the picture's PNG, of a job with these parameters and steps.
+    """
     change = Change(id=job_id, status="processing", steps=0, notes=list(notes) or None)
     try:
         revision = start(pipeline, params)
@@ -120,7 +138,9 @@ def job_events(
             check_loss(revision)
             change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
             yield format_event("progress", change, revision.step)
-        image = base64.b64encode(png_bytes(result_of(pipeline, revision))).decode("ascii")
+        picture = result_of(pipeline, revision)
+        picture.info |= chunks_of(params, revision.steps)
+        image = base64.b64encode(png_bytes(picture)).decode("ascii")
         end: dict[str, Any] = {"status": "succeeded", "image": image}
     except ValueError as error:  # the model refuses the parameters
         api_error = input_error(error)

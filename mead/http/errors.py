@@ -11,7 +11,7 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DISK_FULL = "the disk is full; try again later"
 NO_WORKER = "no inference server is running; try again later"
 
-_PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422}
+_PICTURE_STATUS = {"too_large": 413, "not_a_picture": 415, "no_face": 422, "no_mask": 422}
 
 
 class ApiError(Exception):

@@ -23,7 +23,7 @@ from mead.http.uploads import PendingUploads
 from mead.imaging.decoder_pool import DecodeLimits, Decoders
 from mead.imaging.encoding import Bitmap
 from mead.imaging.fair_semaphore import BusyError
-from mead.imaging.pictures import MAX_SIDE, PictureError
+from mead.imaging.pictures import MAX_SIDE, PictureError, check_mask
 from mead.limits import check_limits
 from mead.params import JobParams, M, MissingError, P, ParamsError, check
 from mead.settings import Settings
@@ -128,7 +128,11 @@ class FormReader:
                 uploads.number(checked.n)
             for field, file in files.items():
                 decoders = self._whole if field in checked.whole_pictures() else self._decoders
-                with decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
+                stream: BinaryIO = file.stream  # type: ignore[assignment]
+                is_mask = field in params.MASKS
+                with decoders.decoded(stream, field, access.client(), is_mask) as bitmap:
+                    if is_mask:
+                        check_mask(bitmap.picture().getchannel(0), field)
                     uploads.write(field, bitmap, _size(file))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error

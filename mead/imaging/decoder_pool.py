@@ -85,7 +85,7 @@ class Decoders:
         )
 
     @contextmanager
-    def decoded(self, file: BinaryIO, field: str, client: str) -> Iterator[Bitmap]:
+    def decoded(self, file: BinaryIO, field: str, client: str, mask: bool = False) -> Iterator[Bitmap]:
         """Decode a picture like `imaging.pictures.read_picture`, reduced to the largest stored size.
 
         Only `in_memory` such blocks run at a time, of `DecodeLimits`.
@@ -94,6 +94,7 @@ class Decoders:
             file: open for reading; read from its beginning.
             field: the name of the picture in errors.
             client: the client that has sent it.
+            mask: whether it is a mask; the bitmap is then grey.
 
         Raises:
             PictureError: the picture is invalid; "too_large" if decoding takes too much.
@@ -103,7 +104,7 @@ class Decoders:
         for level in self._levels:
             with level.semaphore.acquire(client, field):
                 try:
-                    picture = level.decode(file, field)
+                    picture = level.decode(file, field, mask)
                 except _ExceededError as error:
                     exceeded = error.resource
                     continue
@@ -153,7 +154,7 @@ class _Level:
         }
         self._idle: list[_Decoder] = []
 
-    def decode(self, file: BinaryIO, field: str) -> Bitmap:
+    def decode(self, file: BinaryIO, field: str, mask: bool) -> Bitmap:
         """Decode a picture within this level's limits.
 
         If its decoder is killed, another one tries once more.
@@ -165,7 +166,7 @@ class _Level:
         for take in (self._take, self._start):
             decoder = take(field)
             try:
-                picture = decoder.decode(file, field, self._limits)
+                picture = decoder.decode(file, field, {**self._limits, "mask": mask})
             except (PictureError, _ExceededError):
                 decoder.end()  # the picture may have left it in a bad state
                 raise

@@ -157,8 +157,10 @@ def _decode_next(link: socket.socket) -> None:
     try:
         if file[8:12] == b"WEBP":  # Pillow cannot open one without enough memory
             check_pixels(_webp_pixels(file))
-        picture = read_picture(BytesIO(file), "", limits["max_pixels"], tuple(limits["within"]), check_pixels)
-        bitmap = Bitmap.of(picture).file
+        picture = read_picture(
+            BytesIO(file), "", limits["max_pixels"], tuple(limits["within"]), check_pixels, limits["mask"]
+        )
+        bitmap = Bitmap.of(picture.convert("RGB")).file
         reply: dict[str, Any] = {"size": picture.size}
     except MemoryError:
         reply = {"kind": "memory"}

@@ -7,17 +7,25 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mead.files import write_whole
 
 BMP_HEADER = struct.Struct("<2sI4xI IiiHH4xIii8x")
+TEXTS = ("parameters", "mead")  # keywords of the text chunks that pictures are written with, in this order
 DOTS_PER_METRE = 3780  # 96 an inch, as Pillow writes them
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a PNG file. The same pixels give the same bytes."""
+    """`picture` as a PNG file, with text chunks of what `picture.info` has under TEXTS.
+
+    The same pixels and texts give the same bytes.
+    """
     file = BytesIO()
-    picture.save(file, "PNG", compress_level=3)
+    texts = PngInfo()
+    for keyword in (keyword for keyword in TEXTS if keyword in picture.info):
+        texts.add_text(keyword, picture.info[keyword])  # as iTXt where it is not Latin-1
+    picture.save(file, "PNG", compress_level=3, pnginfo=texts)
     return file.getvalue()
 
 

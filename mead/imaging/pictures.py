@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
@@ -40,6 +40,7 @@ MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about
 BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
 DNG_VERSION = 50706  # a TIFF's tag
+MASK_NOISE = 16  # levels from black or white that still count as it: JPEGs are not exact
 
 _UPRIGHT = {  # by EXIF orientation: how to turn the picture
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,12 +64,12 @@ class PictureError(ValueError):
     Attributes:
         field: the argument or form field that held it.
         kind: "too_large" (its dimensions, or the cost of decoding it), "not_a_picture" (not a picture, or one
-            that cannot be decoded) or "no_face".
+            that cannot be decoded), "no_face" or "no_mask".
         reason: what is wrong, without the field.
     """
 
     def __init__(
-        self, field: str, kind: Literal["too_large", "not_a_picture", "no_face"], reason: str
+        self, field: str, kind: Literal["too_large", "not_a_picture", "no_face", "no_mask"], reason: str
     ) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
@@ -82,6 +83,7 @@ def read_picture(
     max_pixels: int = MAX_PIXELS,
     within: tuple[int, int] | None = None,
     before_decoding: Callable[[int], None] | None = None,
+    mask: bool = False,
 ) -> Image.Image:
     """Decode a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF of any colour mode.
 
@@ -96,9 +98,11 @@ def read_picture(
         within: width and height that it is shrunk to fit, aspect kept; never enlarged. Its own size when
             None.
         before_decoding: called with its number of pixels, once the file is opened; may raise MemoryError.
+        mask: whether it is a mask: then the result is white where it is white, or, if a part of it is
+            transparent, where it is transparent; nearly white is white, and nearly black is black.
 
     Returns:
-        A PIL picture, mode RGB, without metadata.
+        A PIL picture, mode RGB (a mask: L), without metadata.
 
     Raises:
         PictureError: if the content cannot be used.
@@ -109,7 +113,7 @@ def read_picture(
         if not source.exists():
             raise FileNotFoundError(f"{field}: there is no file {source}")
         with source.open("rb") as file:
-            return read_picture(file, field, max_pixels, within, before_decoding)
+            return read_picture(file, field, max_pixels, within, before_decoding, mask)
     content = source.read()
     try:
         with _Upload(content) as upload, Image.open(upload, formats=FORMATS) as image:
@@ -118,7 +122,7 @@ def read_picture(
             _check_size(image, field, max_pixels)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(content)
-            return _plain_rgb(image, content, within)
+            return _plain(image, content, within, mask)
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -127,6 +131,21 @@ def read_picture(
         unknown = isinstance(error, UnidentifiedImageError)
         reason = why_not_read(content) if unknown else str(error) or type(error).__name__
         raise PictureError(field, "not_a_picture", f"not a picture that can be read ({reason})") from error
+
+
+def check_mask(mask: Image.Image, field: str) -> None:
+    """Check that a mask, mode L, leaves something to change and something to keep.
+
+    Raises:
+        PictureError: "no_mask".
+    """
+    darkest, lightest = mask.getextrema()
+    if lightest == 0:
+        raise PictureError(field, "no_mask", "nothing in it is white (or transparent), so nothing may change")
+    if darkest == 255:
+        raise PictureError(
+            field, "no_mask", "all of it is white (or transparent), so nothing would stay; leave it out"
+        )
 
 
 def fit_within(picture: Image.Image, width: int, height: int) -> Image.Image:
@@ -181,26 +200,50 @@ def _check_scans(jpeg: bytes) -> None:
     raise OSError("it is in far too many pieces")
 
 
-def _plain_rgb(image: Image.Image, file: bytes, within: tuple[int, int] | None) -> Image.Image:
-    """An upright RGB copy of an opened picture of any mode, without metadata."""
+def _plain(image: Image.Image, file: bytes, within: tuple[int, int] | None, mask: bool) -> Image.Image:
+    """An upright copy of an opened picture of any mode, without metadata: RGB, or L if it is a mask."""
     if within is not None:  # a JPEG decodes to a half, a quarter or an eighth of its size much faster
         finest = max(_fitted(image.size, within), _fitted(image.size, within[::-1]))  # it may lie or stand
         image.draft(None, (2 * finest[0], 2 * finest[1]))
     _scale_transparent_colour(image)
     image.load()
-    colours = to_srgb(image, file)
     turn = _UPRIGHT.get(_orientation(image))
+    colours = None if mask else to_srgb(image, file)
+    if mask:
+        image = _mask_levels(image)
     if within is not None and turn in _QUARTER_TURNS:
         within = within[::-1]
     size = image.size if within is None else _fitted(image.size, within)
     factor = max(1, min(image.width // (2 * size[0]), image.height // (2 * size[1])))
-    coarse = _coarse(image, factor, colours.mode if colours else "RGB")
+    coarse = _coarse(image, factor, "L" if mask else colours.mode if colours else "RGB")
     whole = (0, 0, image.width / factor, image.height / factor)  # without the padding of rounding up
-    plain = coarse.resize(size, Image.Resampling.LANCZOS, whole)
+    # a mask must not overshoot: its black is exact
+    plain = coarse.resize(size, Image.Resampling.BILINEAR if mask else Image.Resampling.LANCZOS, whole)
     if colours:
         plain = colours.apply(plain)
+    if mask:
+        plain = plain.point(_without_noise)
     plain.info = {}
     return plain if turn is None else plain.transpose(turn)
+
+
+def _mask_levels(image: Image.Image) -> Image.Image:
+    """A picture of any mode as a mask, mode L: its transparency if it has some, else its brightness."""
+    levels = Image.new("L", image.size)
+    if image.has_transparency_data and not image.mode.startswith(("I", "F")):
+        for top, band in _bands(image, 1):
+            rgba = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
+            levels.paste(ImageChops.invert(rgba.getchannel("A")), (0, top))
+        if levels.getextrema()[1]:
+            return levels
+    black_and_white = _black_and_white(image)
+    for top, band in _bands(image, 1):
+        levels.paste(_opaque_rgb(band, *black_and_white).convert("L"), (0, top))
+    return levels
+
+
+def _without_noise(level: int) -> int:
+    return 0 if level < MASK_NOISE else 255 if level > 255 - MASK_NOISE else level
 
 
 def _coarse(image: Image.Image, factor: int, mode: str) -> Image.Image:

@@ -166,7 +166,48 @@ function giveFile(input, file) {
   input.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
-for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // a miss must not leave the page
+window.addEventListener("dragover", (event) => event.preventDefault()); // a miss must not leave the page
+window.addEventListener("drop", (event) => {
+  event.preventDefault();
+  const [file] = event.dataTransfer.files;
+  if (file && !event.target.closest(".drop")) fillFrom(file);
+});
+
+// A picture that was made here says how: its PNG has a text chunk "mead", in JSON.
+async function provenance(file) {
+  const bytes = await file.arrayBuffer();
+  const view = new DataView(bytes);
+  const text = (from, length) => new TextDecoder("latin1").decode(new Uint8Array(bytes, from, length));
+  for (let at = 8; at + 12 <= bytes.byteLength;) {
+    const length = view.getUint32(at);
+    if (text(at + 4, 4) === "tEXt") {
+      const [keyword, said] = text(at + 8, Math.min(length, bytes.byteLength - at - 8)).split("\0", 2);
+      if (keyword === "mead") return JSON.parse(said);
+    }
+    at += 12 + length;
+  }
+  return null;
+}
+
+// Fills in a form as it was when a picture was made.
+async function fillFrom(file) {
+  const made = await provenance(file).catch(() => null);
+  const form = made?.parameters && $(`form[data-model="${CSS.escape(made.model)}"]`);
+  if (!form) return showErrorIn($('[role="tabpanel"]:not([hidden]) form'), { message: "This file does not say how it was made. Pictures made here do." });
+  form.reset();
+  showErrorIn(form, { message: "" });
+  for (const input of form.elements) {
+    if (!input.name) continue;
+    showError(input, "");
+    if (input.type === "file") giveFile(input, null);
+    else if (input.name in made.parameters) input.value = made.parameters[input.name];
+    if (input.value && input.closest("details")) input.closest("details").open = true;
+  }
+  if (made.pictures.length) showErrorIn(form, { message: `Choose the pictures again: ${made.pictures.join(", ")}.` });
+  open(document.getElementById(`tab-${form.dataset.route}`));
+  noteSoon(form);
+  form.elements.prompt.focus();
+}
 
 function showError(input, message) {
   say(document.getElementById(`${input.id}-error`), message);

@@ -31,7 +31,7 @@ def notes_on(params: JobParams, weights: str) -> tuple[str, ...]:
     """
     idle = params.without_effect()
     notes = [f"{field} has no effect: {why}" for field, why in idle.items()]
-    words = unknown_words((text for field, text in params.texts().items() if field not in idle), weights)
+    words = unknown_words((text for field, text in params.texts() if field not in idle), weights)
     if words:
         notes.insert(0, f"the {weights} weights have not learned: {_listed(words)}")
     return tuple(notes)

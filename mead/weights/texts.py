@@ -23,7 +23,7 @@ def check_texts(params: JobParams, weights: str) -> None:
         UnknownSetError: if there is no such set.
     """
     room = context_length(weights) - 2
-    for field, text in params.texts().items():
+    for field, text in params.texts():
         if surely_fits(text, room):
             continue
         read, unread, ids = load_tokeniser().cut(text, room)

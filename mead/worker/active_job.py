@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
@@ -34,6 +34,7 @@ class ActiveJob(Generic[R]):
     revision: R
     notes: tuple[str, ...] = ()  # that are not in its record yet
     faces: tuple[FoundFace, ...] = ()  # likewise
+    chunks: Mapping[str, str] = field(default_factory=dict)  # text chunks of the picture's PNG, by keyword
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
     rendering: Iterator[Image.Image | None] | None = None  # once the revision is finished
     picture: Image.Image | None = None  # once it is rendered
@@ -84,6 +85,7 @@ class ActiveJob(Generic[R]):
                 self.picture = next(self.rendering)
             if self.picture is None:
                 return
+            self.picture.info |= self.chunks
             storage.write_picture(self.picture, path)
             self.result_bytes = path.stat().st_size
         except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -55,6 +55,7 @@ class Engine(Generic[R]):
         notes_on: what to note in the record of a job with these parameters.
         check_steps: raises ParamsError if a job with these parameters takes too many steps; called once it
             has started, since that may depend on its pictures.
+        chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters and steps.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Engine(Generic[R]):
         max_job_seconds: int = 0,
         notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
         check_steps: Callable[[JobParams, int], None] = lambda params, steps: None,
+        chunks_of: Callable[[JobParams, int], Mapping[str, str]] = lambda params, steps: {},
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -85,6 +87,7 @@ class Engine(Generic[R]):
         self.max_job_seconds = max_job_seconds
         self.notes_on = notes_on
         self.check_steps = check_steps
+        self.chunks_of = chunks_of
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
@@ -154,6 +157,7 @@ class Engine(Generic[R]):
             notes = self.notes_on(params)
             revision = start(self.pipeline, params)
             self.check_steps(params, revision.steps)
+            chunks = self.chunks_of(params, revision.steps)
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -166,7 +170,7 @@ class Engine(Generic[R]):
             return
         else:
             seconds = time.monotonic() - began
-            self.batch.add(ActiveJob(job, revision, notes, revision.faces, seconds))
+            self.batch.add(ActiveJob(job, revision, notes, revision.faces, chunks, seconds))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
+from mead.provenance import chunks_of
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
@@ -52,6 +53,7 @@ def make_worker(settings: Settings) -> Worker:
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
             check_steps=partial(check_steps, settings=settings),
+            chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
         )
         for spec, pipeline in pipelines
     ]

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
-from LatentRevisions.pipeline import LatentRevision, LatentRevisionsPipeline, load_pipeline
+from LatentRevisions.pipeline import LatentRevisionsPipeline, load_pipeline
+from LatentRevisions.revision import LatentRevision
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_tensor
 from mead.params import ParamsError

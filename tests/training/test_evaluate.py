@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from training import evaluate
-from training.evaluation import cases
+from training.evaluation import cases, masks
 from training.evaluation import faces as found_faces
 from training.evaluation.inversions import photographs, tally
 from training.evaluation.sheets import SIDE, Tile, pages, sheet, wrapped
-from training.world import Face
+from training.world import Face, draw
 from training.world.attributes import FIELDS, labels
 
 TINY = [
     *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
     *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "2", "--faces", "8"),
+    *("--masks", "2"),
 ]
 
 
@@ -54,6 +56,27 @@ def test_an_edit_changes_the_attribute_it_names_and_no_measure() -> None:
     assert len(seen) == 11
     assert {"gender", "eye_colour", "background"} <= set(cases.face_fields()) < set(FIELDS)
     assert not {"sky", "car", "star"} & set(cases.face_fields())
+
+
+def test_masks_have_room_for_what_is_there_and_what_is_asked() -> None:
+    asked = list(masks.replacements(24))
+    assert asked == list(masks.replacements(24)) != list(masks.replacements(24, key=1))
+    for one in asked:
+        before, after = draw(one.scene), draw(one.after)
+        assert masks.untouched(before, after, one.mask) and before.tobytes() != after.tobytes()
+        shown = labels(one.after)
+        assert shown[one.kind] == one.colour and labels(one.scene)[one.kind] == "none"
+        assert shown[masks.kind_before(one)] == "none" and not one.after.held_out
+        assert 0.02 < np.mean(np.asarray(one.mask) > 0) < 0.8
+
+
+def test_a_seam_is_measured_across_the_border_alone() -> None:
+    mask = Image.new("L", (20, 20))
+    mask.paste(255, (5, 5, 15, 15))
+    picture = Image.new("RGB", (20, 20))
+    picture.paste((30, 30, 30), (5, 5, 15, 15))
+    assert masks.seam(picture, mask) == 30
+    assert masks.seam(Image.new("RGB", (20, 20)), mask) == 0
 
 
 def test_inversions_are_counted_by_what_they_wear_and_keep() -> None:
@@ -97,6 +120,8 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
         "10",
         "text_to_add, w1 = 5.0",
         "ne_img_enc, w3 = 2.5",
+        "story: the last text's attributes",
+        "masked revisions",
         "changed",
         "inversion alone",
         "the drawn girl, ",
@@ -116,6 +141,8 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
         "faces",
         "inversions",
         "faces-found",
+        "stories",
+        "masks",
     } <= sheets
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()}
     evaluate.main([*TINY, "--out", str(tmp_path), "--only", "prompts"])

@@ -24,6 +24,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.http.app import create_app
 from mead.http.services import services_of
 from mead.imaging.encoding import write_picture
+from mead.imaging.pictures import read_picture
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.storage import Storage
@@ -143,6 +144,17 @@ BAD_FIELDS: list[tuple[dict[str, str], int, str | None]] = [
     ({"size": "4096x4096"}, 422, "size"),
     ({"start": "anywhere"}, 400, "start"),
     ({"promt": "teal"}, 400, "promt"),
+    ({"prompts": "night | "}, 422, "prompts"),
+    ({"prompts": "night:5000"}, 422, "prompts"),
+    ({"prompts": "|".join("x" * 17)}, 422, "prompts"),
+    ({"prompts": "night:2 | " + "very " * 90}, 422, "prompts"),
+    ({"prompts": "ni\0ght"}, 400, "prompts"),
+    ({"story": "night ^^ day"}, 422, "story"),
+    ({"story": "night ^ " + "very " * 90}, 422, "story"),
+    ({"mask": "not sent as a file"}, 400, "mask"),
+    ({"init_weight": "-1"}, 422, "init_weight"),
+    ({"init_weight": "much"}, 400, "init_weight"),
+    ({"tv_weight": "1001"}, 422, "tv_weight"),
     ({"method": "optimisation"}, 400, "method"),
     ({"img": "not sent as a file"}, 400, "img"),
     ({"img_path": "/etc/passwd"}, 400, "img_path"),
@@ -211,7 +223,7 @@ BAD_PICTURES = {
 
 
 @pytest.mark.parametrize("kind", BAD_PICTURES)
-@pytest.mark.parametrize("field", ["img", "img_enc", "ne_img_enc"])
+@pytest.mark.parametrize("field", ["img", "img_enc", "ne_img_enc", "mask"])
 def test_bad_pictures(
     http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage, kind: str, field: str
 ) -> None:
@@ -221,6 +233,54 @@ def test_bad_pictures(
     error = error_of(http.post("/latent_revision", **sent(form)), status)
     assert error["field"] == field
     assert client.keys("job:*") == [] and not list(storage.uploads.glob("*"))
+
+
+def mask_of(mode: str, colour: Any, box: Any = None) -> bytes:
+    """A PNG of one colour, which in a box is white, or transparent."""
+    mask = Image.new(mode, (40, 30), colour)
+    if box is not None:
+        mask.paste((255, 255, 255, 0)[: len(mask.getbands())] if mode == "RGBA" else 255, box)
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (mask_of("L", 0), "nothing in it is white"),
+        (mask_of("RGB", "white"), "all of it is white"),
+        (mask_of("RGBA", (9, 9, 9, 0)), "all of it is white (or transparent)"),
+        (mask_of("RGBA", (9, 9, 9, 255)), "nothing in it is white"),
+    ],
+)
+def test_masks_of_nothing_and_everything(
+    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage, mask: bytes, why: str
+) -> None:
+    form = {"prompt": "teal", "img": ("photo.png", photo().getvalue()), "mask": ("mask.png", mask)}
+    error = error_of(http.post("/latent_revision", **sent(form)), 422)
+    assert error["field"] == "mask" and why in error["message"]
+    assert client.keys("job:*") == [] and not list(storage.uploads.glob("*"))
+
+
+def test_a_mask_needs_a_starter(http: FlaskClient, idle_worker: None) -> None:
+    form = {"prompt": "teal", "mask": ("mask.png", mask_of("L", 0, (5, 5, 9, 9)))}
+    error = error_of(http.post("/latent_revision", **sent(form)), 422)
+    assert error["field"] == "mask" and "there is no img" in error["message"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_a_mask_is_stored_as_what_may_change(
+    http: FlaskClient, idle_worker: None, storage: Storage, mode: str
+) -> None:
+    mask = mask_of(mode, 0 if mode == "L" else (255, 0, 0, 255), (10, 5, 30, 25))
+    form = {"prompt": "teal", "img": ("photo.png", photo().getvalue()), "mask": ("mask.png", mask)}
+    answer = http.post("/latent_revision", **sent(form), headers=ASYNC)
+    assert answer.json is not None
+    stored = read_picture(storage.upload_path(answer.json["id"], "mask"), "mask", mask=True)
+    expected = Image.new("L", (40, 30))
+    expected.paste(255, (10, 5, 30, 25))
+    assert stored.tobytes() == expected.tobytes()
 
 
 def test_too_large_a_request(settings: Settings, idle_worker: None) -> None:

@@ -23,7 +23,7 @@ from benchmarks.fuzz_uploads import HOSTILE, jpeg_with_scans, png_chunk, png_cla
 from benchmarks.fuzz_uploads import encoded as file_of
 from mead.imaging.colours import screen_profile
 from mead.imaging.encoding import Bitmap, png_bytes
-from mead.imaging.pictures import MAX_SIDE, PictureError, fit_within, read_picture
+from mead.imaging.pictures import MAX_SIDE, PictureError, check_mask, fit_within, read_picture
 from mead.imaging.tensors import to_picture
 
 
@@ -116,6 +116,61 @@ def test_exif_rotation(form: str) -> None:
     top, bottom = upright.getpixel((8, 4)), upright.getpixel((8, 28))
     assert isinstance(top, tuple) and isinstance(bottom, tuple)
     assert top[0] > 200 > 60 > top[2] and bottom[2] > 200 > 60 > bottom[0]
+
+
+def masked(mode: str, form: str = "PNG", **options: object) -> io.BytesIO:
+    """A mask of which the left half may change, in a mode: by transparency where that has some."""
+    size = (40, 20)
+    if mode in ("RGBA", "LA", "P with transparency"):
+        picture = Image.new("RGBA", size, (0, 80, 200, 255))
+        picture.paste((255, 0, 0, 0), (0, 0, 20, 20))
+        if mode == "P with transparency":
+            picture = picture.quantize(8)
+        return encoded(picture.convert("LA") if mode == "LA" else picture, form, **options)
+    picture = Image.new("L", size)
+    picture.paste(255, (0, 0, 20, 20))
+    if mode == "I;16":
+        levels = np.asarray(picture, np.uint16) * 257
+        return encoded(Image.fromarray(levels), form, **options)
+    if mode == "opaque RGBA":
+        return encoded(picture.convert("RGBA"), form, **options)
+    return encoded(picture.convert(mode), form, **options)
+
+
+MASK_MODES = ["1", "L", "RGB", "P", "I;16", "CMYK", "opaque RGBA", "RGBA", "LA", "P with transparency"]
+
+
+@pytest.mark.parametrize("mode", MASK_MODES)
+def test_masks_of_every_mode(mode: str) -> None:
+    mask = read_picture(masked(mode, "TIFF" if mode == "CMYK" else "PNG"), "mask", mask=True)
+    expected = Image.new("L", (40, 20))
+    expected.paste(255, (0, 0, 20, 20))
+    assert mask.mode == "L" and mask.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 60}), ("WEBP", {}), ("GIF", {})])
+def test_masks_of_formats_that_are_not_exact(form: str, options: dict[str, object]) -> None:
+    mask = np.asarray(read_picture(masked("RGB", form, **options), "mask", mask=True))
+    assert (mask[:, :16] == 255).all() and (mask[:, 24:] == 0).all()
+
+
+def test_a_mask_keeps_its_greys_and_turns_as_a_picture_does() -> None:
+    grey = Image.new("L", (30, 20), 128)
+    grey.paste(0, (0, 0, 10, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    mask = read_picture(encoded(grey, "PNG", exif=exif), "mask", mask=True)
+    assert mask.size == (20, 30) and mask.tobytes() == grey.transpose(Image.Transpose.ROTATE_270).tobytes()
+    small = read_picture(encoded(grey, "PNG"), "mask", within=(15, 15), mask=True)
+    assert small.size == (15, 10) and small.getextrema() == (0, 128)
+
+
+def test_empty_and_full_masks_are_named() -> None:
+    for level, why in ((0, "nothing"), (255, "all of it")):
+        with pytest.raises(PictureError, match=rf"^mask: {why}") as caught:
+            check_mask(Image.new("L", (4, 4), level), "mask")
+        assert caught.value.kind == "no_mask"
+    check_mask(Image.new("L", (4, 4), 128), "mask")
 
 
 def test_metadata_goes_no_further(photo: Image.Image) -> None:
