@@ -365,7 +365,7 @@ class StyleCLIP(Model):
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             output: what the result shows: the face alone, the whole photo with the edited face in it, or the
-                photo before and after; "face", "photo" or "pair", default "face".
+                photo before and after; "face" or "photo" or "pair", default "face".
             face: which face of the photo is edited; "largest", a number from the left from 1, or "all",
                 default "largest".
             weights: name of a weights set; default "demo".
