@@ -114,13 +114,15 @@ def optimise(
         loss: the loss, a scalar, of a revision with its picture [1, ...].
         scaler: scales the losses, for float16.
     """
-    parts = [picture.detach().requires_grad_() for picture in pictures.split(1)]
-    losses = []
-    for revision, picture in zip(revisions, parts, strict=True):
+    losses, grads = [], []
+    for revision, picture in zip(revisions, pictures.detach().split(1), strict=True):
+        picture.requires_grad_()
         revision.optimiser.zero_grad()
         losses.append(loss(revision, picture))
         scaler.scale(losses[-1]).backward()
-    pictures.backward(torch.cat([part.grad for part in parts if part.grad is not None]))
+        assert picture.grad is not None
+        grads.append(picture.grad.clone())  # a CUDA graph writes the next job's to the same memory
+    pictures.backward(torch.cat(grads))
     for revision in revisions:
         scaler.step(revision.optimiser)
     scaler.update()
