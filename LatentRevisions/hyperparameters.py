@@ -71,6 +71,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_guidance: float = 1.0
     """The same from a starter picture."""
+    starter_hint: float = 0.0
+    """How much of what a starter picture shows the denoiser is told beside the target."""
     masked_guidance: float = 1.0
     """The same from a starter picture with a mask."""
     noise_first: float = 0.0

@@ -110,6 +110,9 @@ class LatentRevisionsPipeline:
         first = self._first_latents(params, way, starter, masked, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
+        shown = None
+        if way == "starter" and starter is not None and hyper.starter_hint:
+            shown = hyper.starter_hint * self.aims.embed_picture(starter).float()
         z = first.clone().requires_grad_()
         steps = params.iterations or hyper.iterations
         towards, anchor = Similarity(target, -hyper.towards), MeanSquaredDistance(first)
@@ -127,7 +130,8 @@ class LatentRevisionsPipeline:
             towards=towards,
             anchor=anchor,
             chapters=Chapters(targets, steps) if params.story else None,
-            hints=self.prior.hints(target) if self.prior is not None and noise else None,
+            hints=self._hints(target, shown) if noise else None,
+            shown=shown,
             guidance=guidance,
             noise=(noise, hyper.noise_last),
             first=first,
@@ -189,8 +193,14 @@ class LatentRevisionsPipeline:
     def _aim(self, revision: LatentRevision, chapters: Chapters) -> None:
         """Set the target of the next step of a story."""
         revision.target = revision.towards.target = chapters.target(revision.step)
-        if self.prior is not None and revision.hints is not None:
-            revision.hints = self.prior.hints(revision.target)
+        if revision.hints is not None:
+            revision.hints = self._hints(revision.target, revision.shown)
+
+    def _hints(self, target: Tensor, shown: Tensor | None) -> Tensor | None:
+        """What the prior is told of a target [d], and of a starter picture's embedding [d], [1, hints]."""
+        if self.prior is None:
+            return None
+        return self.prior.hints(target if shown is None else F.normalize(target + shown, dim=0))
 
     @torch.no_grad()
     def _settle(self, revision: LatentRevision) -> None:

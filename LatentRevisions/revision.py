@@ -28,6 +28,7 @@ class LatentRevision(Revision):
     coming: Tensor | None = None  # where the chapter starts, to which the latents go as it begins
     cutouts: Cutouts
     hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
+    shown: Tensor | None  # what the prior is told of the starter picture, [d]
     guidance: float
     noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
     first: Tensor  # latents of the starter picture or wherever it starts, without noise

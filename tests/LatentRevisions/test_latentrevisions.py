@@ -229,6 +229,21 @@ def test_a_starter_picture_is_where_it_starts(pipeline: LatentRevisionsPipeline)
     assert psnr(begun, starter) > psnr(other, starter) + 3
 
 
+def test_the_prior_is_told_of_the_starter_picture(pipeline: LatentRevisionsPipeline) -> None:
+    """As much as the weights set says."""
+    assert pipeline.prior is not None
+    given = params(img_path=DATA / "coffee.jpg")
+    told = [pipeline.start(given)]
+    for share in (0.0, 1.0):
+        other = copy.copy(pipeline)
+        other.hyperparameters = replace(pipeline.hyperparameters, starter_hint=share)
+        told.append(other.start(given))
+    own, without, with_it = (revision.hints for revision in told)
+    assert own is not None and without is not None and with_it is not None
+    assert torch.equal(own, with_it) and not torch.equal(own, without)
+    assert torch.equal(without, pipeline.prior.hints(told[1].target))
+
+
 def test_each_start_has_its_own_learning_rate(pipeline: LatentRevisionsPipeline) -> None:
     def rate(**given: Any) -> float:
         return pipeline.start(params(**given)).optimiser.param_groups[0]["lr"]
