@@ -39,6 +39,7 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.state_dict import StateDict
 from mead.revision import run
+from mead.weights.loading import use_huge_pages
 from mead.weights.sets import WeightSet
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
@@ -89,6 +90,7 @@ def average_face(weights: str) -> Tensor:
 
 
 def latent_revisions(weights: str, device: torch.device = CPU) -> LatentRevisionsPipeline:
+    use_huge_pages()  # as loading a weights set does
     if weights == "demo":
         return load_latent_revisions("demo", str(device))
     vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).freeze(Precision(device).dtype).to(device)
@@ -102,6 +104,7 @@ def perceptor(weights: str, device: torch.device) -> Perceptor:
 
 
 def style_clip(weights: str, device: torch.device = CPU) -> StyleCLIPPipeline:
+    use_huge_pages()
     if weights == "demo":
         return load_style_clip("demo", str(device))
     shapes = parity.load("e4e_ffhq_1024", with_weights=False).shapes
@@ -255,6 +258,18 @@ def _serve(make: Callable[[], Work], pipe: Connection) -> None:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Medians of a row: seconds of a step of a job, and peak memory in MB."""
+
+    name: str
+    ours: float
+    other: float
+    limit: float  # at the peak of a matrix product
+    memory: float
+    other_memory: float
+
+
+@dataclass(frozen=True)
 class Row:
     """What is compared with what. A measurement takes `steps` steps of each of `jobs` jobs."""
 
@@ -264,7 +279,7 @@ class Row:
     steps: int
     jobs: int = 1
 
-    def measure(self, rounds: int, peak: float) -> None:
+    def measure(self, rounds: int, peak: float) -> Measurement:
         """Measure both in turn and print the medians; `peak` is in operations a second."""
         measured = [Measured(self.ours), Measured(self.other)]
         times: list[list[float]] = [[], []]
@@ -274,8 +289,13 @@ class Row:
         ours, other = map(statistics.median, times)
         limit = measured[0].operations / self.jobs / peak
         print(f"{self.name:66} {ours:8.3f} s  {other:8.3f} s  {other / ours:5.2f}  {limit:8.3f} s")
-        ours, other = (one.stop() for one in measured)
-        print(f"{'  peak memory':66} {ours:7.0f} MB  {other:7.0f} MB  {ours / other:5.2f}", flush=True)
+        memories = [one.stop() for one in measured]
+        print(
+            f"{'  peak memory':66} {memories[0]:7.0f} MB  {memories[1]:7.0f} MB  "
+            f"{memories[0] / memories[1]:5.2f}",
+            flush=True,
+        )
+        return Measurement(self.name, ours, other, limit, *memories)
 
 
 def demo_rows(steps: int) -> list[Row]:
@@ -334,9 +354,10 @@ def product_peak(dtype: torch.dtype, side: int = 4096, times: int = 3, device: t
     return 2 * side**3 / min(taken)
 
 
-def whole_jobs() -> None:
-    """Print how long a job with its default settings takes, on the demo weights."""
+def whole_jobs(times: int = 1) -> dict[str, list[float]]:
+    """Print and return how long a job with its default settings takes, on the demo weights, several times."""
     print("whole jobs on the demo weights, with their default settings")
+    taken: dict[str, list[float]] = {}
     pictures, faces = load_latent_revisions("demo", "cpu"), load_style_clip("demo", "cpu")
     photo = PHOTOS / "face.jpeg"
     jobs = {
@@ -348,9 +369,12 @@ def whole_jobs() -> None:
         ),
     }
     for name, job in jobs.items():
-        began = time.perf_counter()
-        job()
-        print(f"  {name:64} {time.perf_counter() - began:8.1f} s")
+        for _ in range(times):
+            began = time.perf_counter()
+            job()
+            taken.setdefault(name, []).append(time.perf_counter() - began)
+        print(f"  {name:64} {' '.join(f'{seconds:8.1f} s' for seconds in taken[name])}")
+    return taken
 
 
 def main() -> None:

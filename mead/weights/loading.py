@@ -35,10 +35,17 @@ class OncePerProcess(Generic[T]):
             with self._locks.setdefault(os.getpid(), threading.Lock()):
                 if (weights, device) not in self._loaded:
                     OncePerProcess._process = OncePerProcess._process or os.getpid()
-                    # PyTorch reads it at its first allocation: huge pages, since each new page costs time
-                    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+                    use_huge_pages()
                     self._loaded[weights, device] = self._load(weights, device)
         return self._loaded[weights, device]
+
+
+def use_huge_pages() -> None:
+    """Have PyTorch put large tensors in huge pages, which are a fraction of the work for the kernel.
+
+    It reads this once, when it allocates its first tensor. THP_MEM_ALLOC_ENABLE=0 forbids it.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _check_not_forked(loaded_by: int | None, device: str) -> None:
