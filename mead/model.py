@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mead.imaging.encoding import write_picture
+from mead.imaging.encoding import add_texts, write_picture
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
@@ -107,7 +107,7 @@ class Model:
         revision = start(pipeline, self.params)
         with self._bar(revision.steps) as callback:
             picture = finish(pipeline, revision, callback)
-        picture.info |= chunks_of(self.params, revision.steps, type(self).__name__, self.weights)
+        add_texts(picture, chunks_of(self.params, revision.steps, type(self).__name__, self.weights))
         write_picture(picture, path)
         return str(path)
 

@@ -21,7 +21,7 @@ from mead.http.responses import picture_response
 from mead.http.schemas import Change, Picture
 from mead.http.sse import HEARTBEAT, event_response, format_event, wants_events
 from mead.http.uploads import PendingUploads
-from mead.imaging.encoding import png_bytes
+from mead.imaging.encoding import add_texts, png_bytes
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
@@ -90,7 +90,7 @@ class Runner:
                 raise input_error(error) from error
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
-        picture.info |= chunks_of(params, revision.steps, spec.name, self.settings.weights)
+        add_texts(picture, chunks_of(params, revision.steps, spec.name, self.settings.weights))
         return picture_response(job_id, png_bytes(picture), notes)
 
     def _events(self, job_id: str, params: JobParams, notes: Sequence[str], spec: ModelSpec) -> Iterator[str]:
@@ -136,7 +136,7 @@ def job_events(
             change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
             yield format_event("progress", change, revision.step)
         picture = result_of(pipeline, revision)
-        picture.info |= chunks_of(params, revision.steps)
+        add_texts(picture, chunks_of(params, revision.steps))
         image = base64.b64encode(png_bytes(picture)).decode("ascii")
         end: dict[str, Any] = {"status": "succeeded", "image": image}
     except ValueError as error:  # the model refuses the parameters
