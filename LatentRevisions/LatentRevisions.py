@@ -65,7 +65,7 @@ class LatentRevisions(Model):
             story: texts that follow the prompt, as in "at sunset ^ at night", each for an equal share of the
                 steps; up to 16, 1 to 2000 characters together, default None.
             mask_path: what of img_path may change: what is white in it or, if a part of it is transparent,
-                what is transparent; the rest of img_path stays as it is. Default None.
+                what is transparent; the rest of img_path stays as it is; default None.
             seed: the same seed with the same arguments gives the same picture; 0 to 9223372036854775807,
                 default None: random.
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.

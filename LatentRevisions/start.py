@@ -248,8 +248,8 @@ class LearnedStart(nn.Module):
         """
         several = self.odds(embedding)
         if scene is not None:
-            layout, *others = zip(several, self.odds(scene), strict=True)
-            several = [sum(layout), *(told + _uncertainty(told) * seen for told, seen in others)]
+            (told, seen), *others = zip(several, self.odds(scene), strict=True)
+            several = [told + seen, *(told + _uncertainty(told) * seen for told, seen in others)]
         if place is not None:
             several[0] = several[0] - NEARNESS * self._distances(place)
         chosen = []

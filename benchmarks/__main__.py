@@ -192,16 +192,17 @@ def page(
     later = [[name, f"{taken[0]:.2f}", f"{statistics.median(taken[1:]):.2f}"] for name, taken in jobs.items()]
     return f"""# Performance
 
-`.venv/bin/python -m benchmarks --full` has measured this and written the page, {date.today().isoformat()}, on
-{torch.get_num_threads()} processor cores, where a product of two matrices reaches, in GFLOP/s: {peak}. Every row is
-measured in turn with what it is compared with. Figures of different runs do not compare: machines are shared.
+`.venv/bin/python -m benchmarks --full` has measured this and written the page, {date.today().isoformat()},
+on {torch.get_num_threads()} processor cores, where a product of two matrices reaches, in GFLOP/s: {peak}.
+Every row is measured in turn with what it is compared with. Figures of different runs do not compare, as
+machines are shared.
 
 ## A step
 
-"Published" are the algorithms as published, written plainly in `benchmarks/reference.py`: float32, one picture
-at a time. Both have the same weights; those of full size are made up. "Share of the peak" is the time that the
-multiplications and additions of our step would take at the peak, divided by the time that it takes. Rows that
-end in "threads of ours" compare a batch with a thread for each job.
+"Published" are the algorithms as published, written plainly in `benchmarks/reference.py`: float32, one
+picture at a time. Both have the same weights; those of full size are made up. "Share of the peak" is the time
+that the multiplications and additions of our step would take at the peak, divided by the time that it takes.
+Rows that end in "threads of ours" compare a batch with a thread for each job.
 
 {steps_table(rows)}
 
@@ -215,8 +216,8 @@ On the demo weights, with the denoiser.
 
 ## Whole jobs, and the start
 
-The first job of a process and the median of later ones, with the demo set's own settings, from the form to the
-enlarged picture, in seconds:
+The first job of a process and the median of later ones, with the demo set's own settings, from the form to
+the enlarged picture, in seconds:
 
 {table(["", "first", "later"], later)}
 
@@ -228,8 +229,8 @@ From `mead serve` to the first success of `/readyz`: {ready:.1f} s.
 
 A step never waits for the GPU: losses are told one step late. A seed gives the same picture again, byte for
 byte. In a batch, LatentRevisions' pictures round differently than alone, and the optimisation amplifies that
-to a similar picture; StyleCLIP's are the same. `CUDA_GRAPHS=1` records the passes of the default size when the
-inference server starts, which takes 3 to 6 s; jobs of other sizes run without.
+to a similar picture; StyleCLIP's are the same. `CUDA_GRAPHS=1` records the passes of the default size when
+the inference server starts, which takes 3 to 6 s; jobs of other sizes run without.
 
 **Estimates, not measurements**: the first figure is {REACHED:.0%} of the peak on the card's data sheet (half
 precision, dense), the second the H200's time by the cards' memory bandwidths. A step will lie between.

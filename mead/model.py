@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mead.imaging.encoding import write_picture
+from mead.imaging.encoding import add_texts, write_picture
 from mead.imaging.faces import FoundFace
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
@@ -133,7 +133,7 @@ class Model:
                 pictures = finish(pipeline, revisions, numbered)
                 for number, (picture, revision) in enumerate(zip(pictures, revisions, strict=True), first):
                     made_by = variants[number], revision.steps, type(self).__name__, self.weights
-                    picture.info |= chunks_of(*made_by)
+                    add_texts(picture, chunks_of(*made_by))
                     write_picture(picture, paths[number])
         return [str(path) for path in paths]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from PIL import Image
@@ -114,6 +116,27 @@ def test_a_picture_from_everything(service: Any, face: Path) -> None:
     answer = requests.post(service.url + "/latent_revision", data=form, files=files, timeout=LIMIT)
     assert picture_of(answer).size == (512, 384)  # four times as wide and high
     eventually(lambda: not list((service.folder / "var/uploads").iterdir()))
+
+
+def test_a_masked_revision_says_how_it_was_made(service: Any, face: Path) -> None:
+    """What the mask keeps is the photo's own; it is as large as the picture."""
+    mask = Image.new("RGBA", (100, 100), "white")
+    mask.paste((0, 0, 0, 0), (20, 30, 70, 80))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    form = {"prompt": "a red star", "prompts": "a blue background:2", "story": "a heart", "iterations": 2}
+    files = {"img": face.read_bytes(), "mask": file.getvalue()}
+    answer = requests.post(service.url + "/latent_revision", data=form, files=files, timeout=LIMIT)
+    picture = picture_of(answer)
+    before, after = (np.asarray(one.convert("RGB"), int) for one in (Image.open(face), picture))
+    assert before.shape == after.shape == (512, 512, 3)
+    changed = (before != after).any(2)
+    assert changed[180:390, 130:340].mean() > 0.9
+    changed[150:414, 100:362] = False  # inside, and what the mask's edge is stretched over
+    assert not changed.any()
+    made = json.loads(picture.info["mead"])
+    assert made["model"] == "LatentRevisions" and made["pictures"] == ["img", "mask"] and made["steps"] == 2
+    assert made["parameters"].items() >= form.items() and answer.json()["id"] not in str(picture.info)
 
 
 def test_a_face_edited_by_words(service: Any, face: Path) -> None:

@@ -20,7 +20,7 @@ from mead.http.responses import picture_response
 from mead.http.schemas import Change, Picture
 from mead.http.sse import HEARTBEAT, event_response, format_event, wants_events
 from mead.http.uploads import PendingUploads
-from mead.imaging.encoding import png_bytes
+from mead.imaging.encoding import add_texts, png_bytes
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
@@ -91,7 +91,7 @@ class Runner:
             except FloatingPointError as error:
                 raise ApiError(500, str(error)) from error
         for picture, variant, revision in zip(pictures, params.variants(), revisions, strict=True):
-            picture.info |= chunks_of(variant, revision.steps, spec.name, self.settings.weights)
+            add_texts(picture, chunks_of(variant, revision.steps, spec.name, self.settings.weights))
         images = dict(zip(uploads.job_ids, map(png_bytes, pictures), strict=True))
         return picture_response(images, notes, revisions[0].faces)
 
@@ -139,7 +139,7 @@ def job_events(
             change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
             yield format_event("progress", change, revision.step)
         picture = result_of(pipeline, revision)
-        picture.info |= chunks_of(params, revision.steps)
+        add_texts(picture, chunks_of(params, revision.steps))
         image = base64.b64encode(png_bytes(picture)).decode("ascii")
         end: dict[str, Any] = {"status": "succeeded", "image": image}
     except ValueError as error:  # the model refuses the parameters

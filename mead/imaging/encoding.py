@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ DOTS_PER_METRE = 3780  # 96 an inch, as Pillow writes them
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """`picture` as a PNG file, with text chunks of what `picture.info` has under TEXTS.
+    """`picture` as a PNG file, with the text chunks of `add_texts`.
 
     The same pixels and texts give the same bytes.
     """
@@ -27,6 +28,12 @@ def png_bytes(picture: Image.Image) -> bytes:
         texts.add_text(keyword, picture.info[keyword])  # as iTXt where it is not Latin-1
     picture.save(file, "PNG", compress_level=3, pnginfo=texts)
     return file.getvalue()
+
+
+def add_texts(picture: Image.Image, texts: Mapping[str, str]) -> None:
+    """Have a picture written with text chunks, by keyword: some of TEXTS."""
+    for keyword, text in texts.items():
+        picture.info[keyword] = text
 
 
 class Bitmap:

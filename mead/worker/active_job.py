@@ -12,6 +12,7 @@ from typing import Generic
 from PIL import Image
 
 from mead.files import remove
+from mead.imaging.encoding import add_texts
 from mead.imaging.faces import FoundFace
 from mead.log import reason
 from mead.params import ParamsError
@@ -85,7 +86,7 @@ class ActiveJob(Generic[R]):
                 self.picture = next(self.rendering)
             if self.picture is None:
                 return
-            self.picture.info |= self.chunks
+            add_texts(self.picture, self.chunks)
             storage.write_picture(self.picture, path)
             self.result_bytes = path.stat().st_size
         except OSError as error:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.params import LatentRevisionsParams
-from mead.imaging.encoding import png_bytes, write_picture
+from mead.imaging.encoding import add_texts, png_bytes, write_picture
 from mead.installation import version
 from mead.params import JobParams
 from mead.provenance import Provenance, chunks_of
@@ -58,7 +58,7 @@ def test_no_path_is_in_it(params: JobParams) -> None:
 def test_a_png_carries_the_chunks_and_no_others(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8), "teal")
     plain = png_bytes(picture)
-    picture.info |= {**chunks_of(GIVEN, 40, "LatentRevisions", "demo"), "comment": "private"}
+    add_texts(picture, {**chunks_of(GIVEN, 40, "LatentRevisions", "demo"), "comment": "private"})
     write_picture(picture, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as read:
         read.load()

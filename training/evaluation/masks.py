@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -64,13 +65,14 @@ class Replacement:
         return mask
 
 
-def objects_of(scene: Scene) -> Sequence[object]:
+def objects_of(scene: Scene) -> Sequence[Any]:
     return scene.things if isinstance(scene, Landscape) else scene.shapes
 
 
-def with_objects(scene: Scene, objects: Sequence[object]) -> Scene:
-    field = "things" if isinstance(scene, Landscape) else "shapes"
-    return replace(scene, **{field: tuple(objects)})
+def with_objects(scene: Scene, objects: Iterable[Any]) -> Scene:
+    if isinstance(scene, Landscape):
+        return replace(scene, things=tuple(objects))
+    return replace(scene, shapes=tuple(objects))
 
 
 def replacements(number: int, key: int = 36) -> Iterator[Replacement]:
@@ -85,7 +87,8 @@ def replacements(number: int, key: int = 36) -> Iterator[Replacement]:
         while k % 3 and not objects_of(scene := Landscape.sample(rng)):
             pass
         objects = objects_of(scene)
-        kinds, word = KINDS, "shape"
+        kinds: Sequence[str] = KINDS
+        word = "shape"
         if isinstance(scene, Landscape):
             kinds, word = (ON_SEA if scene.ground == "sea" else ON_LAND), "thing"
         kinds = [kind for kind in kinds if kind not in {one.kind for one in objects}]

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from caching_config import Settings
+from LatentRevisions.params import LatentRevisionsParams
 from mead.cli.local_redis import free_port
 from mead.http.app import create_app
 from mead.http.page import ASSETS, FOLDER
+from mead.imaging.encoding import add_texts, write_picture
+from mead.provenance import chunks_of
 from tests.conftest import DATA, Process, answers, report
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
@@ -98,7 +102,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
     def open_page(url: str) -> Page:
         urls.add(url)
         page.goto(url + "/")
-        expect(page.get_by_label("Prompt")).to_have_count(2)
+        expect(page.get_by_label("Prompt prompt", exact=True)).to_have_count(2)
         return page
 
     yield open_page
@@ -240,6 +244,41 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path
     go.click()
     expect(page.locator("#latent_revision-img-error")).not_to_be_empty()
     expect(page.locator("#gallery")).to_be_hidden()  # no job was made
+
+
+def test_a_picture_dropped_on_the_page_fills_in_its_form(
+    visit: Visit, waiting_room: Any, tmp_path: Path
+) -> None:
+    page = visit(waiting_room.url)
+    picture = Image.new("RGB", (8, 8))
+    prompt = "ein „Haus“\nin Rot"
+    params = LatentRevisionsParams(prompt=prompt, seed=7, prompts="at night:2", upscale=2, img_path="x.png")
+    add_texts(picture, chunks_of(params, 40, "LatentRevisions", "demo"))
+    write_picture(picture, tmp_path / "made.png")
+    fill(page, "latent_revision", cutouts=3)
+    page.get_by_role("tab").nth(1).click()
+    drop(page, "#stage", tmp_path / "made.png")
+    for name, value in {
+        "prompt": prompt,
+        "seed": "7",
+        "prompts": "at night:2",
+        "upscale": "2",
+        "w0": "5",
+    }.items():
+        expect(page.locator(f"#latent_revision-{name}")).to_have_value(value)
+    expect(page.locator("#latent_revision-cutouts")).to_have_value("")
+    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    expect(page.locator("[data-route=latent_revision] > .error")).to_have_text(
+        "Choose the pictures again: img."
+    )
+    write_picture(Image.new("RGB", (8, 8)), tmp_path / "other.png")
+    drop(page, "#stage", tmp_path / "other.png")
+    expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text(
+        "does not say how it was made"
+    )
+    expect(page.locator("#latent_revision-seed")).to_have_value("7")
+    drop(page, "#latent_revision-img", tmp_path / "made.png")  # there it is a starter
+    expect(page.locator("[data-field=img] .drop").first).to_contain_text("made.png")
 
 
 @pytest.mark.slow

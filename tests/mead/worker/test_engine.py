@@ -81,6 +81,18 @@ def test_notes_are_in_the_record_from_the_first_step_on(jobs: Jobs, storage: Sto
     assert jobs.get("a").status == "succeeded" and jobs.get("a").notes == ("teal is a colour",)
 
 
+def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: Storage, colours: Any) -> None:
+    engine = make_engine(
+        colours, jobs, storage, chunks_of=lambda params, steps: {"mead": f"{params.prompt} in {steps} steps"}
+    )
+    put(jobs, "a")
+    steps(engine, 5)
+    out_path = jobs.get("a").out_path
+    assert out_path is not None
+    with Image.open(storage.results / out_path) as picture:
+        assert picture.info == {"mead": "teal in 5 steps"}
+
+
 def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any) -> None:
     put(jobs, "a")
     steps(engine, 2)
