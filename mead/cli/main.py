@@ -25,7 +25,7 @@ from mead.installation import version
 from mead.params import ParamsError
 from mead.registry import MODELS
 from mead.terminal import say
-from mead.weights.errors import WeightsError
+from mead.weights.errors import DownloadError, WeightsError
 
 LOCAL, ASKING = "mead.cli.model_commands", "mead.cli.service_commands"
 COMMANDS = {
@@ -41,6 +41,15 @@ COMMANDS = {
     "doctor": "mead.cli.doctor.doctor_command",
     "completion": "mead.cli.completion.completion_command",
 }
+FAILURES = (
+    CommandError,
+    ServiceError,
+    WeightsError,
+    DownloadError,
+    FloatingPointError,
+    ValueError,
+    OSError,
+)
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -85,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(WRONG_USAGE)
     except MeadError as error:
         _fail(error, _code_of(error))
-    except (CommandError, ServiceError, WeightsError, FloatingPointError, ValueError, OSError) as error:
+    except FAILURES as error:
         _fail(error, FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
