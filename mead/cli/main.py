@@ -11,16 +11,7 @@ import click
 from pydantic import ValidationError
 
 from mead.cli.child import ServiceError
-from mead.cli.parser import (
-    FAILED,
-    INTERRUPTED,
-    NO_ANSWER,
-    WRONG_USAGE,
-    CommandError,
-    LazyGroup,
-    show_usage_error,
-)
-from mead.client.errors import MeadError, UnreachableError
+from mead.cli.parser import FAILED, INTERRUPTED, WRONG_USAGE, CommandError, LazyGroup, show_usage_error
 from mead.installation import version
 from mead.params import ParamsError
 from mead.registry import MODELS
@@ -41,15 +32,7 @@ COMMANDS = {
     "doctor": "mead.cli.doctor.doctor_command",
     "completion": "mead.cli.completion.completion_command",
 }
-FAILURES = (
-    CommandError,
-    ServiceError,
-    WeightsError,
-    DownloadError,
-    FloatingPointError,
-    ValueError,
-    OSError,
-)
+FAILURES = (ServiceError, WeightsError, DownloadError, FloatingPointError, ValueError, OSError)
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -92,8 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in describe_problems(error):
             say(f"mead: {problem}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    except MeadError as error:
-        _fail(error, _code_of(error))
+    except CommandError as error:
+        _fail(error, error.code)
     except FAILURES as error:
         _fail(error, FAILED)
     except (KeyboardInterrupt, click.Abort):
@@ -103,13 +86,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(error: Exception, code: int) -> None:
     say(f"mead: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _code_of(error: MeadError) -> int:
-    """The exit code for an error of the service."""
-    if isinstance(error, UnreachableError) or error.status in (429, 503):
-        return NO_ANSWER
-    return WRONG_USAGE if error.status in (400, 413, 415, 422) else FAILED
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
