@@ -93,6 +93,24 @@ def test_the_classes(programs: Path, tmp_path: Path) -> None:
     assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_client_needs_few_packages(wheel: Path, tmp_path: Path) -> None:
+    """httpx2 and what it needs, as docs/python.md says; no PyTorch, nothing of the service."""
+    packages = tmp_path / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", packages]
+    run(*pip, wheel, cwd=tmp_path)
+    ours = Path(sysconfig.get_path("purelib"))
+    for name in ("anyio", "h11", "httpcore2", "httpx2", "idna", "truststore", "typing_extensions"):
+        for path in ours.glob(f"{name}*"):
+            (packages / path.name).symlink_to(path)
+    code = (
+        "from mead.client import Client, UnreachableError\n"
+        "try: Client('http://127.0.0.1:1', patience=0).generate('a house')\n"
+        "except UnreachableError: print('away')"
+    )
+    done = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(packages))
+    assert done.stdout == "away\n"
+
+
 def test_weights_of_ones_own_go_to_the_users_folder(programs: Path, tmp_path: Path) -> None:
     before = files(programs.parent)
     listed = run(programs / "mead", "weights", "list", cwd=tmp_path, HOME=str(tmp_path)).stdout

@@ -11,21 +11,12 @@ import click
 from pydantic import ValidationError
 
 from mead.cli.child import ServiceError
-from mead.cli.parser import (
-    FAILED,
-    INTERRUPTED,
-    NO_ANSWER,
-    WRONG_USAGE,
-    CommandError,
-    LazyGroup,
-    show_usage_error,
-)
-from mead.client.errors import MeadError, UnreachableError
+from mead.cli.parser import FAILED, INTERRUPTED, WRONG_USAGE, CommandError, LazyGroup, show_usage_error
 from mead.installation import version
 from mead.params import ParamsError
 from mead.registry import MODELS
 from mead.terminal import say
-from mead.weights.errors import WeightsError
+from mead.weights.errors import DownloadError, WeightsError
 
 LOCAL, ASKING = "mead.cli.model_commands", "mead.cli.service_commands"
 COMMANDS = {
@@ -43,6 +34,7 @@ COMMANDS = {
     "doctor": "mead.cli.doctor.doctor_command",
     "completion": "mead.cli.completion.completion_command",
 }
+FAILURES = (ServiceError, WeightsError, DownloadError, FloatingPointError, ValueError, OSError)
 EXIT_CODES = """\b
 Exit codes:
   0    done
@@ -85,9 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in describe_problems(error):
             say(f"mead: {problem}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
-    except MeadError as error:
-        _fail(error, _code_of(error))
-    except (CommandError, ServiceError, WeightsError, FloatingPointError, ValueError, OSError) as error:
+    except CommandError as error:
+        _fail(error, error.code)
+    except FAILURES as error:
         _fail(error, FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
@@ -96,13 +88,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(error: Exception, code: int) -> None:
     say(f"mead: {error}", file=sys.stderr)
     sys.exit(code)
-
-
-def _code_of(error: MeadError) -> int:
-    """The exit code for an error of the service."""
-    if isinstance(error, UnreachableError) or error.status in (429, 503):
-        return NO_ANSWER
-    return WRONG_USAGE if error.status in (400, 413, 415, 422) else FAILED
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -19,7 +19,11 @@ INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A command failed; the message is for the user."""
+    """A command failed; the message is for the user, the exit code for programs."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class LazyGroup(click.Group):

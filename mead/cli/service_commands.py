@@ -11,9 +11,19 @@ from typing import Any
 import click
 
 from mead.cli.model_commands import given, out_paths, parameters_of, spec_called
-from mead.cli.parser import CommandError, LazyGroup, json_option, print_json, tell, watched
+from mead.cli.parser import (
+    FAILED,
+    NO_ANSWER,
+    WRONG_USAGE,
+    CommandError,
+    LazyGroup,
+    json_option,
+    print_json,
+    tell,
+    watched,
+)
 from mead.cli.progress_bar import ProgressBar
-from mead.client import Client, Job, Picture, RefusedError
+from mead.client import Client, Job, MeadError, Picture, RefusedError, UnreachableError
 from mead.params import check
 from mead.registry import MODELS
 from mead.terminal import format_size, say
@@ -36,10 +46,20 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def asks(url: str, key: str | None, **options: Any) -> None:
-        with Client(url, key, patience=PATIENCE) as client:
-            command(client, **options)
+        try:
+            with Client(url, key, patience=PATIENCE) as client:
+                command(client, **options)
+        except MeadError as error:
+            raise CommandError(str(error), _code_of(error)) from error
 
     return url_option(key_option(json_option(asks)))
+
+
+def _code_of(error: MeadError) -> int:
+    """The exit code for an error of the service."""
+    if isinstance(error, UnreachableError) or error.status in (429, 503):
+        return NO_ANSWER
+    return WRONG_USAGE if error.status in (400, 413, 415, 422) else FAILED
 
 
 def submit_command(name: str) -> click.Command:

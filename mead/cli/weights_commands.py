@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mead.cli.parser import CommandError
+from mead.cli.parser import CommandError, json_option, print_json
 from mead.cli.progress_bar import TransferBar
 from mead.output import try_output
 from mead.terminal import format_size, say
@@ -27,8 +28,12 @@ def weights_command(name: str) -> click.Command:
 
 
 @click.command("list")
-def list_sets() -> None:
+@json_option
+def list_sets(as_json: bool) -> None:
     """List the sets, their files and licences, and what is on this machine."""
+    if as_json:
+        print_json({name: _facts(name) for name in set_names()})
+        return
     say(f"Sets of weights. Fetched and converted ones are in {weights_dir()}.")
     for name in set_names():
         say()
@@ -36,6 +41,23 @@ def list_sets() -> None:
             _describe(WeightSet.find(name))
         except WeightsError as error:
             say(f"{name}: {error}")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """What `list` tells of a set, for programs."""
+    try:
+        weights = WeightSet.find(name)
+    except WeightsError as error:
+        return {"error": str(error)}
+    files = {**weights.files, **weights.absent}
+    return {
+        "description": weights.description,
+        "base": weights.base,
+        "files": {
+            network: {"size": file.size, "here": file.path.exists(), "licence": file.licence}
+            for network, file in files.items()
+        },
+    }
 
 
 def _describe(weights: WeightSet) -> None:

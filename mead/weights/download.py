@@ -14,16 +14,13 @@ from pathlib import Path
 
 from mead.terminal import format_size
 from mead.weights.disk import naming_full_disk
+from mead.weights.errors import DownloadError
 from mead.weights.partial_file import PartialFile
 from mead.weights.progress import Progress
 from mead.weights.transfer import MirrorError, TransferError, transfer
 
 LARGEST = 64 << 30  # bytes of a file of unknown size
 SLACK = 64 << 20  # bytes a file may have beyond twice the size in its manifest
-
-
-class DownloadError(RuntimeError):
-    """No mirror has the file; the message gives the reason for each."""
 
 
 @dataclass(frozen=True)

@@ -9,3 +9,7 @@ class WeightsError(RuntimeError):
 
 class UnknownSetError(WeightsError, ValueError):
     """There is no set of that name."""
+
+
+class DownloadError(RuntimeError):
+    """No mirror has a file; the message gives the reason for each."""

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from LatentRevisions.params import LatentRevisionsParams
-from mead.params import MAX_ITERATIONS, MAX_SEED, JobParams, ParamsError, check
+from mead.params import MAX_ITERATIONS, MAX_SEED, JobParams, MissingError, ParamsError, check
 from StyleCLIP.params import StyleCLIPParams
 
+TOO_LONG = "far more than CLIP reads; make it shorter"
 both = pytest.mark.parametrize("kind", [LatentRevisionsParams, StyleCLIPParams])
 
 
@@ -138,6 +139,53 @@ def test_how_far_a_picture_is_enlarged(kind: type[JobParams]) -> None:
     ):
         error = refused(kind, upscale=wrong)
         assert (error.field, error.out_of_range) == ("upscale", out_of_range), wrong
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompt": ""}, "prompt: must not be empty"),
+        (
+            {"prompt": "a" * 2001},
+            f"prompt: is longer than 2000 characters, {TOO_LONG}",
+        ),
+        ({"prompt": 5}, "prompt: must be a text"),
+        ({"w0": "heavy"}, "w0: must be a number"),
+        ({"w0": "nan"}, "w0: must be a finite number"),
+        ({"w0": 1001}, "w0: must be at most 1000.0"),
+        ({"iterations": "many"}, "iterations: must be a whole number"),
+        ({"iterations": 1.5}, "iterations: must be a whole number"),
+        ({"n": 0}, "n: must be at least 1"),
+        ({"size": "100x64"}, "size: must be a multiple of 16"),
+        ({"start": "dark"}, "start: must be 'noise' or 'learned'"),
+        ({"colour": "red"}, "colour: unknown parameter"),
+    ],
+)
+def test_what_is_wrong_is_said_as_a_person_says_it(given: dict[str, Any], said: str) -> None:
+    assert str(refused(LatentRevisionsParams, **given)) == said
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    with pytest.raises(MissingError) as missing:
+        check(TwoTexts, {})
+    assert missing.value.fields == ("prompt", "caption") and missing.value.field == "prompt"
+    assert str(missing.value) == "prompt: must be given (and so must caption)"
+
+
+class TwoTexts(JobParams):
+    """Parameters of which two must be given."""
+
+    caption: str
+
+
+def test_the_variants_of_a_job_differ_in_their_seeds() -> None:
+    params = check(LatentRevisionsParams, {"prompt": "a house", "seed": 7, "n": "3", "w0": 2})
+    variants = params.variants()
+    assert [variant.seed for variant in variants] == [7, 8, 9]
+    assert {variant.model_copy(update={"seed": 7, "n": 3}) for variant in variants} == {params}
+    last = refused(LatentRevisionsParams, seed=MAX_SEED, n=2)
+    assert last.field == "seed" and last.out_of_range
+    assert check(LatentRevisionsParams, {"prompt": "a house", "seed": MAX_SEED}).variants()
 
 
 def test_there_must_be_something_to_aim_at() -> None:

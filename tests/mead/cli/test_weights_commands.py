@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -73,7 +74,7 @@ def mead(folder: Path, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.C
 def test_what_is_not_understood_gives_the_usage(tmp_path: Path, arguments: list[str]) -> None:
     done = mead(tmp_path, "weights", *arguments)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: python -m mead weights")
+    assert done.stderr.startswith("Usage: python -m mead weights")
 
 
 @pytest.mark.slow
@@ -110,6 +111,8 @@ def test_from_nothing_to_verified(folder: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     assert "here, changed since verified" in mead(folder, "weights", "list").stdout
+    told = json.loads(mead(folder, "weights", "list", "--json").stdout)
+    assert told["local"]["files"]["identity"]["here"] and told["demo"]["files"]["clip"]["size"] > 0
     done = mead(folder, "weights", "verify", "local")
     assert done.returncode == 1
     assert f"mead: {path} has a wrong checksum (sha256)" in done.stderr

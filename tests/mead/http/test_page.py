@@ -231,7 +231,7 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path
     page = visit(service.url)
     go = page.get_by_role("button", name="Make the picture")
     go.click()
-    expect(page.locator("#latent_revision-prompt-error")).to_have_text("Field required")
+    expect(page.locator("#latent_revision-prompt-error")).to_have_text("must be given")
     expect(page.locator("#latent_revision-prompt")).to_be_focused()
     expect(page.locator("#latent_revision-prompt")).to_have_attribute("aria-invalid", "true")
     fill(page, "latent_revision", prompt="a house", w0=5000)

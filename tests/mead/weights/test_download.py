@@ -17,7 +17,8 @@ import pytest
 from mead.weights import disk
 from mead.weights import download as downloads
 from mead.weights.disk import DiskFullError
-from mead.weights.download import DownloadError, RetryPolicy, download
+from mead.weights.download import RetryPolicy, download
+from mead.weights.errors import DownloadError
 from mead.weights.transfer import MirrorError
 from tests.mirror import (
     Fault,

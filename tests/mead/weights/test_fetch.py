@@ -22,8 +22,8 @@ from mead.registry import networks
 from mead.weights.building import build_network
 from mead.weights.checkpoints import CheckpointError
 from mead.weights.disk import DiskFullError
-from mead.weights.download import DownloadError, RetryPolicy
-from mead.weights.errors import WeightsError
+from mead.weights.download import RetryPolicy
+from mead.weights.errors import DownloadError, WeightsError
 from mead.weights.fetch import fetch, space_needed
 from mead.weights.lock import Lock
 from mead.weights.own_sets import add_checkpoint
