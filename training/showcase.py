@@ -80,7 +80,7 @@ def pasted(folder: Path) -> list[list[Tile]]:
         scene.paste(turned, (x, y), turned)
     path = folder / "scene.png"
     scene.save(path)
-    jobs: dict[Path, list[tuple[str, int | str]]] = {
+    jobs: dict[Path, list[tuple[str, str | int]]] = {
         PHOTO: [("a person with glasses", "largest"), ("a queen", "largest"), (EDITS[1], "largest")],
         path: [
             ("a person with glasses", "all"),

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mead.imaging.decoder_process import receive, send
@@ -43,8 +45,11 @@ class FaceFinder:
         self._turn = FairSemaphore(1, waiting, SECONDS)
         self._process: _Process | None = None
 
-    def find(self, photo: Bitmap, field: str, client: str) -> tuple[FoundFace, ...]:
-        """The faces of a photo, from the left.
+    @contextmanager
+    def turn(self, field: str, client: str) -> Iterator[Callable[[Bitmap], tuple[FoundFace, ...]]]:
+        """Wait until no other photo is looked at; yields what finds the faces of one, from the left.
+
+        It raises WeightsError if the weights set cannot be used.
 
         Args:
             field: the name of the photo in errors.
@@ -52,25 +57,25 @@ class FaceFinder:
 
         Raises:
             BusyError: too many photos wait, or the machine is too busy.
-            WeightsError: the weights set cannot be used.
         """
         with self._turn.acquire(client, field):
-            for _ in range(2):  # the process may have ended for lack of photos
-                process = self._process or _Process(self._command)
-                self._process = None
-                try:
-                    reply = process.find(photo)
-                except (OSError, EOFError, ValueError) as error:
-                    log.info(
-                        "the face finder has ended", extra={"status": process.end(), "error": repr(error)}
-                    )
-                    if isinstance(error, TimeoutError):
-                        break
-                    continue
-                self._process = process
-                if "error" in reply:
-                    raise WeightsError(reply["error"])
-                return tuple(FoundFace.model_validate(face) for face in reply["faces"])
+            yield lambda photo: self._find(photo, field)
+
+    def _find(self, photo: Bitmap, field: str) -> tuple[FoundFace, ...]:
+        for _ in range(2):  # the process may have ended for lack of photos
+            process = self._process or _Process(self._command)
+            self._process = None
+            try:
+                reply = process.find(photo)
+            except (OSError, EOFError, ValueError) as error:
+                log.info("the face finder has ended", extra={"status": process.end(), "error": repr(error)})
+                if isinstance(error, TimeoutError):
+                    break
+                continue
+            self._process = process
+            if "error" in reply:
+                raise WeightsError(reply["error"])
+            return tuple(FoundFace.model_validate(face) for face in reply["faces"])
         raise BusyError(field)
 
 

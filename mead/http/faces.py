@@ -8,12 +8,13 @@ from flask import Blueprint, Response, request
 
 from mead.http import access
 from mead.http.description import Description, describe
-from mead.http.errors import ApiError
+from mead.http.errors import ApiError, input_error
 from mead.http.face_finder import FaceFinder
-from mead.http.forms import FormReader, PhotoForm
+from mead.http.forms import FormReader, PhotoForm, read_photo
 from mead.http.responses import json_response
 from mead.http.schemas import PhotoFaces
 from mead.imaging.fair_semaphore import BusyError
+from mead.imaging.pictures import PictureError
 from mead.registry import MODELS
 from mead.settings import Settings
 
@@ -35,10 +36,14 @@ def _view(forms: FormReader, finder: FaceFinder) -> Callable[[], Response]:
 
         Makes no job, and keeps no photo. A number is what the field `face` of /styleclip takes.
         """
+        file = read_photo(request)
         try:
-            with forms.photo(request) as photo:
+            # decoded when its turn has come, so that waiting photos take no memory
+            with finder.turn("img", access.client()) as find, forms.whole_photo(file, "img") as photo:
                 width, height = photo.size
-                found = finder.find(photo, "img", access.client())
+                found = find(photo)
+        except PictureError as error:
+            raise input_error(error) from error
         except BusyError as error:
             raise ApiError(429, str(error), error.field) from error
         return json_response(PhotoFaces(width=width, height=height, faces=list(found)))

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic
@@ -140,25 +140,13 @@ class FormReader:
             raise ApiError(429, str(error), error.field) from error
         return Form(checked, fingerprint)
 
-    @contextmanager
-    def photo(self, request: Request) -> Iterator[Bitmap]:
-        """The photo of a form that has nothing else, the file field `img`; kept for the length of the block.
+    def whole_photo(self, file: BinaryIO, field: str) -> AbstractContextManager[Bitmap]:
+        """A photo at its own size, for the length of a block.
 
         Raises:
-            ApiError: 400, 413, 415, 429: as `read`.
+            PictureError, BusyError: as `Decoders.decoded`.
         """
-        _, files = _read_fields(request, _fields_of(PhotoForm))
-        if "img" not in files:
-            raise ApiError(400, "img: must be sent as a file", "img")
-        with ExitStack() as decoding:
-            stream: BinaryIO = files["img"].stream  # type: ignore[assignment]
-            try:
-                photo = decoding.enter_context(self._whole.decoded(stream, "img", access.client()))
-            except PictureError as error:
-                raise input_error(error) from error
-            except BusyError as error:
-                raise ApiError(429, str(error), error.field) from error
-            yield photo
+        return self._whole.decoded(file, field, access.client())
 
 
 def _check(params: type[P], given: Mapping[str, Any], missing_files: Sequence[str]) -> P:
@@ -219,6 +207,19 @@ def read_query(request: Request, kind: type[M]) -> M:
         return check(kind, request.args.to_dict())
     except ParamsError as error:
         raise input_error(error) from error
+
+
+def read_photo(request: Request) -> BinaryIO:
+    """The photo of a form that has nothing else, the file field `img`.
+
+    Raises:
+        ApiError: 400, 415: as `FormReader.read`.
+    """
+    _, files = _read_fields(request, _fields_of(PhotoForm))
+    if "img" not in files:
+        raise ApiError(400, "img: must be sent as a file", "img")
+    photo: BinaryIO = files["img"].stream  # type: ignore[assignment]
+    return photo
 
 
 def read_id(request: Request) -> str:

@@ -91,6 +91,8 @@ for (const form of all("form[data-route]")) {
   }
   form.addEventListener("submit", (event) => { event.preventDefault(); send(form); });
   form.addEventListener("input", () => noteSoon(form));
+  const { img, face } = form.elements;
+  if (img && face && "/faces" in api.paths) img.addEventListener("input", () => offerFaces(img, face));
 }
 
 function fillField(form, place, field, must) {
@@ -224,6 +226,9 @@ function showErrorIn(form, { message, field }) {
   return input;
 }
 
+// Nobody is asked for a key while filling in a form.
+const isLocked = () => "securitySchemes" in api.components && !sessionStorage.getItem(KEY);
+
 // What would be noted on a job of this form is said at its prompt, before it is sent.
 
 function noteSoon(form) {
@@ -233,14 +238,34 @@ function noteSoon(form) {
 
 async function note(form) {
   const mine = form.soon; // a later change makes another
-  const locked = "securitySchemes" in api.components && !sessionStorage.getItem(KEY); // nobody is asked for a key while writing
   const body = written(form);
   for (const [name, value] of [...body]) if (value.name) body.set(name, new File([], value.name)); // that there is one will do
   let notes = [];
   try {
-    if (body.has("prompt") && !locked) ({ notes } = await (await call(`${form.dataset.route}/notes`, { method: "POST", body })).json());
+    if (body.has("prompt") && !isLocked()) ({ notes } = await (await call(`${form.dataset.route}/notes`, { method: "POST", body })).json());
   } catch {} // what is wrong is said when the form is sent
   if (mine === form.soon) say($(".note", form), notes.join("\n"));
+}
+
+// Which faces the photo has is said at the field that chooses one, which offers them.
+async function offerFaces(img, face) {
+  const [file] = img.files;
+  const choices = face.list ?? make("datalist", { id: `${face.id}-choices` });
+  const said = choices.nextElementSibling ?? make("p", { className: "hint", role: "status" });
+  if (!face.list) {
+    face.after(choices, said);
+    face.setAttribute("list", choices.id);
+  }
+  say(said, "");
+  choices.replaceChildren();
+  if (!file || isLocked()) return;
+  const body = new FormData();
+  body.append("img", file);
+  const faces = await call("faces", { method: "POST", body }).then((answer) => answer.json()).then((found) => found.faces, () => null);
+  if (file !== img.files[0] || !faces) return; // another photo, or one that will be refused
+  const numbers = faces.map(({ number }) => number);
+  choices.append(...["largest", "all", ...numbers].map((value) => make("option", { value })));
+  say(said, faces.length === 1 ? "The photo shows one face." : `The photo shows ${faces.length || "no"} faces.`);
 }
 
 // What is filled in of a form.

@@ -104,6 +104,14 @@ def test_what_can_be_made() -> None:
 
 
 @pytest.mark.slow
+def test_the_faces_of_a_photo(tmp_path: Path) -> None:
+    result = mead("faces", "tests/data/face.jpeg")
+    assert result.returncode == 0
+    assert re.fullmatch(r"1: \d+,\d+ to \d+,\d+, turned by -?\d+ degrees\n", result.stdout), result.stdout
+    missing = mead("faces", str(tmp_path / "none.jpg"))
+    assert missing.returncode == 1 and "img: there is no file" in missing.stderr
+
+
 def test_notes_are_said_beside_the_path(tmp_path: Path) -> None:
     options = ["--iterations", "1", "--size", "64x64", "--w2", "1", "--output_path", str(tmp_path)]
     done = mead("latent_revision", "a cat astronaut", *options)

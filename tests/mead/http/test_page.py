@@ -21,6 +21,7 @@ from mead.http.page import ASSETS, FOLDER
 from mead.imaging.encoding import add_texts, write_picture
 from mead.provenance import chunks_of
 from tests.conftest import DATA, Process, answers, report
+from tests.StyleCLIP.test_faces import PLACES, group
 
 LIMIT = 120_000  # milliseconds; far more than anything here takes
 PARTS = {name: (FOLDER / name).read_text("utf-8") for name in ASSETS}
@@ -225,6 +226,27 @@ def test_a_face_edited_by_keyboard_alone(visit: Visit, service: Any, face: Path)
     page.keyboard.press("Enter")
     state(page, "^Done$")
     expect(page.get_by_role("img", name="a person with blue hair")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_face_of_a_group_back_in_its_photo(visit: Visit, service: Any, tmp_path: Path) -> None:
+    """The page says which faces there are, and shows the whole photo in the end."""
+    group(*PLACES).save(tmp_path / "group.png")
+    page = visit(service.url)
+    page.get_by_role("tab", name="Edit a face").click()
+    page.locator("#styleclip-img").set_input_files(tmp_path / "group.png")
+    expect(page.get_by_text("The photo shows 3 faces.")).to_be_visible()
+    options = page.locator("#styleclip-face-choices option")
+    assert [option.get_attribute("value") for option in options.all()] == ["largest", "all", "1", "2", "3"]
+    page.locator("#styleclip-output").select_option("photo")
+    fill(page, "styleclip", prompt="a person with glasses", face="2", iterations=2)
+    page.get_by_role("button", name="Edit the face").click()
+    state(page, "^Done$")
+    expect(page.locator("#facts")).to_contain_text("face 2 · iterations 2 · output photo")
+    page.wait_for_function("document.querySelector('#picture').naturalWidth === 1200")
+    page.locator("#styleclip-face").fill("4")
+    page.get_by_role("button", name="Edit the face").click()
+    expect(page.locator("#styleclip-face-error")).to_contain_text("there are 3 faces in the photo")
 
 
 def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path: Path) -> None:
