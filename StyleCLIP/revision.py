@@ -18,11 +18,20 @@ from mead.revision import Revision
 class StyleRevision(Revision):
     """A face being edited: its latents are the codes w+ [1, n_latent, style_dim]."""
 
+    face: Tensor  # w+ of the face as it was, [1, n_latent, style_dim]
     codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
     features: Tensor  # identity of the face as it was, [1, d]
     learning_rate: float  # at the top of the ramp, see `ramp`
     objective: Sum
+    strength: float = 1.0  # how much of the edit the picture shows
     styles: Sequence[Tensor] | None = None  # the edit, [1, in] each, if it was found without optimisation
+
+    @property
+    def shown(self) -> Tensor:
+        """The codes of the picture, w+ [1, n_latent, style_dim]."""
+        if self.strength == 1:  # to the last bit
+            return self.latents
+        return self.face + self.strength * (self.latents - self.face)
 
     @classmethod
     def of_styles(cls, styles: Sequence[Tensor], codes: Tensor, seed: int, **upscaling: Any) -> StyleRevision:
@@ -32,6 +41,7 @@ class StyleRevision(Revision):
             optimiser=torch.optim.SGD([codes]),
             generator=torch.Generator(codes.device).manual_seed(seed),
             steps=1,
+            face=codes,
             codes=codes,
             features=codes.new_empty(1, 0),
             learning_rate=0.0,

@@ -89,6 +89,7 @@ SPEC = ModelSpec(
                 FormField("alpha", "Alpha"),
                 FormField("beta", "Beta"),
             ),
+            "How much": (FormField("strength", "Strength"),),
         },
         reuse="Edit as a face",
     ),

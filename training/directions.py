@@ -2,8 +2,8 @@
 
 The published table says where each channel of StyleGAN2's styles, changed alone, moves CLIP's embedding of a
 picture. In the demo generator a channel alone does nothing in particular: many together draw glasses. So
-the table is fitted instead: what it makes of words should be how the styles of a face differ from those of the
-same face with what the words say. It is a linear map, of edits as the mapper learns from, found in one go.
+the table is fitted instead: what it makes of words should be how the styles of a face differ from those of
+the same face with what the words say. It is a linear map, fitted to edits as the mapper learns from.
 
 Edits of drawn faces then change more of what they should than with a table that was measured as published
 (55% instead of 28%) and keep as much of the rest (95%).
