@@ -14,16 +14,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.model import Model
-from mead.nn.cutouts import Cutouts
 from mead.nn.graphs import Recorded
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
-from mead.nn.resampling import resize
 from mead.params import ParamsError, lacking
 from mead.revision import Progress, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
@@ -39,13 +36,14 @@ from StyleCLIP.frozen_generator import FrozenGenerator
 from StyleCLIP.frozen_identity import FrozenIdentity
 from StyleCLIP.global_directions import GlobalDirections, GlobalEdits
 from StyleCLIP.hyperparameters import Hyperparameters
-from StyleCLIP.identity import WHOLE, Identity, crop
+from StyleCLIP.identity import Identity, crop
 from StyleCLIP.losses import objective
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
 from StyleCLIP.revision import StyleRevision, ramp
 from StyleCLIP.stylegan2 import Generator
+from StyleCLIP.views import Views
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
 
@@ -100,7 +98,7 @@ class StyleCLIPPipeline:
         self.scaler = self.precision.scaler()
         self._faces, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
         self._features = Recorded(self._pass_identity)
-        self.cutouts = Cutouts(hyperparameters)
+        self.views = Views(perceptor.input_size, hyperparameters)
         parts = perceptor, self.generator, hyperparameters, self.precision
         self.global_edits = None if directions is None else GlobalEdits(directions, *parts)
 
@@ -143,6 +141,8 @@ class StyleCLIPPipeline:
         if (params.start or own_start) == "learned":
             codes = self._mapped(face, prompt)
             rate, l2 = hyper.learned_start_rate, hyper.learned_start_l2
+        l2 = l2 if params.l2 is None else params.l2
+        identity = hyper.identity if params.identity is None else params.identity
         features = self._features(self._faces(face))
         latents = codes.clone().requires_grad_()
         return StyleRevision(
@@ -150,10 +150,12 @@ class StyleCLIPPipeline:
             optimiser=torch.optim.Adam([latents], lr=rate, fused=self.precision.fused),
             generator=torch.Generator(self.device).manual_seed(params.seed),
             steps=(params.iterations or hyper.iterations) * number,
+            face=face,
+            strength=params.strength,
             codes=codes,
             features=features,
             learning_rate=rate,
-            objective=objective(prompt[0], codes, features, l2, hyper.identity),
+            objective=objective(prompt[0], codes, features, l2, identity),
             **job,
         )
 
@@ -207,7 +209,7 @@ class StyleCLIPPipeline:
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        return self._picture(revision.styles or self.generator.styles(revision.latents))
+        return self._picture(revision.styles or self.generator.styles(revision.shown))
 
     def _picture(self, styles: Sequence[Tensor]) -> Image.Image:
         """The face of styles [1, in]."""
@@ -219,7 +221,7 @@ class StyleCLIPPipeline:
         CLIP sees each job's face apart: how its matrix products round depends on the batch size, and the
         optimisation amplifies a rounding error into a different picture.
         """
-        embeddings = self._embed(self._views(revision, face))
+        embeddings = self._embed(self.views.for_clip(face, revision.generator))
         inputs = {"embeddings": embeddings, "codes": revision.latents, "features": self._features(face)}
         return revision.objective(inputs)
 
@@ -232,13 +234,8 @@ class StyleCLIPPipeline:
         return self.mapper(codes, prompt)
 
     def _pass_generator(self, codes: Tensor) -> Tensor:
-        """The faces of codes w+ [N, n_latent, style_dim] as the networks see them: [N, 3, S, S] in [-1, 1].
-
-        Large ones are shrunk, once for all.
-        """
-        faces = self.generator.synthesise(codes).clamp(-1, 1)
-        side = max(WHOLE, self.perceptor.input_size)
-        return F.adaptive_avg_pool2d(faces, side) if faces.shape[-1] > side else faces
+        """The faces of codes w+ [N, n_latent, style_dim], as the networks see them, see `Views`."""
+        return self.views.shrunk(self.generator.synthesise(codes))
 
     def _pass_perceptor(self, views: Tensor) -> Tensor:
         """Pictures [N, 3, S, S] in [0, 1] -> CLIP's embeddings [N, d]."""
@@ -249,17 +246,6 @@ class StyleCLIPPipeline:
         """Identity features of `_faces`: [N, d], unit length."""
         features: Tensor = self.identity(crop(faces, self.identity.input_size))
         return features
-
-    def _views(self, revision: StyleRevision, face: Tensor) -> Tensor:
-        """What CLIP sees of one of `_faces` in this step: all of it, and random crops."""
-        side = self.perceptor.input_size
-        picture = (face + 1) / 2
-        views = resize(picture, (side, side))
-        if not self.hyperparameters.cutouts:
-            return views
-        maps = self.cutouts.draw(side, side, revision.generator)
-        crops = self.cutouts.cut(picture, maps[None], side) + self.cutouts.noise(side, revision.generator)
-        return torch.cat([views, crops])
 
 
 @OncePerProcess
@@ -333,6 +319,9 @@ class StyleCLIP(Model):
         neutral: str | None = None,
         alpha: float | None = None,
         beta: float | str | None = None,
+        l2: float | None = None,
+        identity: float | None = None,
+        strength: float = 1.0,
         upscale: int | None = None,
         output: str = "face",
         face: str | int = "largest",
@@ -362,6 +351,10 @@ class StyleCLIP(Model):
             alpha: how far to go along a global direction; -10 to 10, default None: the weights set's.
             beta: how relevant a channel must be for a global direction to change it; "auto" or 0 to 1,
                 default None: the weights set's.
+            l2: weight of the squared distance from the first codes; 0 to 1000, default None: the weights
+                set's.
+            identity: weight of the identity loss; 0 to 1000, default None: the weights set's.
+            strength: how much of the edit the picture shows; 0 to 2, default 1.0.
             upscale: how many times as wide and high the finished picture is made; 1 or 2 or 4, default None:
                 the weights set's.
             output: what the result shows: the face alone, the whole photo with the edited face in it, or the
@@ -390,6 +383,9 @@ class StyleCLIP(Model):
             "neutral": neutral,
             "alpha": alpha,
             "beta": beta,
+            "l2": l2,
+            "identity": identity,
+            "strength": strength,
             "upscale": upscale,
             "output": output,
             "face": face,

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from mead.params import UPSCALE, JobParams, Prompt, Upscale
+from mead.params import UPSCALE, JobParams, LossWeight, Prompt, Upscale
 
 NUMBER = r"(0(\.[0-9]+)?|1(\.0+)?|\.[0-9]+)"  # 0 to 1
 
 MAX_ALPHA = 10.0
+MAX_STRENGTH = 2.0
 
 
 def parse_beta(value: Any) -> Literal["auto"] | float:
@@ -98,6 +99,26 @@ class StyleCLIPParams(JobParams):
         description="Where to start: at the face's own codes, or where a network moves them that has learned "
         "what words ask for; the weights set's own start when left out.",
     )
+    l2: LossWeight | None = Field(
+        None,
+        description="Weight of the squared distance from the first codes: the higher, the less changes. The "
+        "weights set's own when left out.",
+    )
+    identity: LossWeight | None = Field(
+        None,
+        description="Weight of the identity loss: the higher, the more the face stays the same person's. The "
+        "weights set's own when left out.",
+    )
+    # A record of a job that leaves it out has no such field, as before there was any.
+    strength: float = Field(
+        1.0,
+        ge=0,
+        le=MAX_STRENGTH,
+        allow_inf_nan=False,
+        exclude_if=lambda strength: strength == 1,
+        description="How much of the edit the picture shows, whatever the method: 0 none, 1 all of it, more "
+        "than that exaggerates it.",
+    )
     upscale: Upscale | None = Field(None, description=UPSCALE)
     # A record of a job that leaves these out has no such fields, as before there were any.
     output: Literal["face", "photo", "pair"] = Field(
@@ -140,7 +161,7 @@ class StyleCLIPParams(JobParams):
         idle: tuple[str, ...] = ("neutral", "alpha", "beta")
         why = "the edit is optimised"
         if self.method == "global":
-            idle, why = ("start", "iterations"), "nothing is optimised"
+            idle, why = ("start", "iterations", "l2", "identity"), "nothing is optimised"
         if self.face != "largest" and self.img_path is None:
             found["face"] = "there is no img"
         return found | {field: why for field in idle if getattr(self, field) is not None}

@@ -26,13 +26,22 @@ class StyleRevision(Revision):
     A job may edit several faces of a photo, one after the other; its steps are those of all of them.
     """
 
+    face: Tensor  # w+ of the face as it was, [1, n_latent, style_dim]
     codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
     features: Tensor  # identity of the face as it was, [1, d]
     learning_rate: float  # at the top of the ramp, see `ramp`
     objective: Sum
+    strength: float = 1.0  # how much of the edit the picture shows
     styles: Sequence[Tensor] | None = None  # the edit, [1, in] each, if it was found without optimisation
     photo: PhotoEdit | None = None  # where all of the photo's faces were looked for
     before: Image.Image | None = None  # the face of the photo, as its codes draw it before the edit
+
+    @property
+    def shown(self) -> Tensor:
+        """The codes of the picture, w+ [1, n_latent, style_dim]."""
+        if self.strength == 1:  # to the last bit
+            return self.latents
+        return self.face + self.strength * (self.latents - self.face)
 
     @classmethod
     def of_styles(cls, styles: Sequence[Tensor], codes: Tensor, seed: int, **job: Any) -> StyleRevision:
@@ -41,6 +50,7 @@ class StyleRevision(Revision):
             latents=codes,
             optimiser=torch.optim.SGD([codes]),
             generator=torch.Generator(codes.device).manual_seed(seed),
+            face=codes,
             codes=codes,
             features=codes.new_empty(1, 0),
             learning_rate=0.0,

@@ -92,6 +92,7 @@ SPEC = ModelSpec(
                 FormField("alpha", "Alpha"),
                 FormField("beta", "Beta"),
             ),
+            "How much": (FormField("strength", "Strength"),),
         },
         reuse="Edit as a face",
     ),

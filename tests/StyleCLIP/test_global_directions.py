@@ -110,6 +110,15 @@ def test_an_edit_takes_one_step_and_goes_as_far_as_alpha_says(pipeline: StyleCLI
     assert pictures[0] == pictures[1] and len(set(pictures)) == 4
 
 
+def test_strength_is_of_the_way_in_style_space(pipeline: StyleCLIPPipeline) -> None:
+    before = pipeline.image(pipeline.start(params(method="optimisation", start="inversion")))
+    pictures = [
+        pipeline.image(pipeline.start(params(alpha=alpha, beta="auto", strength=strength))).tobytes()
+        for alpha, strength in ((4, 0), (4, 0.5), (2, 1))
+    ]
+    assert pictures[0] == before.tobytes() and pictures[1] == pictures[2] != pictures[0]
+
+
 def test_edits_and_optimisations_share_a_batch(pipeline: StyleCLIPPipeline) -> None:
     edit, other, alone = (
         pipeline.start(params(method=method, iterations=2))
@@ -174,7 +183,8 @@ def test_wrong_parameters_are_named(given: dict[str, Any], out_of_range: bool) -
 
 
 def test_what_has_no_effect_is_noted() -> None:
-    assert params(start="learned", iterations=5).without_effect().keys() == {"start", "iterations"}
+    idle = params(start="learned", iterations=5, l2=1, identity=0).without_effect()
+    assert idle.keys() == {"start", "iterations", "l2", "identity"}
     idle = params(method="optimisation", neutral="a face", alpha=1, beta=0.2).without_effect()
     assert idle.keys() == {"neutral", "alpha", "beta"}
     assert params(neutral="a face", alpha=0).without_effect() == {}

@@ -129,6 +129,30 @@ def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Pat
         assert psnr(inverted, original) > psnr(average, original) + 3
 
 
+def test_strength_shows_as_much_of_the_edit(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    given = {"img_path": girl, "iterations": 2, "seed": 1}
+    inverted = pipeline.image(pipeline.start(params(start="inversion", img_path=girl)))
+    none, half, whole, left_out = finish(
+        pipeline,
+        [pipeline.start(params("a woman with blue hair", **given, **more)) for more in STRENGTHS],
+    )
+    assert none.tobytes() == inverted.tobytes() and whole.tobytes() == left_out.tobytes()
+    assert psnr(inverted, whole) < min(psnr(inverted, half), psnr(half, whole))
+
+
+STRENGTHS: list[dict[str, float]] = [{"strength": 0}, {"strength": 0.5}, {"strength": 1}, {}]
+
+
+def test_weights_of_losses_are_a_jobs_own(pipeline: StyleCLIPPipeline) -> None:
+    hyper = pipeline.hyperparameters
+    for given, expected in (
+        ({}, [hyper.l2, hyper.identity]),
+        ({"l2": 0, "identity": 2.5}, [0, 2.5]),
+    ):
+        _, l2, identity = pipeline.start(params(start="inversion", **given)).objective
+        assert [l2.factor, identity.factor] == expected
+
+
 def test_what_is_not_finite_harms_no_other(pipeline: StyleCLIPPipeline) -> None:
     """A job whose codes are not finite makes no picture; what shares a batch with it is as if alone."""
     wanted = [params(seed=seed, iterations=3, start="inversion") for seed in range(3)]

@@ -103,7 +103,7 @@ def test_from_nothing_to_verified(folder: Path) -> None:
     listed = mead(folder, "weights", "list").stdout
     assert (
         listed.count("here, verified 20") == len(WeightSet.find("demo").files) + 1
-        and listed.count("not here") == 6
+        and listed.count("not here") == 7
     )
 
     path = folder / "local" / "identity.safetensors"

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
-from mead.registry import networks
 from mead.weights import conversion
 from mead.weights.building import build_network
 from mead.weights.checkpoints import CheckpointError
@@ -28,6 +27,8 @@ from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.identity import Identity
 from StyleCLIP.stylegan2 import Generator
 from tests import full_size, originals, parity
+
+DEMO = list(WeightSet.find("demo", FOLDER / "manifest.toml").files)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_vqgan_of_a_lightning_checkpoint(folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("network", networks())
+@pytest.mark.parametrize("network", DEMO)
 def test_a_file_of_the_demo_set_is_known_for_what_it_is(folder: Path, network: str) -> None:
     original = WeightSet.find("demo").files[network].path
     assert conversion.networks(original) == (network,)
@@ -306,7 +307,7 @@ def test_names_of_wrappers_within_keys_are_left(wrapper: str, folder: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("network", sorted(networks()))
+@pytest.mark.parametrize("network", sorted(DEMO))
 def test_files_of_nothing_but_half_precision(network: str, dtype: torch.dtype, folder: Path) -> None:
     """Whole numbers are such again; the words that CLIP knows are those of the demo set."""
     demo = WeightSet.find("demo", FOLDER / "manifest.toml").read(network)
