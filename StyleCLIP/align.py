@@ -96,19 +96,27 @@ def glimpses(picture: Image.Image) -> list[Glimpse]:
     A face may be seen several times, if not alike. Small ones are only looked for from the side from which
     the surest of the others was seen, since that takes the most time; from all sides if no other is sure.
     """
+    scale = np.divide(_fitted(picture.size, max(SEARCH_SIDES)), picture.size)
+    small = picture.resize(_fitted(picture.size, max(SEARCH_SIDES)), reducing_gap=2.0)
     found: list[Glimpse] = []
     for side in SEARCH_SIDES:
         surest = max(found, key=attrgetter("score"), default=None)
         only = side == max(SEARCH_SIDES) and surest is not None and surest.score >= SURE_FACE
         for quarters in [surest.quarters] if surest is not None and only else range(4):
-            for detection in _detect_turned(picture, side, quarters)[:LOOKED_AT_IN_A_CROWD]:
-                landmarks = _landmarks(detection.points)
+            for detection in _detect_turned(small, side, quarters)[:LOOKED_AT_IN_A_CROWD]:
+                landmarks = _landmarks(detection.points / scale)
                 found.append(Glimpse(landmarks, square_of(landmarks), detection.score, quarters))
     kept: list[Glimpse] = []
     for glimpse in sorted(found, key=attrgetter("score"), reverse=True):
         if not any(_are_alike(glimpse.square, other.square) for other in kept):
             kept.append(glimpse)
     return kept
+
+
+def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """A width and height of the same shape as `size`, but no longer than `longest`."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def find_people(picture: Image.Image, seen: list[Glimpse]) -> list[Square]:
@@ -237,7 +245,7 @@ def cut_out(picture: Image.Image, square: Square, size: int) -> Image.Image:
     Where the square reaches beyond the picture, the picture is continued by its mirror image, which blurs
     away towards the outside.
     """
-    rgb = picture.convert("RGB")
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy it
     # Where the square has many more pixels than asked for, go on with the picture shrunk by a whole factor.
     factor = max(1, int(square.side / size / 2))
     if factor > 1:
