@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mead.revision import finish, result_of, run
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.revision import StyleRevision
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, load_pipeline
+from StyleCLIP.views import Views
 from tests.conftest import DATA
 from tests.StyleCLIP.test_faces import PLACES, group, person
 
@@ -73,7 +75,7 @@ def test_all_faces_of_a_group(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     revision = pipeline.start(params(photo, face="all", output="photo"))
     assert revision.steps == 6 and revision.photo is not None
     seen = []
-    result = finish(pipeline, revision, lambda progress: seen.append(progress.step))
+    (result,) = finish(pipeline, [revision], lambda progress: seen.append(progress.step))
     assert seen == [1, 2, 3, 4, 5, 6]
     changed = differs(read_picture(photo, "img"), result)
     assert not changed[outside_of_faces(revision, 1, 2, 3)].any()
@@ -84,13 +86,13 @@ def test_all_faces_of_a_group(pipeline: StyleCLIPPipeline, photo: Path) -> None:
 def test_each_of_all_faces_is_edited_as_it_would_be_alone(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     """But for the random crops, which go on from face to face."""
     bare = copy.copy(pipeline)
-    bare.hyperparameters = type(pipeline.hyperparameters)(**{**vars(pipeline.hyperparameters), "cutouts": 0})
+    bare.views = Views(pipeline.perceptor.input_size, replace(pipeline.hyperparameters, cutouts=0))
     everyone = bare.start(params(photo, face="all", output="photo"))
-    finish(bare, everyone)
+    finish(bare, [everyone])
     assert everyone.photo is not None
     for number in (1, 2, 3):
         alone = bare.start(params(photo, face=number, output="photo"))
-        finish(bare, alone)
+        finish(bare, [alone])
         edits = [*everyone.photo.edited, (everyone.before, bare.image(everyone))]
         assert edits[number - 1] == (alone.before, bare.image(alone))
 
@@ -210,7 +212,7 @@ def test_near_the_edge_small_and_turned(
     path = tmp_path / "photo.png"
     group(place).save(path)
     revision = pipeline.start(params(path, output="photo"))
-    changed = differs(read_picture(path, "img"), finish(pipeline, revision))
+    changed = differs(read_picture(path, "img"), finish(pipeline, [revision])[0])
     assert changed.any() and not changed[outside_of_faces(revision, 1)].any()
 
 
