@@ -20,6 +20,7 @@ EDGE = 1.0  # pixels of the photo along the square's edges that stay as they are
 MARGIN = 1 / 20  # the mask's edge lies that much further inside, and is blurred as far; in sides
 LEFT_ALONE, CHANGED = 6.0, 24.0  # levels of 255; a change of less is none, one of more counts fully
 SMOOTHED = 1 / 50  # over how much of a side the size of a change is averaged
+BAND_PIXELS = 1_000_000  # of the photo, changed at once
 ENLARGED = 0.9  # below this scale, cubic instead of linear interpolation, which would show its lines
 PARTING = 0.3  # between two faces, over how much of a face's reach the one gives way to the other
 
@@ -49,12 +50,15 @@ def paste(photo: np.ndarray, changed: np.ndarray, square: Square, neighbours: Se
     if len(changed) > side:
         changed = cv2.resize(changed, (side, side), interpolation=cv2.INTER_AREA)  # averages: no aliasing
     weights = soft_mask(len(changed), square) * _share(len(changed), square, neighbours)
+    added = changed * weights[..., None]
     left, upper, right, lower = square.bounds(photo.shape[1], photo.shape[0])
-    if left == right or upper == lower:
+    if left == right:
         return
-    part = photo[upper:lower, left:right]
-    added = _warp(changed * weights[..., None], square, (left, upper, right, lower))
-    part[:] = np.rint(part + added).clip(0, 255)
+    rows = max(1, BAND_PIXELS // (right - left))
+    for top in range(upper, lower, rows):
+        bottom = min(top + rows, lower)
+        part = photo[top:bottom, left:right]
+        part[:] = np.rint(part + _warp(added, square, (left, top, right, bottom))).clip(0, 255)
 
 
 def mask_of(square: Square, width: int, height: int) -> np.ndarray:

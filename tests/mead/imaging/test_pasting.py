@@ -99,6 +99,14 @@ def test_colours_neither_wrap_around_nor_shift() -> None:
     assert photo.min() == 250 and photo[100, 100].tolist() == [255] * 3
 
 
+def test_a_large_face_is_pasted_in_bands() -> None:
+    """As if it were pasted at once."""
+    photo = np.full((1500, 1500, 3), 100, np.uint8)
+    paste(photo, np.full((SIZE, SIZE, 3), 60, np.float32), square(750, 750, 1400))
+    assert (photo[200:1300, 200:1300] == 160).all() and (photo[:40] == 100).all()
+    assert np.abs(np.diff(photo[:, 750, 0].astype(int))).max() <= 2
+
+
 def test_the_mask_is_soft_and_ends_within_the_square() -> None:
     mask = soft_mask(200, square(0, 0, 200))
     assert (mask[[0, -1]] == 0).all() and (mask[:, [0, -1]] == 0).all()
