@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mead.data_url import check_data_url
 from mead.model_spec import ModelSpec
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
@@ -95,6 +96,17 @@ class ServiceSettings(BaseSettings):
     )
 
     data_dir: Path = Field(Path("var"), description="Folder of uploads and results, shared by both servers.")
+    data_url: Annotated[str, AfterValidator(check_data_url)] | None = Field(
+        None,
+        description="Where uploads and results are stored instead: s3://BUCKET/PREFIX or file:///FOLDER.",
+    )
+    result_link_seconds: int = Field(
+        0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="With s3://: seconds for which a presigned link to a result is valid; /jobs/ID/image "
+        "redirects to one. 0: the server sends results itself.",
+    )
     weights: str = Field("demo", description='Name of the weights set: "demo", "full" or one of your own.')
     weights_dir: Path | None = Field(
         None,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +50,12 @@ def test_the_locks_hold_what_is_asked_for(python: str, machine: str, system: str
         for package, version in versions(name, environment).items():
             assert lock[package] == version, f"{name} was changed: run ./setup.sh lock"
         assert locked.items() <= lock.items()
+
+
+def test_the_tests_have_the_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {str(Requirement(line)) for extra in extras.values() for line in extra}
+    assert wanted <= {str(Requirement(line)) for line in lines("requirements-dev.txt")}
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from mead.folder_storage import FolderStorage
 from mead.http import models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
@@ -27,7 +28,6 @@ from mead.params import JobParams
 from mead.registry import MODELS
 from mead.revision import Pipeline, check_loss, result_of, run, start
 from mead.settings import Settings
-from mead.storage import Storage
 from mead.weights.notes import notes_on
 
 
@@ -59,7 +59,7 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.storage = Storage(settings.data_dir)
+        self.storage = FolderStorage(settings.data_dir)
         self.forms = FormReader(settings)
         self._lock = threading.Lock()
 

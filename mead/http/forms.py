@@ -117,7 +117,7 @@ class FormReader:
                 fingerprint = _fingerprint(request.path, texts, files)
             for field, file in files.items():
                 with self._decoders.decoded(file.stream, field, access.client()) as bitmap:  # type: ignore[arg-type]
-                    uploads.storage.write_upload(bitmap, uploads.path(field), _size(file))
+                    uploads.write(field, bitmap, _size(file))
         except (ParamsError, PictureError) as error:
             raise input_error(error) from error
         except BusyError as error:

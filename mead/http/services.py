@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from mead.data_url import open_storage
 from mead.http.concurrency import ConcurrencyLimit, open_request_limit
 from mead.http.events import Events
 from mead.http.forms import FormReader
@@ -34,7 +35,7 @@ class Services:
     def create(cls, settings: Settings) -> Services:
         """The services that the settings describe. Connects to Redis on first use."""
         jobs = Jobs(connect(settings.redis_url, REDIS_TIMEOUT), settings.job_ttl)
-        storage = Storage(settings.data_dir)
+        storage = open_storage(settings.data_url, settings.data_dir)
         return cls(
             settings=settings,
             jobs=jobs,

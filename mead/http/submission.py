@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -109,7 +108,7 @@ def accept(spec: ModelSpec, services: Services) -> tuple[str, Sequence[str]]:
         form = services.forms.read(request, spec.params, uploads, spec.required_files)
         notes = notes_on(form.params, services.settings.weights)
         try:
-            queued_id = _enqueue(job_id, spec, form, idempotency_key, services)
+            queued_id = _enqueue(job_id, spec, form, uploads.bytes, idempotency_key, services)
         except redis.RedisError as error:
             uploads.keep()  # the job may be queued although the answer was lost
             if isinstance(error, redis.ResponseError) and not services.jobs.outcomes([job_id]):
@@ -123,24 +122,28 @@ def accept(spec: ModelSpec, services: Services) -> tuple[str, Sequence[str]]:
 
 
 def _enqueue(
-    job_id: str, spec: ModelSpec, form: Form[JobParams], idempotency_key: str | None, services: Services
+    job_id: str,
+    spec: ModelSpec,
+    form: Form[JobParams],
+    bytes_stored: int,
+    idempotency_key: str | None,
+    services: Services,
 ) -> str:
     settings = services.settings
     queue = settings.queue(spec)
-    pictures = form.params.pictures()
     try:
         return services.jobs.enqueue(
             job_id,
             spec.type,
             queue,
-            _recorded(form.params, pictures),
+            _recorded(form.params),
             owner=access.owner(),
             client=access.client(),
             idempotency_key=idempotency_key,
             fingerprint=form.fingerprint,
             longest=settings.max_queue_length,
             most=settings.max_jobs_per_client,
-            bytes_stored=services.storage.upload_bytes(pictures.values()),
+            bytes_stored=bytes_stored,
             kept=_kept_limits(settings),
         )
     except (QueueFullError, TooManyJobsError, KeptLimitError) as error:
@@ -180,7 +183,7 @@ def _kept_limits(settings: Settings) -> KeptLimits:
     )
 
 
-def _recorded(params: JobParams, pictures: Mapping[str, Path]) -> dict[str, Any]:
+def _recorded(params: JobParams) -> dict[str, Any]:
     """Parameters as a job's record stores them: pictures by their file names."""
-    names = {f"{field}_path": path.name for field, path in pictures.items()}
+    names = {f"{field}_path": path.name for field, path in params.pictures().items()}
     return {**params.model_dump(mode="json", exclude_none=True), **names}
