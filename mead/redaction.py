@@ -12,7 +12,8 @@ from urllib.parse import quote, quote_plus
 
 from mead.installation import ROOT
 from mead.queue.client import redis_passwords, without_password
-from mead.settings import SHORTEST_KEY, Settings
+from mead.setting_checks import SHORTEST_KEY
+from mead.settings import Settings
 
 _NUMBERS = (bool, int, float)
 OTHER_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -157,7 +157,7 @@ def worker_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat])
 
 def log_problems(settings: Settings) -> None:
     """Log what is wrong with Redis or the data folder. Called when a server starts."""
-    jobs = Jobs(connect(settings.redis_url), settings.job_ttl)
+    jobs = Jobs(connect(settings.redis_url, prefix=settings.redis_prefix), settings.job_ttl)
     try:
         storage = open_storage(settings.data_url, settings.data_dir)
         Readiness(settings, jobs, storage).check_prerequisites()

@@ -34,7 +34,8 @@ class Services:
     @classmethod
     def create(cls, settings: Settings) -> Services:
         """The services that the settings describe. Connects to Redis on first use."""
-        jobs = Jobs(connect(settings.redis_url, REDIS_TIMEOUT), settings.job_ttl)
+        client = connect(settings.redis_url, REDIS_TIMEOUT, settings.redis_prefix)
+        jobs = Jobs(client, settings.job_ttl, settings.redis_wait_replicas)
         storage = open_storage(settings.data_url, settings.data_dir)
         return cls(
             settings=settings,

@@ -29,7 +29,8 @@ def make_worker(settings: Settings) -> Worker:
         WeightsError: a file of weights is missing or damaged.
     """
     name = new_name()
-    jobs = Jobs(connect(settings.redis_url), settings.job_ttl)
+    client = connect(settings.redis_url, prefix=settings.redis_prefix)
+    jobs = Jobs(client, settings.job_ttl, settings.redis_wait_replicas)
     storage = open_storage(settings.data_url, settings.data_dir)
     admission = AdmissionControl()
     device = settings.device or best_device()
