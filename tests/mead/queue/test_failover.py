@@ -17,6 +17,7 @@ import redis
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead.folder_storage import FolderStorage
+from mead.http.app import create_app
 from mead.http.events import Events
 from mead.queue.client import without_password
 from mead.queue.errors import UnknownJobError
@@ -172,6 +173,20 @@ def test_all_keys_have_the_prefix(settings: Settings, client: redis.Redis, tmp_p
     ours = {key for key in client.keys("*") if key.startswith("mead:")}
     assert {"mead:statistics", "mead:kept", "mead:latentrevisions_queue:data_folder"} <= ours
     assert set(client.keys("*")) - ours >= {"job:a", "latentrevisions_queue"}
+
+
+def test_the_api_with_a_prefix(settings: Settings) -> None:
+    changed = settings.model_copy(update={"redis_prefix": "mead:"})
+    jobs = Jobs(connect(changed), 600)
+    jobs.heartbeat("me", changed.queues, 60)
+    http = create_app(changed).test_client()
+    assert http.get("/readyz").status_code == 200
+    accepted = http.post("/latent_revision", data={"prompt": "teal"}, headers={"Prefer": "respond-async"})
+    job_id = accepted.json["id"]
+    assert http.get(f"/jobs/{job_id}").json["rank"] == 0
+    assert 'mead_queue_length{queue="mead:latentrevisions_queue"} 1.0' in http.get("/metrics").text
+    assert http.delete(f"/jobs/{job_id}").status_code == 200
+    assert "event: end" in http.get(f"/jobs/{job_id}/events").text
 
 
 def test_events_arrive_with_a_prefix(settings: Settings) -> None:
