@@ -93,6 +93,10 @@ class Group:
         self.nodes.append(node)
         return node
 
+    def node(self, port: int) -> Node:
+        """The node on a port."""
+        return next(node for node in self.nodes if node.port == port)
+
     def stop(self) -> None:
         """Kill all that still run."""
         for node in self.nodes:
@@ -175,8 +179,9 @@ class ClusterGroup(Group):
 
     def primary_of(self, key: str) -> Node:
         """The node that has a key now."""
-        slot = self.nodes[-1].ask("CLUSTER", "KEYSLOT", key)
-        for first, last, (_, port, *_), *_ in self.nodes[-1].ask("CLUSTER", "SLOTS"):
+        asked = next(node for node in self.nodes if node.process.poll() is None)
+        slot = asked.ask("CLUSTER", "KEYSLOT", key)
+        for first, last, (_, port, *_), *_ in asked.ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == port)
+                return self.node(port)
         raise AssertionError(f"nobody has slot {slot}")
