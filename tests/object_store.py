@@ -39,6 +39,7 @@ class ObjectStore:
             answer of moto).
         faults: how many more requests it happens to.
         requests: methods and paths of the requests so far.
+        headers: the names of their headers, in lower case.
         busy: how many requests are being handled.
     """
 
@@ -68,6 +69,7 @@ class ObjectStore:
         self.fault: str | None = None
         self.faults = 0
         self.requests: list[tuple[str, str]] = []
+        self.headers: set[str] = set()
         self.busy = 0
         self._ages: dict[str, float] = {}  # by key, seconds
         self.lock = threading.Lock()
@@ -162,6 +164,7 @@ def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             store.requests.append((self.command, self.path))
+            store.headers.update(map(str.lower, self.headers))
             fault = store.next_fault()
             if fault == "reset":
                 self._reset()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from base64 import b64decode
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from mead.bucket_storage import BucketStorage
+from mead.client import Client
 from mead.data_folder import FolderClaimedError, claim_folder, hold_folder
 from mead.data_url import open_storage
 from mead.folder_storage import FolderStorage
@@ -248,15 +251,39 @@ def test_a_result_is_answered_with_a_link(
     http: Any, bucket: BucketStorage, jobs: Jobs, colours: Any, object_store: ObjectStore
 ) -> None:
     job_id = post(http).json["id"]
-    engine = make_engine(colours, jobs, bucket)
+    engine = make_engine(
+        colours, jobs, bucket, chunks_of=lambda params, steps: {"mead": f"{params.prompt} {steps}"}
+    )
     with running(engine.run):
         assert end_of(jobs, job_id).status == "succeeded"
     answer = http.get(f"/jobs/{job_id}/image")
     assert answer.status_code == 302 and answer.headers["Cache-Control"] == "no-store"
-    assert requests.get(answer.headers["Location"], timeout=30).content[:4] == b"\x89PNG"
+    png = requests.get(answer.headers["Location"], timeout=30).content
+    assert Image.open(BytesIO(png)).info["mead"] == "teal 5"
     assert http.post("/check", data={"id": job_id}).json["image"]
     assert http.get(f"/jobs/{job_id}/preview").data[:4] == b"\x89PNG"
     eventually(lambda: not {key for key in object_store.keys(bucket.prefix) if "uploads" in key})
+
+
+def test_each_job_of_a_group_has_its_own_objects(
+    http: Any, bucket: BucketStorage, object_store: ObjectStore, jobs: Jobs, settings: Settings
+) -> None:
+    def uploads() -> set[str]:
+        return {key for key in object_store.keys(bucket.prefix) if key.startswith("uploads/")}
+
+    def post_three(http: Any) -> Any:
+        form = {"prompt": "a smile", "n": "3", "img": (DATA / "coffee.jpg").open("rb")}
+        return http.post("/styleclip", data=form, headers=ASYNC)
+
+    ids = post_three(http).json["ids"]
+    assert uploads() == {f"uploads/{job_id}.img.upload" for job_id in ids}
+    sizes = {len(bucket.read(bucket.upload_path(job_id, "img"))) for job_id in ids}
+    assert sizes == {jobs.get(job_id).bytes for job_id in ids} and jobs.kept() == (3, 3 * sizes.pop())
+    assert http.delete(f"/jobs/{ids[1]}").status_code == 200 and len(uploads()) == 2
+    assert http.delete(f"/jobs?group={ids[0]}").json["ids"] == [ids[0], ids[2]]
+    assert uploads() == set() and jobs.kept() == (3, 0)
+    small = settings.model_copy(update={"data_url": str(bucket), "max_queue_length": 2})
+    assert post_three(create_app(small).test_client()).status_code == 429 and uploads() == set()
 
 
 def test_an_engine_waits_for_its_store(
@@ -295,9 +322,15 @@ def test_previews(
 
 
 def test_the_whole_service(tmp_path: Path, bucket: BucketStorage, object_store: ObjectStore) -> None:
-    """As processes: the caching server forks after it has asked the store."""
+    """As processes: the caching server forks after it has asked the store. Clients follow its links."""
     redis_server = RedisServer(tmp_path)
-    settings = {"DATA_URL": str(bucket), **object_store.environment}
+    headers = {"X-API-Key": "key-of-the-tests"}
+    settings = {
+        "DATA_URL": str(bucket),
+        "RESULT_LINK_SECONDS": "60",
+        "API_KEYS": headers["X-API-Key"],
+        **object_store.environment,
+    }
     service = Service(tmp_path, redis_server, **settings)
     worker = service.process("tests/colour_server.py", service.environment, tmp_path / "inference.log")
     try:
@@ -305,11 +338,13 @@ def test_the_whole_service(tmp_path: Path, bucket: BucketStorage, object_store: 
         with (DATA / "coffee.jpg").open("rb") as photo:
             form = {"prompt": "teal"}
             answer = requests.post(
-                f"{service.url}/latent_revision", data=form, files={"img": photo}, timeout=60
+                f"{service.url}/latent_revision", data=form, files={"img": photo}, headers=headers, timeout=60
             ).json()
         assert answer["status"] == "success" and answer["image"]
-        picture = requests.get(f"{service.url}/jobs/{answer['id']}/image", timeout=60)
-        assert picture.status_code == 200 and picture.headers["Content-Type"] == "image/png"
+        object_store.headers.clear()
+        with Client(service.url, headers["X-API-Key"]) as client:
+            picture = client.job(answer["id"]).image
+        assert picture.png == b64decode(answer["image"]) and "x-api-key" not in object_store.headers
         (key,) = (key for key in object_store.keys(bucket.prefix) if key != ".mead-id")
         assert key.startswith(f"results/{answer['id']}.")
         assert not list((tmp_path / "var").glob("*/*.png"))

@@ -22,12 +22,13 @@ from mead.http.app import create_app
 from mead.http.events import Events
 from mead.queue.client import without_password
 from mead.queue.errors import UnknownJobError
+from mead.queue.job import new_ids
 from mead.queue.jobs import Jobs
 from mead.queue.prefix import PrefixPacker
 from mead.queue.redis_check import check_rights
 from mead.queue.redis_errors import NotReplicatedError
 from mead.worker.worker import Worker
-from tests.conftest import ColourPipeline, RedisServer, eventually, make_engine, running
+from tests.conftest import DATA, ColourPipeline, RedisServer, eventually, make_engine, running
 from tests.mead.queue.test_redis_check import documented_rules
 from tests.redis_nodes import ClusterGroup, Group, Node, SentinelGroup
 
@@ -175,7 +176,23 @@ def test_a_job_that_no_replica_has_is_not_accepted(
     jobs = Jobs(connect(settings), 600, replicas=1)
     with pytest.raises(NotReplicatedError):
         jobs.enqueue("a", "lr", settings.queues[0], PARAMS)
-    assert jobs.get("a").status == "cancelled" and jobs.claim(settings.queues[0], "me") is None
+    group = dict.fromkeys(new_ids(3), PARAMS)
+    with pytest.raises(NotReplicatedError):
+        jobs.enqueue_group(group, "lr", settings.queues[0])
+    assert {jobs.get(job_id).status for job_id in ("a", *group)} == {"cancelled"}
+    assert jobs.claim(settings.queues[0], "me") is None
+
+
+def test_a_job_that_no_replica_knows_to_run_again(
+    jobs: Jobs, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mead.queue.jobs.ACCEPT_SECONDS", 0.1)
+    jobs.enqueue("a", "lr", settings.queues[0], PARAMS)
+    job = jobs.claim(settings.queues[0], "me")
+    assert job and jobs.fail(job, "me", "the disk is full", "internal")
+    with pytest.raises(NotReplicatedError):
+        Jobs(connect(settings), 600, replicas=1).retry("a")
+    assert jobs.get("a").status == "queued"
 
 
 # Prefix
@@ -204,6 +221,33 @@ def test_the_api_with_a_prefix(settings: Settings) -> None:
     assert 'mead_queue_length{queue="mead:latentrevisions_queue"} 1.0' in http.get("/metrics").text
     assert http.delete(f"/jobs/{job_id}").status_code == 200
     assert "event: end" in http.get(f"/jobs/{job_id}/events").text
+
+
+@pytest.mark.parametrize("place", ["one", pytest.param("cluster", marks=pytest.mark.slow)])
+def test_groups_and_lists_with_a_prefix(
+    place: str, settings: Settings, client: redis.Redis, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """And jobs that run again; also where all keys of a script must be in one slot."""
+    changed = settings.model_copy(update={"redis_prefix": "{mead}:"})
+    if place == "cluster":
+        url = request.getfixturevalue("cluster").url
+        changed = settings_of(url, redis_prefix="{mead}:", data_dir=tmp_path / "var")
+    jobs = Jobs(connect(changed), 600, changed.redis_wait_replicas)
+    jobs.heartbeat("me", changed.queues, 60)
+    http: Any = create_app(changed).test_client()
+    form = {"prompt": "a smile", "n": "3", "img": (DATA / "coffee.jpg").open("rb")}
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    ids = http.post("/styleclip", data=form, headers=headers).json["ids"]
+    assert {job["id"] for job in http.get("/jobs?limit=3").json["jobs"]} == set(ids)
+    assert [job["rank"] for job in http.get(f"/jobs?group={ids[0]}").json["jobs"]] == [0, 1, 2]
+    assert http.get("/queues").json["queues"][1]["waiting"] == 3
+    job = jobs.claim(changed.queues[1], "me")
+    assert job and job.id == ids[0] and jobs.fail(job, "me", "the disk is full", "internal")
+    assert http.post(f"/jobs/{ids[0]}/retry").json["rank"] == 2
+    assert http.delete(f"/jobs/{ids[1]}").status_code == 200
+    assert http.delete(f"/jobs?group={ids[0]}").json["ids"] == [ids[0], ids[2]]
+    assert http.get(f"/jobs/{'0' * 32}").status_code == 404
+    assert all(key.startswith("{mead}:") for key in client.keys("*"))
 
 
 def test_events_arrive_with_a_prefix(settings: Settings) -> None:
