@@ -37,7 +37,7 @@ from mead.queue.recovery import Recovery
 from mead.revision import Revision
 from mead.storage import Storage
 from mead.worker.engine import Engine
-from tests.object_store import BUCKET, TIMEOUT, ObjectStore
+from tests.object_store import BUCKET, ObjectStore
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
@@ -184,7 +184,7 @@ def bucket(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     object_store.fail(None)
     prefix = f"services/{secrets.token_hex(8)}"
-    return BucketStorage(BUCKET, prefix, tmp_path / "var" / "cache", timeout=TIMEOUT)
+    return BucketStorage(BUCKET, prefix, tmp_path / "var" / "cache", timeout=30)
 
 
 @pytest.fixture

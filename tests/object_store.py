@@ -25,8 +25,8 @@ from mead.bucket_storage import BucketStorage
 from mead.cli.local_redis import free_port
 
 BUCKET = "pictures"
-SLOW_SECONDS = 1.0
-TIMEOUT = 0.3  # seconds, of clients that meet faults
+SLOW_SECONDS = 2.5
+TIMEOUT = 1.0  # seconds, of clients that meet slow answers
 PAGE = 50  # objects in a page of a listing
 
 

@@ -28,7 +28,7 @@ from mead.redaction import Redactor
 from mead.storage import StorageUnavailableError
 from tests.conftest import DATA, QUEUE, RedisServer, Service, end_of, eventually, make_engine, running
 from tests.mead.test_storage import ID, job_of, preview, result, sweep, upload
-from tests.object_store import PAGE, ObjectStore
+from tests.object_store import PAGE, TIMEOUT, ObjectStore
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
 ASYNC = {"Prefer": "respond-async"}
@@ -39,6 +39,12 @@ def mended(object_store: ObjectStore) -> Any:
     """Faults end with their test."""
     yield
     object_store.fail(None)
+
+
+@pytest.fixture
+def impatient(bucket: BucketStorage) -> None:
+    """Slow answers come too late."""
+    bucket.timeout = TIMEOUT
 
 
 # Faults
@@ -60,6 +66,7 @@ def test_a_fault_that_passes_is_not_noticed(
     assert bucket.read(path) == png_bytes(PICTURE)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_a_fault_that_stays(
     bucket: BucketStorage, object_store: ObjectStore, fault: str, caplog: pytest.LogCaptureFixture
@@ -225,6 +232,7 @@ def post(http: Any, **more: Any) -> Any:
     return http.post("/latent_revision", data=form, headers=ASYNC, **more)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_clients_are_told_and_the_service_recovers(
     http: Any, bucket: BucketStorage, object_store: ObjectStore, jobs: Jobs, fault: str
@@ -286,6 +294,7 @@ def test_each_job_of_a_group_has_its_own_objects(
     assert post_three(create_app(small).test_client()).status_code == 429 and uploads() == set()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_engine_waits_for_its_store(
     http: Any, bucket: BucketStorage, jobs: Jobs, colours: Any, object_store: ObjectStore
 ) -> None:

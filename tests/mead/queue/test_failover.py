@@ -24,6 +24,7 @@ from mead.queue.client import without_password
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import new_ids
 from mead.queue.jobs import Jobs
+from mead.queue.keys import queue_folder_key
 from mead.queue.prefix import PrefixPacker
 from mead.queue.redis_check import check_rights
 from mead.queue.redis_errors import NotReplicatedError
@@ -234,6 +235,7 @@ def test_groups_and_lists_with_a_prefix(
         changed = settings_of(url, redis_prefix="{mead}:", data_dir=tmp_path / "var")
     jobs = Jobs(connect(changed), 600, changed.redis_wait_replicas)
     jobs.heartbeat("me", changed.queues, 60)
+    jobs.redis.delete(*map(queue_folder_key, changed.queues))  # the folder of the test before
     http: Any = create_app(changed).test_client()
     form = {"prompt": "a smile", "n": "3", "img": (DATA / "coffee.jpg").open("rb")}
     headers = {"Prefer": "respond-async", "Idempotency-Key": "k"}
