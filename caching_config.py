@@ -13,7 +13,8 @@ import redis
 
 from mead.queue import client
 from mead.queue.client import redis_passwords, without_password
-from mead.settings import SHORTEST_KEY, Settings
+from mead.setting_checks import SHORTEST_KEY
+from mead.settings import Settings
 
 __all__ = ["IMAGE_CHANS", "SHORTEST_KEY", "Settings", "connect", "redis_passwords", "without_password"]
 
@@ -23,7 +24,7 @@ IMAGE_CHANS = 3
 
 def connect(settings: Settings, timeout: float = 30) -> redis.Redis:
     """A client of the service's Redis; see `mead.queue.client.connect`."""
-    return client.connect(settings.redis_url, timeout)
+    return client.connect(settings.redis_url, timeout, settings.redis_prefix)
 
 
 @cache

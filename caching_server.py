@@ -7,6 +7,8 @@ run them. With your own gunicorn:
 
 from __future__ import annotations
 
+import multiprocessing
+
 from mead import log
 from mead.http.anonymous import check_listening
 from mead.http.app import create_app
@@ -24,7 +26,10 @@ def main() -> None:
     settings = read_settings()
     log.set_up(settings)
     check_listening(settings)
-    log_problems(settings)
+    # In a process of its own: an object store's client starts threads, and gunicorn forks this process later.
+    first_check = multiprocessing.get_context("fork").Process(target=log_problems, args=[settings])
+    first_check.start()
+    first_check.join()
     allow_open_files()
     give_back_memory()
     CachingServer(limit_threads(settings)).run()

@@ -48,11 +48,11 @@ from benchmarks.failover import Name, fail_over, follow
 from caching_config import Settings, connect
 from mead.cli.local_redis import find_redis, free_port, redis_options
 from mead.cli.serve import PHOTOS
+from mead.folder_storage import FolderStorage
 from mead.installation import ROOT
 from mead.queue.job import ENDED
 from mead.queue.jobs import Jobs
 from mead.queue.keys import job_key, processing_key
-from mead.storage import Storage
 
 WORKER_TTL = 3  # seconds; short, so that many a worker is taken for dead
 CLIENTS = 16
@@ -451,7 +451,7 @@ class Books:
         return not (self.lost or self.ended_twice or self.stuck or self.files_left_over)
 
 
-def check(clients: Clients, jobs: Jobs, storage: Storage, settings: Settings) -> Books:
+def check(clients: Clients, jobs: Jobs, storage: FolderStorage, settings: Settings) -> Books:
     """Compare what clients were told with the records, the counters and the folders."""
     books = Books()
     asked, url, forgotten = clients.asked, clients.url, clients.forgotten
@@ -599,7 +599,7 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
             _wait_until(lambda: _all_ended(store, settings), "jobs do not end", PATIENCE)
         _wait_until(lambda: _ready(url), "the service does not come back", PATIENCE)
         took = time.monotonic() - left_alone
-        books = check(clients, store, Storage(settings.data_dir), settings)
+        books = check(clients, store, FolderStorage(settings.data_dir), settings)
         address.close()
     return Run(
         books,

@@ -344,9 +344,9 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
     """
     import torch
 
+    from mead.folder_storage import FolderStorage
     from mead.queue.job import Job
     from mead.revision import Revision
-    from mead.storage import Storage
     from mead.worker.engine import Engine
 
     taken: dict[int, float] = {}
@@ -383,7 +383,7 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
         Instant(),
         params=LatentRevisionsParams,
         jobs=jobs,
-        storage=Storage(Path(folder)),
+        storage=FolderStorage(Path(folder)),
         queue=QUEUE,
         worker="instant",
         capacity=4,

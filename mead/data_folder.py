@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 IN_USE_SECONDS = 90
 """How long a folder counts as in use after a server's last `hold_folder`."""
+TOUCH_SECONDS = 20
+"""How old the last mark must be for a server to renew it: an object store charges for each."""
 SETTLING_SECONDS = 24 * 3600
 """How long Redis keeps the id of a folder whose first server stopped before it finished `claim_folder`."""
 
@@ -49,8 +51,8 @@ def claim_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) -
     if not client.exists(folder_key(folder_id)):
         if time.time() - storage.held_at() < IN_USE_SECONDS:
             raise FolderClaimedError(
-                f"the data folder {storage.root} is in use with another Redis than the one at REDIS_URL. "
-                "Correct DATA_DIR or REDIS_URL, or wait until its servers have been stopped for "
+                f"the data folder {storage} is in use with another Redis than the one at REDIS_URL. "
+                f"Correct {storage.setting} or REDIS_URL, or wait until its servers have been stopped for "
                 f"{IN_USE_SECONDS} s"
             )
         log.warning(
@@ -72,14 +74,15 @@ def hold_folder(client: redis.Redis, storage: Storage, queues: Iterable[str]) ->
     """
     folder_id = storage.read_id()
     if folder_id is None:
-        raise FolderClaimedError(f"{storage.marker} is gone: start the servers again")
+        raise FolderClaimedError(f"{storage}/{storage.marker.name} is gone: start the servers again")
     for queue in queues:
         client.set(queue_folder_key(queue), folder_id, nx=True)
         if client.get(queue_folder_key(queue)) != folder_id:
             raise FolderClaimedError(
-                f"the jobs of {queue} have their files in another folder than {storage.root}. Set "
-                "DATA_DIR, REDIS_URL or the queue right; or, if that folder no longer exists, "
+                f"the jobs of {queue} have their files in another folder than {storage}. Set "
+                f"{storage.setting}, REDIS_URL or the queue right; or, if that folder no longer exists, "
                 f"redis-cli DEL {queue_folder_key(queue)}"
             )
     client.set(folder_key(folder_id), 1)
-    storage.touch_id()
+    if time.time() - storage.held_at() > TOUCH_SECONDS:
+        storage.touch_id()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from urllib.parse import quote, quote_plus
 
 from mead.installation import ROOT
 from mead.queue.client import redis_passwords, without_password
-from mead.settings import SHORTEST_KEY, Settings
+from mead.setting_checks import SHORTEST_KEY
+from mead.settings import Settings
 
 _NUMBERS = (bool, int, float)
+OTHER_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Variables with secrets that are no settings of ours, but of the object store's client."""
 
 
 class Redactor:
@@ -61,6 +65,7 @@ def _replacements(settings: Settings) -> list[tuple[str, str]]:
             secrets |= {f":{password}@": ":***@", f"password={password}": "password=***"}
             if len(password) >= SHORTEST_KEY:  # a shorter one may be part of ordinary words
                 secrets[password] = "***"
+        secrets |= {os.environ[name]: "***" for name in OTHER_SECRETS if os.environ.get(name)}
         secrets[settings.redis_url] = without_password(settings.redis_url)
         for secret, replacement in secrets.items():
             yield from ((spelling, replacement) for spelling in _spellings(secret))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,49 +18,22 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mead.data_url import check_data_url
 from mead.model_spec import ModelSpec
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.queue.client import check_redis_url
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
+from mead.queue.prefix import check_prefix
 from mead.registry import MODELS
+from mead.setting_checks import (
+    check_each,
+    check_hash_tag,
+    check_keys,
+    split,
+    without_brackets,
+)
 from mead.terminal import printable
-
-SHORTEST_KEY = 8
-"""The minimum length of an API key. `openssl rand -hex 16` makes a good one."""
-
-
-def _split(value: Any) -> Any:
-    """The parts of a comma-separated text, stripped and without empty ones."""
-    if isinstance(value, str):
-        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
-    return value
-
-
-def _without_brackets(host: str) -> str:
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
-
-
-def _check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    for key in keys:
-        text = key.get_secret_value()
-        if len(text) < SHORTEST_KEY or not (text.isascii() and text.isprintable()) or " " in text:
-            raise ValueError(
-                f"an API key must have {SHORTEST_KEY} or more printable ASCII characters, without spaces"
-            )
-    return keys
-
-
-def _check_each(check: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """A validator that applies `check` to each value of a list, except *."""
-
-    def check_all(values: tuple[str, ...]) -> tuple[str, ...]:
-        for value in values:
-            if value != "*":
-                check(value)
-        return values
-
-    return check_all
 
 
 class ServiceSettings(BaseSettings):
@@ -79,6 +51,14 @@ class ServiceSettings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
         "redis://127.0.0.1:6379/0", description="URL of Redis, including its password if any."
     )
+    redis_prefix: Annotated[str, AfterValidator(check_prefix), AfterValidator(check_hash_tag)] = Field(
+        "",
+        validate_default=True,
+        description="Prefix of every key in Redis, as in mead:; in a Redis Cluster with a hash tag: {mead}:.",
+    )
+    redis_wait_replicas: int = Field(
+        0, ge=0, description="Number of replicas of Redis that must have a job before it is accepted."
+    )
     job_ttl: int = Field(
         24 * 3600, ge=1, description="Seconds that the record and result of an ended job are kept."
     )
@@ -95,6 +75,17 @@ class ServiceSettings(BaseSettings):
     )
 
     data_dir: Path = Field(Path("var"), description="Folder of uploads and results, shared by both servers.")
+    data_url: Annotated[str, AfterValidator(check_data_url)] | None = Field(
+        None,
+        description="Where uploads and results are stored instead: s3://BUCKET/PREFIX or file:///FOLDER.",
+    )
+    result_link_seconds: int = Field(
+        0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="With s3://: seconds for which a presigned link to a result is valid; /jobs/ID/image "
+        "redirects to one. 0: the server sends results itself.",
+    )
     weights: str = Field("demo", description='Name of the weights set: "demo", "full" or one of your own.')
     weights_dir: Path | None = Field(
         None,
@@ -118,7 +109,7 @@ class ServiceSettings(BaseSettings):
         None, ge=1, description="Number of CPU threads of PyTorch; by default its own choice."
     )
 
-    host: Annotated[str, AfterValidator(_without_brackets)] = Field(
+    host: Annotated[str, AfterValidator(without_brackets)] = Field(
         "127.0.0.1", description="Address that the HTTP servers listen on."
     )
     port: int = Field(5000, ge=0, le=65535, description="Port that the HTTP servers listen on.")
@@ -167,20 +158,20 @@ class ServiceSettings(BaseSettings):
     )
 
     api_keys: Annotated[
-        tuple[SecretStr, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_keys)
+        tuple[SecretStr, ...], NoDecode, BeforeValidator(split), AfterValidator(check_keys)
     ] = Field((), description="API keys, comma-separated; if empty, no key is required.")
     allow_anonymous: bool = Field(False, description="Whether to listen beyond loopback without API keys.")
     trusted_proxies: int = Field(
         0, ge=0, description="Number of reverse proxies in front whose X-Forwarded-* headers are trusted."
     )
     allowed_hosts: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_each(normal_host))
+        tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(normal_host))
     ] = Field(
         (),
         description="Host names of the service, comma-separated; checked if there are no API keys. * is any.",
     )
     cors_origins: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_each(normal_origin))
+        tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(normal_origin))
     ] = Field(
         (), description="Origins whose pages may call the API from a browser, comma-separated; * is any."
     )
@@ -273,8 +264,8 @@ class ServiceSettings(BaseSettings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def queue(self, spec: ModelSpec) -> str:
-        """The queue of a model: the name of a Redis list."""
-        return str(getattr(self, spec.queue_setting))
+        """The queue of a model: the name of a Redis list, with the prefix."""
+        return f"{self.redis_prefix}{getattr(self, spec.queue_setting)}"
 
     def threads(self, spec: ModelSpec) -> int:
         """How many jobs of a model run in one batch."""

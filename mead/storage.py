@@ -1,7 +1,10 @@
-"""The folders of uploads, results and previews. All servers of a queue must see the same ones.
+"""Uploads, results and previews of jobs: what their files are called, whose they are, and when they go.
 
-A job's record holds the names of its files, so servers may see the folders under different paths. A record is
-never trusted as a path: only the job's own files are opened, and symbolic links are not followed.
+`FolderStorage` keeps them in a folder, `BucketStorage` in an object store; `mead.storage_url` picks one. All
+servers of a queue must use the same one.
+
+A job's record holds the names of its files, so servers may see a folder under different paths. A record is
+never trusted as a path: only the job's own files are opened.
 
 A result is kept as long as its job's record. Uploads are removed once their job has succeeded, was cancelled
 or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
@@ -12,29 +15,27 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import re
 import secrets
-import shutil
-import stat
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import ClassVar
 
 from PIL import Image
 
-from mead.files import create, is_shared, make_private_folder, remove, write_whole
 from mead.imaging.encoding import Bitmap, png_bytes, webp_bytes
 from mead.queue.job import Job, JobOutcome
 
 log = logging.getLogger(__name__)
 
-UPLOAD_GROWTH = 32  # bytes on the disk for each that was sent, as a photo of JPEG quality 75 takes
-DISK_BLOCK = 4096  # bytes; no file takes less of the disk
+UPLOAD_GROWTH = 32  # bytes stored for each that was sent, as a photo of JPEG quality 75 takes
+DISK_BLOCK = 4096  # bytes; no file takes less of a disk
 LONGEST_WEBP_SIDE = 16_383  # pixels
+SWEEP_BATCH = 500  # files whose jobs are looked up at a time
 
 _PART = r"[0-9A-Za-z_-]{1,64}"  # of a file's name; job ids are one
 _NAME = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
@@ -46,18 +47,48 @@ _PREVIEW = r"([0-9a-f]{32})\.preview\.png"
 _UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_PREVIEW})\.[0-9a-f]{{8}}")
 
 
-class Storage:
-    """The folders of uploads, results and previews in `root`, created on first use.
+class StorageUnavailableError(OSError):
+    """The storage does not answer, or refuses access. It may do so later."""
 
-    Only their owner may read and write the files (0600); in a shared folder the group may too.
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EIO, why)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that a listing has found.
+
+    Attributes:
+        modified: when it was written, in seconds since 1970; None if the listing does not tell.
     """
 
+    path: Path
+    modified: float | None = None
+
+
+class Storage(ABC):
+    """Uploads, results and previews, in `uploads`, `results` and `previews` below `root`.
+
+    Files are written whole or not at all. Methods that write or read raise OSError when that fails,
+    StorageUnavailableError when it may succeed later, and FileNotFoundError when there is no such file.
+
+    Attributes:
+        setting: the setting that names the storage.
+    """
+
+    setting: ClassVar[str]
+
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        self.uploads = self.root / "uploads"
-        self.results = self.root / "results"
-        self.previews = self.root / "previews"
-        self.marker = self.root / ".mead-id"
+        self.root = root
+        self.uploads = root / "uploads"
+        self.results = root / "results"
+        self.previews = root / "previews"
+        self.marker = root / ".mead-id"
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    # Names
 
     def upload_path(self, job_id: str, field: str) -> Path:
         """The path of the picture uploaded in form field `field`. Its format is not part of the name.
@@ -78,23 +109,14 @@ class Storage:
         """The path of a running job's preview."""
         return self.previews / f"{_checked(job_id)}.preview.png"
 
-    def write(self, content: bytes | bytearray, path: Path) -> None:
-        """Write a file whole, creating its folder if necessary.
+    # Writing and reading
 
-        Raises:
-            OSError: if the disk is full or the folder cannot be written.
-        """
-        if not path.parent.is_dir():
-            make_private_folder(self.root)
-            make_private_folder(path.parent)
-        write_whole(path, content, _mode_in(path.parent))
+    def write_picture(self, picture: Image.Image, path: Path) -> int:
+        """Write a result or a preview as a PNG; returns its size in bytes."""
+        return self.write(png_bytes(picture), path)
 
-    def write_picture(self, picture: Image.Image, path: Path) -> None:
-        """Write a result or a preview as a PNG. Raises OSError as `write`."""
-        self.write(png_bytes(picture), path)
-
-    def write_upload(self, bitmap: Bitmap, path: Path, sent: int) -> None:
-        """Write an upload that was sent as `sent` bytes. Raises OSError as `write`.
+    def write_upload(self, bitmap: Bitmap, path: Path, sent: int) -> int:
+        """Write an upload that was sent as `sent` bytes; returns its size in bytes.
 
         It is a BMP, since compressing a photo would take much of the time that accepting a job takes. But a
         small file may hold millions of pixels: if the BMP would be more than UPLOAD_GROWTH times as large, it
@@ -103,25 +125,17 @@ class Storage:
         content = bitmap.file
         if len(content) > max(UPLOAD_GROWTH * sent, DISK_BLOCK) and max(bitmap.size) <= LONGEST_WEBP_SIDE:
             content = webp_bytes(bitmap.picture())
-        self.write(content, path)
-
-    def upload_bytes(self, pictures: Iterable[Path]) -> int:
-        """The size of these uploads together, in bytes; missing ones count as 0."""
-        total = 0
-        for picture in pictures:
-            with suppress(OSError):
-                total += (self.uploads / picture.name).stat().st_size
-        return total
+        return self.write(content, path)
 
     def parameters(self, job: Job) -> dict[str, str]:
-        """A job's parameters, with paths of its uploads in place of their names.
+        """A job's parameters, with paths on this machine of its uploads in place of their names.
 
         Raises:
             FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
         _checked(job.id)
         return {
-            name: str(_own(self.uploads, job.id, value)) if name.endswith("_path") else value
+            name: str(self.local(_own(self.uploads, job.id, value))) if name.endswith("_path") else value
             for name, value in job.parameters.items()
         }
 
@@ -131,7 +145,15 @@ class Storage:
         Raises:
             FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
-        return _own(self.results, job.id, job.out_path or "").read_bytes()
+        return self.read(_own(self.results, job.id, job.out_path or ""))
+
+    def result_link(self, job: Job, valid: timedelta) -> str | None:
+        """A URL under which anyone can fetch the job's result for a while; None if there are no such URLs.
+
+        Raises:
+            FileNotFoundError: the record names a file that is not the job's own.
+        """
+        return self.link(_own(self.results, job.id, job.out_path or ""), valid)
 
     def read_preview(self, job_id: str) -> bytes:
         """A running job's preview, a PNG.
@@ -139,22 +161,22 @@ class Storage:
         Raises:
             FileNotFoundError: there is none.
         """
-        return _regular(self.preview_path(job_id)).read_bytes()
+        return self.read(self.preview_path(job_id))
+
+    # Removing
 
     def remove_uploads(self, pictures: Iterable[Path]) -> None:
-        """Remove uploads by name, whatever folder their paths are in."""
-        for picture in pictures:
-            remove(self.uploads / picture.name)
+        """Remove uploads by name, whatever folder their paths are in. Never raises."""
+        self.remove([self.uploads / picture.name for picture in pictures])
 
     def cleanup(self, job: Job, keep_uploads: bool = False) -> None:
         """Remove the preview of a job that has ended, and its uploads unless `keep_uploads`.
 
         Never raises; the sweep removes what could not be removed now.
         """
-        with suppress(FileNotFoundError):
-            remove(self.preview_path(job.id))
-        if not keep_uploads:
-            self.remove_uploads(picture for picture in job.pictures if _is_of(picture.name, job.id))
+        own = [] if keep_uploads else [name for name in job.pictures if _is_of(name.name, job.id)]
+        previews = [self.preview_path(job.id)] if re.fullmatch(_PART, job.id) else []
+        self.remove([*previews, *(self.uploads / picture.name for picture in own)])
 
     def sweep(
         self,
@@ -176,118 +198,94 @@ class Storage:
         Returns:
             How many files were removed.
         """
-        removed, failed, why = 0, 0, ""
-        entries = self._entries()
-        while batch := list(islice(entries, 500)):
+        removed = 0
+        entries = self._swept()
+        while batch := list(islice(entries, SWEEP_BATCH)):
             # The folder is listed before the records are read, so that a file's record is never missed.
-            known = outcomes(sorted({entry.job_id for entry in batch if entry.job_id}))
-            for entry in batch:
-                try:
-                    longest = kept if entry.path.parent == self.results and entry.job_id else unclaimed
-                    if not self._needed(entry, known.get(entry.job_id), longest):
-                        entry.path.unlink()
-                        removed += 1
-                except FileNotFoundError:  # another worker was faster
-                    continue
-                except OSError as error:
-                    failed, why = failed + 1, str(error)
-        if failed:
-            log.warning("files cannot be removed", extra={"files": failed, "error": why})
+            known = outcomes(sorted({job_id for _, job_id in batch if job_id}))
+            unneeded = []
+            for entry, job_id in batch:
+                longest = kept if entry.path.parent == self.results and job_id else unclaimed
+                if not self._needed(entry, known.get(job_id), longest):
+                    unneeded.append(entry.path)
+            removed += self.remove(unneeded)
         return removed
 
-    def _entries(self) -> Iterator[_Entry]:
-        """All files with names that the service gives."""
+    def _swept(self) -> Iterator[tuple[Entry, str]]:
+        """All files with names that the service gives, each with its job's id ("" for an unfinished file)."""
         for folder, pattern in ((self.uploads, _UPLOAD), (self.results, _RESULT), (self.previews, _PREVIEW)):
             try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        match = re.fullmatch(pattern, entry.name)
-                        if (match or _UNFINISHED.fullmatch(entry.name)) and entry.is_file(
-                            follow_symlinks=False
-                        ):
-                            yield _Entry(folder / entry.name, match[1] if match else "")
+                for entry in self.entries(folder):
+                    match = re.fullmatch(pattern, entry.path.name)
+                    if match or _UNFINISHED.fullmatch(entry.path.name):
+                        yield entry, match[1] if match else ""
             except FileNotFoundError:  # nothing has been stored yet
                 continue
             except OSError as error:
                 log.warning("cannot sweep", extra={"folder": str(folder), "error": str(error)})
 
-    def _needed(self, entry: _Entry, outcome: JobOutcome | None, longest: float) -> bool:
+    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float) -> bool:
         if outcome is None:
-            age = time.time() - entry.path.lstat().st_mtime
-            if age < 0:  # the clock was set back; count the age from now on
-                os.utime(entry.path, follow_symlinks=False)
-            return age < longest
+            return self.age(entry) < longest
         if not outcome.ended:
             return True
         if entry.path.parent == self.results:
             return outcome.out_path is not None and PurePath(outcome.out_path).name == entry.path.name
         return entry.path.parent == self.uploads and outcome.needs_uploads
 
+    # What each kind of storage does in its own way
+
+    @abstractmethod
+    def write(self, content: bytes | bytearray, path: Path) -> int:
+        """Write a file whole; returns its size in bytes."""
+
+    @abstractmethod
+    def read(self, path: Path) -> bytes:
+        """Read a file."""
+
+    @abstractmethod
+    def local(self, path: Path) -> Path:
+        """A path on this machine where the file can be opened."""
+
+    @abstractmethod
+    def link(self, path: Path, valid: timedelta) -> str | None:
+        """A URL under which anyone can fetch the file for a while; None if there are no such URLs."""
+
+    @abstractmethod
+    def remove(self, paths: Sequence[Path]) -> int:
+        """Remove files; returns how many. Never raises: it skips and logs what it cannot remove."""
+
+    @abstractmethod
+    def entries(self, folder: Path) -> Iterator[Entry]:
+        """The files in a folder, as many at a time as the storage lists in one page."""
+
+    @abstractmethod
+    def age(self, entry: Entry) -> float:
+        """Seconds since the file was written."""
+
+    @abstractmethod
     def read_id(self) -> str | None:
-        """The folder's id; None if it has none yet."""
-        try:
-            return _regular(self.marker).read_text("ascii", "replace").strip()
-        except FileNotFoundError:
-            return None
+        """The storage's id (see `mead.data_folder`); None if it has none yet."""
 
+    @abstractmethod
     def write_id(self, folder_id: str) -> None:
-        """Give the folder an id unless it has one. Raises OSError as `write`."""
-        new = self.marker.with_name(f"{self.marker.name}.{folder_id}")
-        self.write(f"{folder_id}\n".encode("ascii"), new)
-        try:
-            with suppress(FileExistsError):  # another server was faster
-                os.link(new, self.marker)
-        finally:
-            remove(new)
+        """Give the storage an id unless it has one."""
 
+    @abstractmethod
     def touch_id(self) -> None:
-        """Mark the folder as in use now."""
-        os.utime(self.marker)
+        """Mark the storage as in use now."""
 
+    @abstractmethod
     def held_at(self) -> float:
-        """When the folder was last marked as in use; seconds since 1970."""
-        return self.marker.stat().st_mtime
+        """When the storage was last marked as in use; seconds since 1970."""
 
+    @abstractmethod
     def check(self) -> None:
-        """Write and remove a small file in the folders of uploads and results.
+        """Write and remove a small file in the folders of uploads and results."""
 
-        Raises:
-            OSError: a folder cannot be written to.
-        """
-        make_private_folder(self.root)
-        for folder in (self.uploads, self.results):
-            make_private_folder(folder)
-            probe = folder / f".probe.{secrets.token_hex(4)}"
-            try:
-                with create(probe, _mode_in(folder)) as file:
-                    file.write(b"\0" * 65536)
-            finally:
-                probe.unlink(missing_ok=True)
-
-    def free_bytes(self) -> int:
-        """Free bytes on the disk of uploads and results; of the fuller disk, if they are on two.
-
-        Raises:
-            OSError: the folders cannot be created.
-        """
-        try:
-            return min(shutil.disk_usage(folder).free for folder in (self.uploads, self.results))
-        except FileNotFoundError:
-            for folder in (self.root, self.uploads, self.results):
-                make_private_folder(folder)
-            return min(shutil.disk_usage(folder).free for folder in (self.uploads, self.results))
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A file, and the id of its job ("" for an unfinished file)."""
-
-    path: Path
-    job_id: str
-
-
-def _mode_in(folder: Path) -> int:
-    return 0o660 if is_shared(folder) else 0o600
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free bytes for uploads and results; None if there is no limit."""
 
 
 def _checked(job_id: str) -> str:
@@ -307,11 +305,4 @@ def _own(folder: Path, job_id: str, named: str) -> Path:
     name = PurePath(named).name
     if not _is_of(name, job_id):
         raise FileNotFoundError(errno.ENOENT, "not a file of this job", named)
-    return _regular(folder / name)
-
-
-def _regular(path: Path) -> Path:
-    """The path, if a regular file is there; a symbolic link might lead anywhere."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
-    return path
+    return folder / name

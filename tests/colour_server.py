@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
 from mead import log
+from mead.data_url import open_storage
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.worker.admission import AdmissionControl
 from mead.worker.process import serve
 from mead.worker.worker import Worker, new_name
@@ -50,7 +50,8 @@ def main() -> None:
     settings = Settings()
     log.set_up(settings)
     name, admission = new_name(), AdmissionControl()
-    jobs, storage = Jobs(connect(settings), settings.job_ttl), Storage(settings.data_dir)
+    jobs = Jobs(connect(settings), settings.job_ttl)
+    storage = open_storage(settings.data_url, settings.data_dir)
     engines = [
         make_engine(
             MisbehavingPipeline(), jobs, storage, queue=queue, worker=name, pause=0.2, admission=admission

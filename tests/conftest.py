@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,9 @@ from playwright.sync_api import Browser, sync_playwright
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.bucket_storage import BucketStorage
 from mead.cli.local_redis import find_redis, free_port, redis_options
+from mead.folder_storage import FolderStorage
 from mead.http.events import Events
 from mead.queue.job import ENDED, Job, JobProgress
 from mead.queue.jobs import Jobs
@@ -34,6 +37,7 @@ from mead.queue.recovery import Recovery
 from mead.revision import Revision
 from mead.storage import Storage
 from mead.worker.engine import Engine
+from tests.object_store import BUCKET, ObjectStore
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"
@@ -160,9 +164,27 @@ def jobs(settings: Settings, client: redis.Redis) -> Jobs:
 
 
 @pytest.fixture
-def storage(settings: Settings) -> Storage:
+def storage(settings: Settings) -> FolderStorage:
     """The folders of the tests' service."""
-    return Storage(settings.data_dir)
+    return FolderStorage(settings.data_dir)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """The tests' own object store."""
+    store = ObjectStore(tmp_path_factory.mktemp("object_store"))
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BucketStorage:
+    """An empty storage in the object store, where requests do not meet faults yet."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    object_store.fail(None)
+    prefix = f"services/{secrets.token_hex(8)}"
+    return BucketStorage(BUCKET, prefix, tmp_path / "var" / "cache", timeout=30)
 
 
 @pytest.fixture

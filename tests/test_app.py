@@ -84,7 +84,7 @@ def test_an_edit_by_a_global_direction(edits: FlaskClient) -> None:
         ({"beta": "1"}, 422, "beta", "beta: no channel is as relevant to these words as 1; 0."),
         ({"beta": "2"}, 422, "beta", 'must be "auto" or from 0 to 1'),
         ({"beta": "some"}, 400, "beta", 'must be "auto" or a number from 0 to 1'),
-        ({"alpha": "-10.5"}, 422, "alpha", "greater than or equal to -10"),
+        ({"alpha": "-10.5"}, 422, "alpha", "must be at least -10"),
         ({"method": "magic"}, 400, "method", "'optimisation' or 'global'"),
         ({"neutral": "a person with blue hair"}, 422, "neutral", "must differ from the prompt"),
     ],

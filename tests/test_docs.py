@@ -18,7 +18,14 @@ PAGES = [
 ]
 CODE = ["LatentRevisions", "StyleCLIP", "mead"]
 
-OTHER_VARIABLES = {"NO_PROXY", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "XDG_DATA_HOME", "REDISCLI_AUTH"}
+OTHER_VARIABLES = {
+    "NO_PROXY",
+    "HTTPS_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "XDG_DATA_HOME",
+    "REDISCLI_AUTH",
+    "AWS_ENDPOINT_URL",
+}
 
 
 def missing_from_the_code(quotes: Iterable[str]) -> set[str]:

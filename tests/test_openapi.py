@@ -21,11 +21,11 @@ import app as app_without_queue
 from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
 from mead.cli.local_redis import free_port
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.http.openapi import openapi_of
 from mead.installation import version
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import ColourPipeline, ColourRevision, Process, answers, make_engine, running
@@ -44,7 +44,7 @@ class AnyPrompt(ColourPipeline):
 
 
 @pytest.fixture
-def at_work(settings: Settings, jobs: Jobs, storage: Storage) -> Iterator[None]:
+def at_work(settings: Settings, jobs: Jobs, storage: FolderStorage) -> Iterator[None]:
     """A worker that does every job."""
     engines = [
         make_engine(AnyPrompt(), jobs, storage, params=params, queue=queue)

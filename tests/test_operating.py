@@ -41,7 +41,7 @@ def rows(title: str) -> list[list[str]]:
 
 def test_every_setting_is_there_with_its_default_and_meaning() -> None:
     def default(value: object) -> str:
-        if value is None or value == ():
+        if value in (None, (), ""):
             return "unset"
         return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

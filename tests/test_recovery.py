@@ -11,9 +11,9 @@ import pytest
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.folder_storage import FolderStorage
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from tests.conftest import Process, RedisServer, end_of, eventually, recover
 
 pytestmark = pytest.mark.service
@@ -30,7 +30,7 @@ class Cluster:
         self.redis_server = RedisServer(folder)
         self.redis = connect(Settings(redis_url=self.redis_server.url))
         self.jobs = Jobs(self.redis, 600)
-        self.storage = Storage(folder / "var")
+        self.storage = FolderStorage(folder / "var")
         self.processes: list[Process] = []
 
     def start(self) -> Process:

@@ -62,6 +62,12 @@ def test_the_client_needs_what_the_service_has_too(python: str) -> None:
     assert here.keys() == {"httpx2"} and here.items() <= versions("requirements.txt", full).items()
 
 
+def test_the_tests_have_the_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {str(Requirement(line)) for extra in extras.values() for line in extra}
+    assert wanted <= {str(Requirement(line)) for line in lines("requirements-dev.txt")}
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
 def test_every_package_has_a_checksum_and_no_index_is_named(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")

@@ -17,6 +17,7 @@ import redis
 from mead.cli.child import ServiceError
 from mead.cli.local_redis import find_redis
 from mead.cli.parser import CommandError, json_option, print_json
+from mead.data_url import open_storage
 from mead.queue.client import connect, without_password
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import MissingRightsError, explain
@@ -101,7 +102,7 @@ def _torch(settings: Settings) -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     where = without_password(settings.redis_url)
-    client = connect(settings.redis_url, timeout=5)
+    client = connect(settings.redis_url, 5, settings.redis_prefix)
     try:
         client.ping()
         check_rights(client, settings.queues)
@@ -160,6 +161,19 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "good", what)
 
 
+def _object_store(settings: Settings) -> Iterator[Finding]:
+    storage = open_storage(settings.data_url, settings.data_dir)
+    if storage.setting != "DATA_URL":
+        return
+    try:
+        storage.check()
+    except OSError as error:
+        do = "correct DATA_URL and what AWS_... says of the store, or start it"
+        yield Finding("DATA_URL", "bad", f"{storage}: {error.strerror or error}", do)
+    else:
+        yield Finding("DATA_URL", "good", f"{storage} can be written to")
+
+
 def _port(settings: Settings) -> Iterator[Finding]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -190,6 +204,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _redis,
     _weights,
     _disk,
+    _object_store,
     _port,
     _open_files,
 )

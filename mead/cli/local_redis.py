@@ -20,6 +20,7 @@ import redis
 
 from mead.cli.child import Child, ServiceError
 from mead.files import write_whole
+from mead.queue.client import connect
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def local_redis(
 def no_answer(url: str) -> str | None:
     """Why the Redis at `url` does not answer; None when it does."""
     try:
-        with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
+        with connect(url, timeout=5) as client:
             client.ping()
     except (redis.RedisError, OSError) as error:  # OSError: a certificate that is not there
         return str(error).rstrip(".")

@@ -118,6 +118,7 @@ def demo() -> None:
         **_weights_environment(),
         **{spec.queue_setting.upper(): f"{queues}_{spec.queue_setting}" for spec in MODELS.values()},
         "API_KEYS": "",
+        "DATA_URL": "",
     }
     with tempfile.TemporaryDirectory(prefix="mead-demo-") as folder:
         data_dir, logs = Path(folder) / "data", Path(folder) / "logs"

@@ -85,8 +85,10 @@ class Operations:
             raise JobCancelledError(f"job {job_id} was cancelled", job_id=job_id)
         if record["status"] == "failed":
             raise JobFailedError(record.get("error") or "it failed", record.get("error_field"), job_id=job_id)
-        png = (yield from send(Request("GET", f"/jobs/{job_id}/image"), self.patience)).content
-        return Picture(png, job_id, record.get("seed"), tuple(record.get("notes", ())))
+        reply = yield from send(Request("GET", f"/jobs/{job_id}/image"), self.patience)
+        if reply.status == 302:  # a link to an object store
+            reply = yield from send(Request("GET", reply.headers["location"]), self.patience)
+        return Picture(reply.content, job_id, record.get("seed"), tuple(record.get("notes", ())))
 
     def preview(self, job_id: str) -> Flow[bytes | None]:
         """A job's picture so far."""

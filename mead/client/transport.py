@@ -11,7 +11,8 @@ from mead.client.steps import Open, Reply, Request
 
 
 def arguments(request: Request) -> dict[str, Any]:
-    """A request as httpx2 takes it."""
+    """A request as httpx2 takes it. Only the service gets the API key, not whom it sends us to."""
+    elsewhere = {"auth": _without_key} if "://" in request.path else {}
     return {
         "method": request.method,
         "url": request.path,
@@ -19,7 +20,13 @@ def arguments(request: Request) -> dict[str, Any]:
         "data": dict(request.form) or None,
         "files": dict(request.files) or None,
         "headers": dict(request.headers),
+        **elsewhere,
     }
+
+
+def _without_key(request: httpx2.Request) -> httpx2.Request:
+    request.headers.pop("X-API-Key", None)
+    return request
 
 
 def opening(step: Open, operations: Operations) -> dict[str, Any]:

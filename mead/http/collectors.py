@@ -67,7 +67,8 @@ class ServiceCollector(Collector):
         except OSError as error:
             log.warning("metrics without the disk", extra={"error": reason(error)})
         else:
-            yield _gauge("mead_disk_free_bytes", "Free space for uploads and results.", {(): free})
+            if free is not None:
+                yield _gauge("mead_disk_free_bytes", "Free space for uploads and results.", {(): free})
 
     def describe(self) -> Iterator[Metric]:
         """Nothing, so that registering does not ask Redis."""

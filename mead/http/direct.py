@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from mead.folder_storage import FolderStorage
 from mead.http import faces, models
 from mead.http.app import base_app
 from mead.http.description import Content, Description, describe
@@ -28,7 +29,6 @@ from mead.provenance import chunks_of
 from mead.registry import MODELS
 from mead.revision import Pipeline, check_loss, finish, result_of, start
 from mead.settings import Settings
-from mead.storage import Storage
 from mead.weights.notes import notes_on
 
 
@@ -61,7 +61,7 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.storage = Storage(settings.data_dir)
+        self.storage = FolderStorage(settings.data_dir)
         self.forms = FormReader(settings)
         self._lock = threading.Lock()
 

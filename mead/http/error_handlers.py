@@ -13,6 +13,7 @@ from mead.http.responses import error_response
 from mead.log import reason
 from mead.queue.redis_errors import code_of, explain
 from mead.settings import Settings
+from mead.storage import StorageUnavailableError
 from mead.weights.errors import WeightsError
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
         message = explain(error)
         log.warning(message, extra={"error": reason(error)})
         return on_api_error(ApiError(503, f"{message}; try again soon"))
+
+    @app.errorhandler(StorageUnavailableError)
+    def on_unavailable_storage(error: StorageUnavailableError) -> Response:
+        log.warning(error.strerror, extra={"error": reason(error.__cause__ or error)})
+        return on_api_error(ApiError(503, f"{error.strerror}; try again soon"))
 
     @app.errorhandler(OSError)
     def on_os_error(error: OSError) -> Response:

@@ -235,7 +235,7 @@ class Events:
                 for topic in self._topics.values():
                     topic.due = 0.0
         elif message["type"] == "pmessage":
-            self._handle_change(message["channel"].removeprefix(events_key("")), message["data"])
+            self._handle_change(message["channel"].rpartition(events_key(""))[2], message["data"])
 
     def _handle_change(self, job_id: str, change: str) -> None:
         """Publish a change, unless the job has ended by it: then the record decides."""

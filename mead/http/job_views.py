@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from datetime import timedelta
 from io import BytesIO
 from pathlib import PurePath
 
@@ -105,12 +106,16 @@ def retry(job_id: str) -> Response:
     return record(job_id)
 
 
-@describe(Description({200: ["image/png"]}, errors=(400, 404, 409, 503), tag="jobs"))
+@describe(Description({200: ["image/png"], 302: []}, errors=(400, 404, 409, 503), tag="jobs"))
 def image(job_id: str) -> Response:
-    """The picture of a job that has succeeded."""
+    """The picture of a job that has succeeded.
+
+    If results are in an object store, the answer may be a redirect to a link there, valid for a while.
+    """
     refuse_fields(request)
     services = current_services()
-    return _picture(_find_job(job_id, services), services)
+    job = _find_job(job_id, services)
+    return _link(job, services) or _picture(job, services)
 
 
 @describe(Description({200: ["image/png"], 202: [Processing]}, errors=(400, 404, 409, 503), tag="jobs"))
@@ -181,6 +186,22 @@ def _find_job(job_id: str, services: Services, field: str | None = None) -> Job:
     if not access.may_see(job):
         raise JobNotFoundError(job_id, field)
     return job
+
+
+def _link(job: Job, services: Services) -> Response | None:
+    """A redirect to a link to the job's result, if the settings ask for one and there is a result."""
+    valid = timedelta(seconds=services.settings.result_link_seconds)
+    if not valid or job.out_path is None:
+        return None
+    try:
+        link = services.storage.result_link(job, valid)
+    except FileNotFoundError:
+        raise PictureExpiredError(job.id) from None
+    if link is None:
+        return None
+    response = Response(status=302, headers={"Location": link})
+    response.cache_control.no_store = True
+    return response
 
 
 def _picture(job: Job, services: Services) -> Response:

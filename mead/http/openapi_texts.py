@@ -27,12 +27,12 @@ ERRORS = {
     422: "A value is out of range, no face was found, or the Idempotency-Key was used for another form.",
     429: "The queue is full, or this client has too many jobs or requests.",
     500: "The job failed because of an internal error.",
-    503: "Redis or all inference servers are unavailable, the disk is full, or the server is shutting down.",
+    503: "Redis, the storage or all inference servers are unavailable, or the server is shutting down.",
 }
 
 HEADERS: dict[str, tuple[str, set[int]]] = {
     "X-Request-ID": ("The id of the request in the server's log.", set()),
-    "Location": ("The address of the job's record.", {202}),
+    "Location": ("The address of the job's record, or of its picture.", {202, 302}),
     "Retry-After": ("Seconds to wait before asking again.", {202, 429, 503}),
     "Preference-Applied": ("The preference that was applied.", {202}),
     "WWW-Authenticate": ("How to send an API key.", {401}),

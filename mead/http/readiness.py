@@ -10,6 +10,7 @@ from typing import cast
 import redis
 
 from mead.data_folder import FolderClaimedError, claim_folder
+from mead.data_url import open_storage
 from mead.http.errors import DISK_FULL, NO_WORKER, ApiError
 from mead.log import reason
 from mead.queue.client import connect
@@ -44,7 +45,7 @@ class Readiness:
         Raises:
             ApiError: 503.
             redis.RedisError: Redis is unavailable, or refuses commands that the service needs.
-            OSError: the data folder cannot be written.
+            OSError: the data folder cannot be written, or the object store does not answer.
         """
         try:
             if not self._prerequisites_met:
@@ -54,7 +55,8 @@ class Readiness:
             raise ApiError(503, WRONG_FOLDER) from error
         if not self.has_worker(queue):
             raise ApiError(503, NO_WORKER)
-        if self.storage.free_bytes() < self.settings.min_free_disk_bytes:
+        free = self.storage.free_bytes()
+        if free is not None and free < self.settings.min_free_disk_bytes:
             raise ApiError(503, DISK_FULL)
 
     def check_prerequisites(self) -> None:
@@ -137,7 +139,7 @@ class Readiness:
         try:
             self.storage.check()
             free, needed = self.storage.free_bytes(), self.settings.min_free_disk_bytes
-            if free < needed:
+            if free is not None and free < needed:
                 yield f"the disk has {free // 2**20} MB free, less than the minimum of {needed // 2**20} MB"
         except OSError as error:
             yield f"results cannot be stored ({reason(error)})"
@@ -155,9 +157,10 @@ def worker_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat])
 
 def log_problems(settings: Settings) -> None:
     """Log what is wrong with Redis or the data folder. Called when a server starts."""
-    jobs = Jobs(connect(settings.redis_url), settings.job_ttl)
+    jobs = Jobs(connect(settings.redis_url, prefix=settings.redis_prefix), settings.job_ttl)
     try:
-        Readiness(settings, jobs, Storage(settings.data_dir)).check_prerequisites()
+        storage = open_storage(settings.data_url, settings.data_dir)
+        Readiness(settings, jobs, storage).check_prerequisites()
         problems = warnings(jobs.redis)
     except redis.RedisError as error:
         problems = [explain(error)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from mead.data_url import open_storage
 from mead.http.concurrency import ConcurrencyLimit, open_request_limit
 from mead.http.events import Events
 from mead.http.forms import FormReader
@@ -33,8 +34,9 @@ class Services:
     @classmethod
     def create(cls, settings: Settings) -> Services:
         """The services that the settings describe. Connects to Redis on first use."""
-        jobs = Jobs(connect(settings.redis_url, REDIS_TIMEOUT), settings.job_ttl)
-        storage = Storage(settings.data_dir)
+        client = connect(settings.redis_url, REDIS_TIMEOUT, settings.redis_prefix)
+        jobs = Jobs(client, settings.job_ttl, settings.redis_wait_replicas)
+        storage = open_storage(settings.data_url, settings.data_dir)
         return cls(
             settings=settings,
             jobs=jobs,

@@ -114,7 +114,7 @@ def accept(
             check_one(form.params)
         notes = notes_on(form.params, services.settings.weights)
         try:
-            queued_ids = _enqueue(uploads.job_ids, spec, form, idempotency_key, services)
+            queued_ids = _enqueue(uploads, spec, form, idempotency_key, services)
         except redis.RedisError as error:
             uploads.keep()  # the jobs may be queued although the answer was lost
             if isinstance(error, redis.ResponseError) and not services.jobs.outcomes(uploads.job_ids):
@@ -129,7 +129,7 @@ def accept(
 
 
 def _enqueue(
-    job_ids: Sequence[str],
+    uploads: PendingUploads,
     spec: ModelSpec,
     form: Form[JobParams],
     idempotency_key: str | None,
@@ -137,7 +137,7 @@ def _enqueue(
 ) -> list[str]:
     settings = services.settings
     queue = settings.queue(spec)
-    variants = zip(job_ids, form.params.variants(), strict=True)
+    variants = zip(uploads.job_ids, form.params.variants(), strict=True)
     try:
         return services.jobs.enqueue_group(
             {job_id: _recorded(params, job_id, services.storage) for job_id, params in variants},
@@ -149,7 +149,7 @@ def _enqueue(
             fingerprint=form.fingerprint,
             longest=settings.max_queue_length,
             most=settings.max_jobs_per_client,
-            bytes_stored=services.storage.upload_bytes(form.params.pictures().values()),
+            bytes_stored=uploads.bytes,
             kept=_kept_limits(settings),
         )
     except (QueueFullError, TooManyJobsError, KeptLimitError) as error:

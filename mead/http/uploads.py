@@ -17,13 +17,16 @@ class PendingUploads:
 
     Attributes:
         job_ids: ids for a form's jobs; `number` makes more of them.
+        bytes: the size of what was stored for each job.
     """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.job_ids = new_ids(1)
         self._paths: dict[str, list[Path]] = {}
+        self._begun: list[Path] = []  # that may be stored
         self._kept = False
+        self.bytes = 0
 
     def number(self, n: int) -> None:
         """Make ids for `n` jobs, before anything is written."""
@@ -35,9 +38,16 @@ class PendingUploads:
         return self._paths.setdefault(field, self._new_paths(field))[0]
 
     def write(self, field: str, bitmap: Bitmap, sent: int) -> None:
-        """Write a picture for each job; see `mead.storage.Storage.write_upload`."""
+        """Store the picture of a form field, which was sent as `sent` bytes, for each job.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+        size = 0
         for path in self._paths[field]:
-            self.storage.write_upload(bitmap, path, sent)
+            self._begun.append(path)
+            size = self.storage.write_upload(bitmap, path, sent)
+        self.bytes += size
 
     def _new_paths(self, field: str) -> list[Path]:
         return [self.storage.upload_path(job_id, field) for job_id in self.job_ids]
@@ -48,7 +58,7 @@ class PendingUploads:
 
     def remove(self) -> None:
         """Remove the uploads now. A second call does nothing."""
-        self.storage.remove_uploads(path for paths in self._paths.values() for path in paths)
+        self.storage.remove_uploads(self._begun)
 
     def __enter__(self) -> PendingUploads:
         return self

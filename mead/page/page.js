@@ -377,8 +377,9 @@ async function preview(job) {
 }
 
 async function finish(job) {
-  try { // app.py sends the picture itself
-    const png = queued ? await (await call(`jobs/${job.id}/image`)).blob() : Uint8Array.from(atob(job.image), (sign) => sign.charCodeAt(0));
+  try { // app.py sends the picture itself; /jobs/ID/image may redirect to an object store, which this page may not ask
+    const { image } = queued ? await (await call("check", { method: "POST", body: new URLSearchParams({ id: job.id }) })).json() : job;
+    const png = Uint8Array.from(atob(image), (sign) => sign.charCodeAt(0));
     const words = job.prompt.toLowerCase().match(/[a-z0-9]+/g)?.slice(0, 6).join("-") ?? "picture";
     job.file = new File([png], `${words}-${job.id.slice(0, 6)}.png`, { type: "image/png" });
     show(job, job.file);

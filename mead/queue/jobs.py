@@ -20,6 +20,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -34,16 +35,23 @@ from mead.queue.keys import (
     KEPT_KEY,
     STATISTICS_KEY,
     cancelled_key,
+    job_key,
     kept_bytes_key,
+    kept_jobs_key,
     preview_key,
     processing_key,
     served_key,
+    tickets_key,
+    worker_key,
 )
+from mead.queue.redis_errors import NotReplicatedError
 from mead.queue.scripts import load_script
 from mead.queue.statistics import Statistics, read_statistics
 
 log = logging.getLogger(__name__)
 
+ACCEPT_SECONDS, END_SECONDS = 2.0, 0.2
+"""How long replicas may take to confirm a new job, and the end of one."""
 PREVIEW_SECONDS = 10
 """How long a request for previews lasts."""
 
@@ -56,17 +64,18 @@ class Jobs:
     Args:
         client: from `mead.queue.client.connect`.
         ttl: seconds that the record of an ended job is kept.
+        replicas: how many replicas of Redis must have a job before it is accepted, and its end (WAIT).
     """
 
-    def __init__(self, client: redis.Redis, ttl: int) -> None:
+    def __init__(self, client: redis.Redis, ttl: int, replicas: int = 0) -> None:
         self.redis = client
         self.ttl = ttl
-        self._enqueue = load_script(client, "enqueue")
+        self._enqueue = load_script(client, "enqueue", replicas, ACCEPT_SECONDS)
         self._cancel = load_script(client, "cancel")
-        self._retry = load_script(client, "retry")
+        self._retry = load_script(client, "retry", replicas, ACCEPT_SECONDS)
         self._claim = load_script(client, "claim")
         self._report = load_script(client, "report")
-        self._finish = load_script(client, "finish")
+        self._finish = load_script(client, "finish", replicas, END_SECONDS)
         self._requeue = load_script(client, "requeue")
         self._deregister = load_script(client, "deregister")
 
@@ -113,6 +122,7 @@ class Jobs:
             TooManyJobsError: the client would have too many unfinished jobs.
             KeptLimitError: a limit of `kept` is reached.
             IdempotencyError: the idempotency key was used with another fingerprint.
+            NotReplicatedError: too few replicas have the jobs; they are cancelled.
         """
         client = client or owner
         request = [queue, kind, owner, client, idempotency_key or "", fingerprint]
@@ -121,7 +131,14 @@ class Jobs:
         for job_id, parameters in group.items():
             fields = records.flatten(parameters)
             jobs += [job_id, len(fields), *fields]
-        result, *accepted = self._enqueue(*request, *records.now(), bytes_stored, *limits, *jobs)
+        keys = [queue, tickets_key(queue), served_key(queue), cancelled_key(queue), kept_jobs_key(owner)]
+        keys += map(job_key, group)
+        try:
+            answer = self._enqueue(*request, *records.now(), bytes_stored, *limits, *jobs, keys=keys)
+        except NotReplicatedError:
+            self.cancel_all(list(group))
+            raise
+        result, *accepted = answer
         if result != "accepted":
             raise refusal(result, len(group), longest, most, kept or KeptLimits())
         return ids_of_group(*accepted)
@@ -146,14 +163,14 @@ class Jobs:
         Raises:
             UnknownJobError: there is no such job.
         """
-        (cancelled,) = self._cancel(*records.now(), self.ttl, job_id)
+        (cancelled,) = self._cancel(*records.now(), self.ttl, job_id, keys=[job_key(job_id)])
         if cancelled == -1:
             raise UnknownJobError(job_id)
         return bool(cancelled)
 
     def cancel_all(self, job_ids: Sequence[str]) -> list[str]:
         """Cancel jobs at once, as `cancel`; returns the ids of those that had not ended."""
-        answers = self._cancel(*records.now(), self.ttl, *job_ids)
+        answers = self._cancel(*records.now(), self.ttl, *job_ids, keys=list(map(job_key, job_ids)))
         return [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == 1]
 
     def retry(self, job_id: str) -> bool:
@@ -164,8 +181,9 @@ class Jobs:
 
         Raises:
             UnknownJobError: there is no such job.
+            NotReplicatedError: too few replicas know that it will run again.
         """
-        if (retried := self._retry(job_id)) == -1:
+        if (retried := self._retry(job_id, keys=[job_key(job_id)])) == -1:
             raise UnknownJobError(job_id)
         return bool(retried)
 
@@ -233,7 +251,8 @@ class Jobs:
             NotAloneError: the next job must run alone, and the worker runs others.
         """
         while True:
-            answer = self._claim(queue, worker, *records.now(), int(alone))
+            keys = [queue, processing_key(queue, worker), served_key(queue), cancelled_key(queue)]
+            answer = self._claim(queue, worker, *records.now(), int(alone), keys=keys)
             if not answer:
                 return None
             if answer == "alone":
@@ -263,7 +282,9 @@ class Jobs:
             notes = json.dumps(job.notes, ensure_ascii=False) if job.notes else ""
             faces = json.dumps([face.model_dump() for face in job.faces]) if job.faces else ""
             arguments += [job.job_id, job.steps, job.total_steps, loss, notes, faces]
-        lost, watched, held = cast("list[list[str]]", self._report(queue, worker, *arguments))
+        keys = [processing_key(queue, worker), *(job_key(job.job_id) for job in progress)]
+        answer = self._report(queue, worker, *arguments, keys=keys)
+        lost, watched, held = cast("list[list[str]]", answer)
         return ReportReply(frozenset(lost), frozenset(watched), tuple(held))
 
     def succeed(self, job: Job, worker: str, out_path: str, bytes_stored: int = 0) -> bool:
@@ -299,7 +320,8 @@ class Jobs:
         Returns:
             The ids of those that the worker held.
         """
-        return cast("list[str]", self._requeue(queue, worker, *job_ids))
+        keys = [queue, processing_key(queue, worker), served_key(queue), *map(job_key, job_ids)]
+        return cast("list[str]", self._requeue(queue, worker, *job_ids, keys=keys))
 
     # For workers
 
@@ -329,7 +351,9 @@ class Jobs:
 
     def deregister(self, worker: str, queues: Iterable[str]) -> None:
         """Delete a worker's heartbeat (DEL), and its name (SREM) unless it holds jobs of these queues."""
-        self._deregister(worker, *queues)
+        served = list(queues)
+        held = [processing_key(queue, worker) for queue in served]
+        self._deregister(worker, *served, keys=[worker_key(worker), *held])
 
     def workers(self) -> dict[str, Heartbeat]:
         """The heartbeats of live workers, without unreadable ones (SMEMBERS, MGET)."""
@@ -337,7 +361,10 @@ class Jobs:
 
     def _end(self, queue: str, worker: str, job_id: str, result: dict[str, str]) -> bool:
         fields = records.flatten(result)
-        return bool(self._finish(queue, worker, job_id, *records.now(), self.ttl, *fields))
+        keys = [processing_key(queue, worker), job_key(job_id)]
+        with suppress(NotReplicatedError):  # it has ended all the same
+            return bool(self._finish(queue, worker, job_id, *records.now(), self.ttl, *fields, keys=keys))
+        return True
 
     def _fail_damaged(self, queue: str, worker: str, error: ValidationError) -> None:
         """Fail the job just claimed, the last in the worker's list: its record cannot be read."""

@@ -88,7 +88,7 @@ def read_outcomes(client: redis.Redis, job_ids: Sequence[str]) -> dict[str, JobO
 def unfinished_jobs(client: redis.Redis) -> Iterator[tuple[str, str, str, str]]:
     """Id, status, queue and worker ("" for none) of every job that is queued or processing (SCAN, HMGET)."""
     keys = client.scan_iter(job_key("*"), count=SCAN_COUNT, _type="hash")
-    while batch := [key.removeprefix(job_key("")) for key in islice(keys, SCAN_COUNT)]:
+    while batch := [key.rpartition(job_key(""))[2] for key in islice(keys, SCAN_COUNT)]:
         answers = _read_fields(client, batch, "status", "queue", "worker")
         for job_id, (status, queue, worker) in answers.items():
             if status in ("queued", "processing"):

@@ -7,7 +7,7 @@ from typing import cast
 
 from mead.queue import heartbeats, records
 from mead.queue.jobs import Jobs
-from mead.queue.keys import processing_key
+from mead.queue.keys import job_key, processing_key, worker_key
 from mead.queue.scripts import load_script
 
 
@@ -42,7 +42,10 @@ class Recovery:
         """
         recovered: list[str] = []
         for worker in heartbeats.dead_workers(self.redis):
-            answer = self._recover(worker, *records.now(), self.jobs.ttl, self.attempts, *self.queues)
+            lists = [processing_key(queue, worker) for queue in self.queues]
+            keys = [worker_key(worker), *self.queues, *lists]
+            limits = [self.jobs.ttl, self.attempts]
+            answer = self._recover(worker, *records.now(), *limits, *self.queues, keys=keys)
             recovered += cast("list[str]", answer)
         return recovered
 
@@ -65,7 +68,8 @@ class Recovery:
                 lists[key] = set(cast("list[str]", self.redis.lrange(key, 0, -1)))
             if job_id in lists[key]:
                 continue
-            if self._restore(job_id, *records.now(), self.jobs.ttl, self.attempts):
+            limits = [self.jobs.ttl, self.attempts]
+            if self._restore(job_id, *records.now(), *limits, keys=[job_key(job_id), key]):
                 restored.append(job_id)
         return restored
 

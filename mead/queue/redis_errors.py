@@ -21,6 +21,7 @@ MEANINGS = {
     "READONLY": "Redis is a read-only replica",
     "MASTERDOWN": "Redis is a replica that has lost its primary",
     "CLUSTERDOWN": "the Redis Cluster is down",
+    "MOVED": "the Redis Cluster has moved our keys",
     "NOREPLICAS": "Redis has too few replicas to accept writes",
     "OOM": "Redis has no memory left",
     "MISCONF": "Redis cannot save its data to disk",
@@ -71,6 +72,13 @@ def explain(error: redis.RedisError) -> str:
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
         return "Redis is away"
     return "Redis refused a command"
+
+
+class NotReplicatedError(redis.ResponseError):
+    """Redis has made a change, but too few of its replicas have confirmed it in time."""
+
+    def __init__(self) -> None:
+        super().__init__("NOREPLICAS too few replicas have confirmed a change")
 
 
 class Reconnect(Retry):

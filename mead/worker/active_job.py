@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
 from PIL import Image
 
-from mead.files import remove
 from mead.imaging.encoding import add_texts
 from mead.imaging.faces import FoundFace
 from mead.log import reason
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_PAUSE = 1.0  # seconds between two previews of a job
 STORE_PAUSE = 2.0  # seconds between two attempts to store a result
+PATIENCE = 0.2  # seconds that other jobs wait while a file is stored; a slow store takes longer
 STORE_SECONDS = 600.0  # how long to retry before the job fails; someone may free disk space
 
 
@@ -39,6 +40,8 @@ class ActiveJob(Generic[R]):
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
     rendering: Iterator[Image.Image | None] | None = None  # once the revision is finished
     picture: Image.Image | None = None  # once it is rendered
+    storing: tuple[Path, Future[int]] | None = None  # the picture's file, while it is being stored
+    storing_preview: Future[int] | None = None
     result: Path | None = None  # the picture's file, once it is stored
     result_bytes: int = 0
     error: Exception | None = None  # why the job must fail
@@ -67,10 +70,11 @@ class ActiveJob(Generic[R]):
         )
         self.error = ParamsError("iterations", why, out_of_range=True)
 
-    def store(self, pipeline: Pipeline[R], storage: Storage) -> None:
+    def store(self, pipeline: Pipeline[R], storage: Storage, writers: Executor) -> None:
         """Render the finished picture and store it under a new name; call it until there is a `result`.
 
-        An enlarged picture is rendered one part a call, so that other jobs go on meanwhile.
+        An enlarged picture is rendered one part a call, and one of the `writers` stores it, so that other
+        jobs go on meanwhile.
 
         A full disk should not waste minutes of work: if the picture cannot be stored, it is kept in memory,
         and later calls try again until STORE_SECONDS have passed. The job keeps its place in the batch
@@ -79,20 +83,26 @@ class ActiveJob(Generic[R]):
         now = time.monotonic()
         if now < self.store_after:
             return
-        path = storage.new_result_path(self.job.id)
         try:
             if self.picture is None:
                 self.rendering = self.rendering or render(pipeline, self.revision)
                 self.picture = next(self.rendering)
             if self.picture is None:
                 return
-            add_texts(self.picture, self.chunks)
-            storage.write_picture(self.picture, path)
-            self.result_bytes = path.stat().st_size
+            if self.storing is None:
+                add_texts(self.picture, self.chunks)
+                path = storage.new_result_path(self.job.id)
+                self.storing = path, writers.submit(storage.write_picture, self.picture, path)
+            path, stored = self.storing
+            wait([stored], PATIENCE)
+            if not stored.done():
+                return
+            self.storing = None
+            self.result_bytes = stored.result()
         except OSError as error:
             if self.store_until is None:
                 self.store_until = now + STORE_SECONDS
-                log.warning("no room for a result; trying again", extra=self._context(error))
+                log.warning("a result cannot be stored; trying again", extra=self._context(error))
             if now >= self.store_until:
                 self.error = error
             self.store_after = now + STORE_PAUSE
@@ -101,22 +111,27 @@ class ActiveJob(Generic[R]):
         else:
             self.result = path
 
-    def preview(self, pipeline: Pipeline[R], storage: Storage) -> None:
+    def preview(self, pipeline: Pipeline[R], storage: Storage, writers: Executor) -> None:
         """Store the picture so far, at most once per PREVIEW_PAUSE. Never raises."""
         now = time.monotonic()
-        if now - self.previewed < PREVIEW_PAUSE:
+        stored = self.storing_preview
+        if now - self.previewed < PREVIEW_PAUSE or (stored is not None and not stored.done()):
             return
         self.previewed = now
         try:
             path = storage.preview_path(self.job.id)
-            storage.write_picture(picture_of(pipeline, self.revision), path)
+            stored = writers.submit(storage.write_picture, picture_of(pipeline, self.revision), path)
+            self.storing_preview = stored
+            wait([stored], PATIENCE)
+            if stored.done():
+                stored.result()
         except Exception as error:  # the job itself may still succeed
             log.warning("no preview", extra=self._context(error))
 
-    def discard(self) -> None:
+    def discard(self, storage: Storage) -> None:
         """Remove a stored result that no record names; if that fails, the sweep removes it."""
         if self.result is not None:
-            remove(self.result)
+            storage.remove([self.result])
 
     def _context(self, error: Exception) -> dict[str, str | None]:
         return {"job": self.job.id, "worker": self.job.worker, "error": reason(error)}

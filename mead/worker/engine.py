@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -23,14 +24,15 @@ from mead.queue.job import Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
 from mead.revision import Pipeline, R, start
-from mead.storage import Storage
-from mead.worker.active_job import STORE_PAUSE, ActiveJob, reason_of
+from mead.storage import Storage, StorageUnavailableError
+from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
 from mead.worker.admission import AdmissionControl
 from mead.worker.batch import Batch
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0  # seconds between two attempts while Redis is away
+UNAVAILABLE_SHARE = 1 / 4  # of the time that waiting for an unavailable storage may take from running jobs
 
 
 class Engine(Generic[R]):
@@ -88,6 +90,8 @@ class Engine(Generic[R]):
         self.notes_on = notes_on
         self.check_steps = check_steps
         self.chunks_of = chunks_of
+        self.writers = ThreadPoolExecutor(2 * capacity + 2, "storage")  # threads start when needed
+        self._admit_after = float("-inf")  # time.monotonic; set when uploads could not be read
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
 
     def run(self, stop: threading.Event) -> None:
@@ -96,6 +100,7 @@ class Engine(Generic[R]):
         while not stop.is_set():
             try:
                 if not self.batch.jobs:
+                    stop.wait(self._admit_after - time.monotonic())
                     self._wait_for_work()
                 self.step()
                 waiting = self.batch.jobs.values()
@@ -135,7 +140,7 @@ class Engine(Generic[R]):
 
     def admit(self) -> None:
         """Claim and start jobs while the queue has some and the batch has room."""
-        while not self.batch.is_full:
+        while not self.batch.is_full and time.monotonic() >= self._admit_after:
             job = self.admission.admit(
                 self.queue, lambda alone: self.jobs.claim(self.queue, self.worker, alone=alone)
             )
@@ -162,6 +167,9 @@ class Engine(Generic[R]):
             if not self.batch.jobs:
                 self._fail(job, error)
                 return
+        except StorageUnavailableError as error:
+            self._requeue_for_storage(job, error, time.monotonic() - began)
+            return
         except ValueError as error:  # the parameters are wrong
             self._fail(job, error, "input")
             return
@@ -180,13 +188,27 @@ class Engine(Generic[R]):
         self.batch.shrink(len(self.batch.jobs))
         self.jobs.requeue(self.queue, self.worker, [job.id])
 
+    def _requeue_for_storage(self, job: Job, error: StorageUnavailableError, took: float) -> None:
+        """Hand back a job whose uploads cannot be read now, and claim none for a while."""
+        pause = max(STORE_PAUSE, took / UNAVAILABLE_SHARE)
+        extra = {
+            "job": job.id,
+            "worker": self.worker,
+            "error": reason(error.__cause__ or error),
+            "pause": pause,
+        }
+        log.warning("uploads cannot be read; trying again", extra=extra)
+        self._admit_after = time.monotonic() + pause
+        self._release(job)
+        self.jobs.requeue(self.queue, self.worker, [job.id])
+
     # Reporting and ending jobs
 
     def report(self) -> None:
         """Store finished pictures, report progress, and end the jobs that have finished or failed."""
         for active in self.batch.jobs.values():
             if active.revision.finished and active.result is None and active.error is None:
-                active.store(self.pipeline, self.storage)
+                active.store(self.pipeline, self.storage, self.writers)
         reported = set(self.batch.jobs)
         reply = self.jobs.report(self.queue, self.worker, self._progress())
         for active in self.batch.jobs.values():
@@ -219,7 +241,7 @@ class Engine(Generic[R]):
         elif active.result is not None:
             self._succeed(active, active.result)
         elif watched:
-            active.preview(self.pipeline, self.storage)
+            active.preview(self.pipeline, self.storage, self.writers)
 
     def _succeed(self, active: ActiveJob[R], result: Path) -> None:
         if self.jobs.succeed(active.job, self.worker, result.name, active.result_bytes):
@@ -231,7 +253,7 @@ class Engine(Generic[R]):
         extra = {"job": active.job.id, "worker": self.worker, "steps": active.revision.step}
         log.info("job succeeded", extra=extra)
         self._release(active.job)
-        self.storage.cleanup(active.job)
+        self._cleanup(active.job)
 
     def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)
@@ -249,7 +271,7 @@ class Engine(Generic[R]):
                 extra={"job": job.id, "worker": self.worker, "error": why},
                 exc_info=error if kind == "internal" else None,
             )
-            self.storage.cleanup(job, keep_uploads=kind == "internal")
+            self._cleanup(job, keep_uploads=kind == "internal")
 
     def _drop(self, active: ActiveJob[R]) -> None:
         """Drop a job that the worker no longer holds: cancelled, recovered by another worker, or deleted.
@@ -264,9 +286,12 @@ class Engine(Generic[R]):
             return
         log.info("job dropped", extra={"job": job.id, "worker": self.worker})
         self._release(job)
-        active.discard()
+        active.discard(self.storage)
         if outcome is None or outcome.ended:
-            self.storage.cleanup(job, keep_uploads=outcome is not None and outcome.needs_uploads)
+            self._cleanup(job, keep_uploads=outcome is not None and outcome.needs_uploads)
+
+    def _cleanup(self, job: Job, keep_uploads: bool = False) -> None:
+        wait([self.writers.submit(self.storage.cleanup, job, keep_uploads)], PATIENCE)
 
     def _release(self, job: Job) -> None:
         self.batch.remove(job.id)
@@ -284,4 +309,4 @@ class Engine(Generic[R]):
         for active in list(self.batch.jobs.values()):
             self._release(active.job)
             if active.job.id in handed_back:  # otherwise the job may have ended with this result
-                active.discard()
+                active.discard(self.storage)

@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from typing import NoReturn
 
+from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
 from mead.provenance import chunks_of
@@ -16,7 +17,6 @@ from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
 from mead.settings import Settings
-from mead.storage import Storage
 from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
@@ -31,7 +31,9 @@ def make_worker(settings: Settings) -> Worker:
         WeightsError: a file of weights is missing or damaged.
     """
     name = new_name()
-    jobs, storage = Jobs(connect(settings.redis_url), settings.job_ttl), Storage(settings.data_dir)
+    client = connect(settings.redis_url, prefix=settings.redis_prefix)
+    jobs = Jobs(client, settings.job_ttl, settings.redis_wait_replicas)
+    storage = open_storage(settings.data_url, settings.data_dir)
     admission = AdmissionControl()
     device = settings.device or best_device()
     check_device(device)

@@ -1,4 +1,4 @@
-"""Uploads and results on the disk."""
+"""Uploads, results and previews, in a folder and in an object store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mead.bucket_storage import BucketStorage
+from mead.folder_storage import FolderStorage
 from mead.imaging.encoding import Bitmap, write_picture
 from mead.queue.job import Job, JobOutcome
 from mead.storage import UPLOAD_GROWTH, Storage
+from tests.object_store import BUCKET, ObjectStore
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
 ID = "8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"
@@ -36,13 +41,56 @@ def job_of(job_id: str = ID, **fields: Any) -> Job:
     return Job.model_validate({"id": job_id, **usual, **fields})
 
 
-def files(storage: Storage) -> set[str]:
-    return {str(path.relative_to(storage.root)) for path in storage.root.rglob("*") if path.is_file()}
+@dataclass
+class Inside:
+    """Looks at and changes what a storage holds, without its help."""
+
+    storage: Storage
+    store: ObjectStore
+
+    def files(self) -> set[str]:
+        if isinstance(self.storage, BucketStorage):
+            return self.store.keys(self.storage.prefix)
+        root = self.storage.root
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+    def read(self, path: Path) -> bytes:
+        if isinstance(self.storage, BucketStorage):
+            return self.store.get(self.storage, path)
+        return path.read_bytes()
+
+    def write(self, path: Path, content: bytes) -> None:
+        if isinstance(self.storage, BucketStorage):
+            self.store.put(self.storage, path, content)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def age(self, path: Path, seconds: float = 3600) -> None:
+        if isinstance(self.storage, BucketStorage):
+            self.store.age(self.storage, path, seconds)
+        else:
+            then = time.time() - seconds
+            os.utime(path, (then, then))
 
 
-def age(path: Path, seconds: float = 3600) -> None:
-    then = time.time() - seconds
-    os.utime(path, (then, then))
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest) -> Storage:
+    """Each kind of storage, empty."""
+    kind: Storage = request.getfixturevalue(request.param)
+    return kind
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FolderStorage:
+    """A folder, for what only folders have."""
+    return FolderStorage(tmp_path / "var")
+
+
+@pytest.fixture
+def inside(storage: Storage, object_store: ObjectStore) -> Inside:
+    """What is in the storage."""
+    return Inside(storage, object_store)
 
 
 def result(storage: Storage, job_id: str = ID) -> Path:
@@ -76,18 +124,19 @@ def sweep(
 
 
 def test_nothing_is_made_before_it_is_needed(tmp_path: Path) -> None:
-    Storage(tmp_path / "var")
+    FolderStorage(tmp_path / "var")
+    BucketStorage(BUCKET, "", tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_is_written_whole_under_its_name_alone(storage: Storage) -> None:
+def test_a_picture_is_written_whole_under_its_name_alone(storage: Storage, inside: Inside) -> None:
     path = result(storage)
-    assert list(storage.results.iterdir()) == [path]
-    with Image.open(path) as read:
+    assert inside.files() == {f"results/{path.name}"}
+    first = inside.read(path)
+    with Image.open(BytesIO(first)) as read:
         assert read.size == (40, 30) and read.getpixel((0, 0)) == (0, 128, 128)
-    first = path.read_bytes()
-    storage.write_picture(PICTURE, path)
-    assert path.read_bytes() == first
+    assert storage.write_picture(PICTURE, path) == len(first)
+    assert inside.read(path) == first == storage.read(path)
 
 
 def test_readers_never_see_half_a_picture(storage: Storage) -> None:
@@ -102,17 +151,17 @@ def test_readers_never_see_half_a_picture(storage: Storage) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write_often)
         while not writing.done():
-            with Image.open(path) as read:
+            with Image.open(BytesIO(storage.read(path))) as read:
                 read.load()
         writing.result()
 
 
-def test_a_failed_write_leaves_nothing(storage: Storage) -> None:
-    path = storage.new_result_path(ID)
+def test_a_failed_write_leaves_nothing(folder: FolderStorage) -> None:
+    path = folder.new_result_path(ID)
     path.mkdir(parents=True)  # in the way of the rename
     with pytest.raises(OSError):
-        storage.write_picture(PICTURE, path)
-    assert list(storage.results.iterdir()) == [path]
+        folder.write_picture(PICTURE, path)
+    assert list(folder.results.iterdir()) == [path]
 
 
 def test_no_two_results_have_one_place(storage: Storage) -> None:
@@ -137,11 +186,12 @@ def test_an_upload_keeps_its_pixels_and_takes_little_more_than_was_sent(
     storage: Storage, pixels: np.ndarray, sent: int, form: str
 ) -> None:
     path = storage.upload_path(ID, "img")
-    storage.write_upload(Bitmap.of(Image.fromarray(pixels)), path, sent)
-    with Image.open(path) as read:
+    size = storage.write_upload(Bitmap.of(Image.fromarray(pixels)), path, sent)
+    content = storage.read(path)
+    with Image.open(BytesIO(content)) as read:
         assert read.format == form and (np.asarray(read.convert("RGB")) == pixels).all()
-    assert storage.upload_bytes([path, storage.upload_path(ID, "img_enc")]) == path.stat().st_size
-    assert path.stat().st_size <= UPLOAD_GROWTH * sent or max(pixels.shape) > 16_383
+    assert len(content) == size
+    assert size <= UPLOAD_GROWTH * sent or max(pixels.shape) > 16_383
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])
@@ -151,14 +201,14 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def modes(storage: Storage) -> tuple[set[int], set[int]]:
+def modes(storage: FolderStorage) -> tuple[set[int], set[int]]:
     """The permissions of all files, and of all folders, below the root."""
     found = [path.lstat().st_mode for path in storage.root.rglob("*")]
     of_files = {stat.S_IMODE(mode) for mode in found if stat.S_ISREG(mode)}
     return of_files, {stat.S_IMODE(mode) for mode in found if stat.S_ISDIR(mode)}
 
 
-def fill(storage: Storage) -> None:
+def fill(storage: FolderStorage) -> None:
     storage.free_bytes()
     storage.check()
     result(storage), upload(storage), preview(storage)
@@ -166,14 +216,14 @@ def fill(storage: Storage) -> None:
 
 
 def test_files_are_the_services_alone(tmp_path: Path, umask: int) -> None:
-    storage = Storage(tmp_path / "var")
+    storage = FolderStorage(tmp_path / "var")
     fill(storage)
     assert stat.S_IMODE(storage.root.stat().st_mode) == 0o700
     assert modes(storage) == ({0o600}, {0o700})
 
 
 def test_folders_that_are_there_stay_as_they_are(tmp_path: Path, umask: int) -> None:
-    storage = Storage(tmp_path / "var")
+    storage = FolderStorage(tmp_path / "var")
     for folder, mode in ((storage.root, 0o755), (storage.results, 0o750)):
         folder.mkdir()
         folder.chmod(mode)
@@ -183,7 +233,7 @@ def test_folders_that_are_there_stay_as_they_are(tmp_path: Path, umask: int) -> 
 
 
 def test_a_folder_shared_with_a_group_stays_shared(tmp_path: Path, umask: int) -> None:
-    storage = Storage(tmp_path / "var")
+    storage = FolderStorage(tmp_path / "var")
     storage.root.mkdir()
     storage.root.chmod(0o2770)
     fill(storage)
@@ -203,7 +253,7 @@ def test_folders_behind_links_are_used(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "data" / "results").symlink_to(tmp_path / "large")
     (tmp_path / "var").symlink_to(tmp_path / "data")
-    storage = Storage(tmp_path / "var")
+    storage = FolderStorage(tmp_path / "var")
     path = result(storage)
     assert (tmp_path / "large" / path.name).is_file() and storage.free_bytes() > 0
     assert storage.read_result(job_of(out_path=path.name)) == path.read_bytes()
@@ -214,12 +264,14 @@ def test_folders_behind_links_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/data/results/", "../../elsewhere/", "C:/"])
-def test_a_record_names_files_wherever_they_were(storage: Storage, root: str) -> None:
+def test_a_record_names_files_wherever_they_were(storage: Storage, inside: Inside, root: str) -> None:
     """Older records hold whole paths."""
     made, sent = result(storage), upload(storage)
     job = job_of(out_path=root + made.name, img_path=root + sent.name, prompt="teal")
-    assert storage.read_result(job) == made.read_bytes()
-    assert storage.parameters(job) == {"prompt": "teal", "img_path": str(sent)}
+    assert storage.read_result(job) == inside.read(made)
+    given = storage.parameters(job)
+    assert given.keys() == {"prompt", "img_path"} and given["prompt"] == "teal"
+    assert Path(given["img_path"]).read_bytes() == inside.read(sent)
 
 
 STRANGE = [
@@ -244,14 +296,16 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("named", STRANGE)
-def test_only_a_jobs_own_files_are_opened(storage: Storage, tmp_path: Path, named: str) -> None:
+def test_only_a_jobs_own_files_are_opened(
+    storage: Storage, inside: Inside, tmp_path: Path, named: str
+) -> None:
     (tmp_path / "secret").write_text("secret")
     for folder in (storage.results, storage.uploads):
-        folder.mkdir(parents=True)
-        (folder / f"{ID}.folder.png").mkdir()
-        (folder / f"{ID}.link.png").symlink_to(tmp_path / "secret")
-        os.mkfifo(folder / f"{ID}.pipe.png")
-        (folder / f"{OTHER}.other.png").write_text("another's")
+        inside.write(folder / f"{OTHER}.other.png", b"another's")
+        if isinstance(storage, FolderStorage):
+            (folder / f"{ID}.folder.png").mkdir()
+            (folder / f"{ID}.link.png").symlink_to(tmp_path / "secret")
+            os.mkfifo(folder / f"{ID}.pipe.png")
     with pytest.raises(FileNotFoundError):
         storage.read_result(job_of(out_path=named))
     with pytest.raises(FileNotFoundError):
@@ -261,9 +315,8 @@ def test_only_a_jobs_own_files_are_opened(storage: Storage, tmp_path: Path, name
 @pytest.mark.parametrize(
     "job_id", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a.b", "a\n", "\0", "x" * 300]
 )
-def test_ids_that_are_no_part_of_a_path(storage: Storage, job_id: str) -> None:
-    (storage.root / "x.preview.png").parent.mkdir()
-    (storage.root / "x.preview.png").write_bytes(b"not to be seen")
+def test_ids_that_are_no_part_of_a_path(storage: Storage, inside: Inside, job_id: str) -> None:
+    inside.write(storage.root / "x.preview.png", b"not to be seen")
     for path_of in (storage.new_result_path, storage.preview_path, storage.read_preview):
         with pytest.raises(FileNotFoundError):
             path_of(job_id)
@@ -275,51 +328,51 @@ def test_ids_that_are_no_part_of_a_path(storage: Storage, job_id: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_result(job)
     storage.cleanup(job)
-    assert files(storage) == {"x.preview.png"}
+    assert inside.files() == {"x.preview.png"}
 
 
-def test_a_preview_is_no_link(storage: Storage, tmp_path: Path) -> None:
-    assert storage.read_preview(ID) if preview(storage) else False
-    storage.preview_path(ID).unlink()
+def test_a_preview_is_no_link(folder: FolderStorage, tmp_path: Path) -> None:
+    assert folder.read_preview(ID) if preview(folder) else False
+    folder.preview_path(ID).unlink()
     (tmp_path / "secret").write_text("secret")
-    storage.preview_path(ID).symlink_to(tmp_path / "secret")
+    folder.preview_path(ID).symlink_to(tmp_path / "secret")
     with pytest.raises(FileNotFoundError):
-        storage.read_preview(ID)
+        folder.read_preview(ID)
 
 
 # Removing
 
 
-def test_uploads_of_one_job_are_removed(storage: Storage) -> None:
+def test_uploads_of_one_job_are_removed(storage: Storage, inside: Inside) -> None:
     for job in (ID, OTHER):
         for field in ("img", "img_enc"):
             upload(storage, job, field)
     storage.remove_uploads([storage.upload_path(ID, field) for field in ("img", "img_enc", "ne_img_enc")])
-    assert files(storage) == {f"uploads/{OTHER}.img.upload", f"uploads/{OTHER}.img_enc.upload"}
+    assert inside.files() == {f"uploads/{OTHER}.img.upload", f"uploads/{OTHER}.img_enc.upload"}
 
 
-def test_cleanup_removes_a_jobs_own_files_alone(storage: Storage) -> None:
+def test_cleanup_removes_a_jobs_own_files_alone(storage: Storage, inside: Inside) -> None:
     own, kept = upload(storage), upload(storage, OTHER)
     old = own.with_suffix(".bmp")  # as older versions called it
-    old.write_bytes(b"old")
+    inside.write(old, b"old")
     preview(storage)
     job = job_of(img_path=own.name, img_enc_path=f"/var/uploads/{old.name}", ne_img_enc_path=str(kept))
     storage.cleanup(job, keep_uploads=True)
-    assert files(storage) == {f"uploads/{path.name}" for path in (own, old, kept)}
+    assert inside.files() == {f"uploads/{path.name}" for path in (own, old, kept)}
     storage.cleanup(job)
-    assert files(storage) == {f"uploads/{kept.name}"}
+    assert inside.files() == {f"uploads/{kept.name}"}
 
 
-def test_files_go_with_their_jobs(storage: Storage) -> None:
+def test_files_go_with_their_jobs(storage: Storage, inside: Inside) -> None:
     """Whatever its job needs stays; the rest goes, also of several workers that made one job's picture."""
     names = ("done", "failed", "refused", "running", "cancelled", "gone")
     ids = {name: secrets.token_hex(16) for name in names}
     results = {name: result(storage, job_id) for name, job_id in ids.items()}
     for job_id in ids.values():
         upload(storage, job_id)
-        age(preview(storage, job_id))
-    age(upload(storage, ids["gone"]))
-    age(results["gone"], 7000)
+        inside.age(preview(storage, job_id))
+    inside.age(upload(storage, ids["gone"]))
+    inside.age(results["gone"], 7000)
     result(storage, ids["done"])  # of a worker that came too late
     states = {
         "done": JobOutcome("succeeded", results["done"].name),
@@ -330,7 +383,7 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
     }
     outcomes = {ids[name]: outcome for name, outcome in states.items()}
     sweep(storage, outcomes)
-    assert files(storage) == {
+    assert inside.files() == {
         f"results/{results['done'].name}",
         f"uploads/{ids['failed']}.img.upload",
         f"results/{results['running'].name}",
@@ -339,7 +392,7 @@ def test_files_go_with_their_jobs(storage: Storage) -> None:
     }
     assert sweep(storage, outcomes) == 0
     sweep(storage, {}, unclaimed=0, kept=0)
-    assert files(storage) == set()
+    assert inside.files() == set()
 
 
 def test_a_whole_path_in_an_older_record_keeps_its_result(storage: Storage) -> None:
@@ -347,15 +400,15 @@ def test_a_whole_path_in_an_older_record_keeps_its_result(storage: Storage) -> N
     assert sweep(storage, {ID: JobOutcome("succeeded", f"/elsewhere/results/{path.name}")}, 0, 0) == 0
 
 
-def test_pictures_outlive_a_redis_that_has_lost_their_records(storage: Storage) -> None:
+def test_pictures_outlive_a_redis_that_has_lost_their_records(storage: Storage, inside: Inside) -> None:
     old, young = result(storage), result(storage)
-    age(old, 7000)
-    age(young, 5000)
+    inside.age(old, 7000)
+    inside.age(young, 5000)
     assert sweep(storage, {}, unclaimed=600, kept=6000) == 1
-    assert files(storage) == {f"results/{young.name}"}
+    assert inside.files() == {f"results/{young.name}"}
 
 
-def test_files_that_are_being_written_are_left_alone(storage: Storage) -> None:
+def test_files_that_are_being_written_are_left_alone(storage: Storage, inside: Inside) -> None:
     waiting = upload(storage)  # its job is not queued yet
     unfinished, abandoned = (
         storage.uploads / f".{waiting.name}.{secrets.token_hex(4)}",
@@ -363,90 +416,100 @@ def test_files_that_are_being_written_are_left_alone(storage: Storage) -> None:
     )
     probe = storage.uploads / f".probe.{secrets.token_hex(4)}"
     for path in (unfinished, abandoned, probe):
-        path.write_bytes(b"half")
-    age(abandoned)
-    age(probe)
+        inside.write(path, b"half")
+    inside.age(abandoned)
+    inside.age(probe)
     assert sweep(storage, {}) == 2
-    assert files(storage) == {f"uploads/{waiting.name}", f"uploads/{unfinished.name}"}
+    assert inside.files() == {f"uploads/{waiting.name}", f"uploads/{unfinished.name}"}
 
 
-def test_files_of_others_are_left_alone(storage: Storage, tmp_path: Path) -> None:
-    """Photos, other programs' files, folders (lost+found), links, names that only look like ours."""
-    hashed = secrets.token_hex(16)
-    names = [
-        "holiday photo.jpg",
-        f"{hashed}.jpg",
-        f"{hashed}.png",
-        f"{hashed}.thumb.png",
-        f"{hashed}.12345678.png.bak",
-        f"{hashed}.12345678.png\n",
-        f"{hashed.upper()}.12345678.png",
-        f"{hashed[1:]}.12345678.png",
-        f"{hashed}.img.jpg",
-        "logo.5f3e2a1b.png",
-        ".hidden",
-        ".probe",
-        f".{hashed}.png.1",
-        "caf\udce9",
-        "a\nb",
-    ]
-    (tmp_path / "elsewhere.png").write_text("linked to")
+NOT_OURS = [
+    "holiday photo.jpg",
+    f"{ID}.jpg",
+    f"{ID}.png",
+    f"{ID}.thumb.png",
+    f"{ID}.12345678.png.bak",
+    f"{ID.upper()}.12345678.png",
+    f"{ID[1:]}.12345678.png",
+    f"{ID}.img.jpg",
+    "logo.5f3e2a1b.png",
+    ".hidden",
+    ".probe",
+    f".{ID}.png.1",
+]
+
+
+def test_files_of_others_are_left_alone(storage: Storage, inside: Inside) -> None:
+    """Photos, other programs' files, names that only look like ours."""
     for folder in (storage.uploads, storage.results, storage.previews):
-        folder.mkdir(parents=True)
-        for name in names:
-            (folder / name).write_text("not ours")
-            age(folder / name)
-        for name in ("lost+found", f"{hashed}.87654321.png", f"{hashed}.img.upload", f"{hashed}.preview.png"):
-            (folder / name).mkdir()
-        (folder / f"{OTHER}.img.upload").symlink_to(tmp_path / "elsewhere.png")
-        (folder / f"{OTHER}.12345678.png").symlink_to(tmp_path / "elsewhere.png")
-    before = sorted(storage.root.rglob("*"))
+        for name in [*NOT_OURS, f"deeper/{ID}.img.upload", f"deeper/{ID}.12345678.png"]:
+            inside.write(folder / name, b"not ours")
+            inside.age(folder / name)
+    inside.write(storage.root / f"{ID}.12345678.png", b"not ours")
+    before = inside.files()
     ours = [result(storage), upload(storage), preview(storage)]
     assert sweep(storage, {}, 0, 0) == len(ours)
-    assert sorted(storage.root.rglob("*")) == before and (tmp_path / "elsewhere.png").exists()
+    assert inside.files() == before
+
+
+def test_what_is_no_plain_file_is_left_alone(folder: FolderStorage, tmp_path: Path) -> None:
+    """Folders (lost+found), links, names that are no text."""
+    (tmp_path / "elsewhere.png").write_text("linked to")
+    for place in (folder.uploads, folder.results, folder.previews):
+        place.mkdir(parents=True)
+        for name in ("caf\udce9", "a\nb", f"{ID}.12345678.png\n"):
+            (place / name).write_text("not ours")
+            os.utime(place / name, (0, 0))
+        for name in ("lost+found", f"{ID}.87654321.png", f"{ID}.img.upload", f"{ID}.preview.png"):
+            (place / name).mkdir()
+        (place / f"{OTHER}.img.upload").symlink_to(tmp_path / "elsewhere.png")
+        (place / f"{OTHER}.12345678.png").symlink_to(tmp_path / "elsewhere.png")
+    before = sorted(folder.root.rglob("*"))
+    assert sweep(folder, {}, 0, 0) == 0
+    assert sorted(folder.root.rglob("*")) == before and (tmp_path / "elsewhere.png").exists()
 
 
 def test_what_cannot_be_removed_stops_nothing(
-    storage: Storage, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    folder: FolderStorage, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """A folder that cannot be listed; and one that vanishes with all its files as it is swept."""
-    storage.root.mkdir()
-    storage.uploads.write_text("no folder")
+    folder.root.mkdir()
+    folder.uploads.write_text("no folder")
     for _ in range(3):
-        result(storage)
-    assert sweep(storage, {}, 0, 0) == 3
+        result(folder)
+    assert sweep(folder, {}, 0, 0) == 3
     assert "cannot sweep" in caplog.text
 
-    result(storage)
+    result(folder)
 
     def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
-        for path in storage.results.iterdir():
+        for path in folder.results.iterdir():
             path.unlink()
-        storage.results.rmdir()
+        folder.results.rmdir()
         return {}
 
-    assert storage.sweep(look, 0, 0) == 0
+    assert folder.sweep(look, 0, 0) == 0
 
 
-def test_a_clock_that_was_set_back_keeps_no_file_for_ever(storage: Storage) -> None:
-    path = result(storage)
-    age(path, -365 * 24 * 3600)
-    assert sweep(storage, {}) == 0
+def test_a_clock_that_was_set_back_keeps_no_file_for_ever(folder: FolderStorage) -> None:
+    path = result(folder)
+    os.utime(path, (time.time() + 365 * 24 * 3600,) * 2)
+    assert sweep(folder, {}) == 0
     assert path.stat().st_mtime <= time.time()
 
 
-def test_many_files(storage: Storage) -> None:
+def test_many_files(folder: FolderStorage) -> None:
     """Redis is asked about some at a time."""
-    first = result(storage)
+    first = result(folder)
     for _ in range(1200):
-        os.link(first, storage.new_result_path(secrets.token_hex(16)))
+        os.link(first, folder.new_result_path(secrets.token_hex(16)))
     asked: list[int] = []
 
     def look(job_ids: Sequence[str]) -> dict[str, JobOutcome]:
         asked.append(len(job_ids))
         return {}
 
-    assert storage.sweep(look, 0, 0) == 1201
+    assert folder.sweep(look, 0, 0) == 1201
     assert sum(asked) == 1201 and max(asked) <= 500
 
 
@@ -454,9 +517,31 @@ def test_a_store_that_is_not_there_yet_needs_no_sweeping(storage: Storage) -> No
     assert sweep(storage, {}, 0, 0) == 0
 
 
-def test_check(storage: Storage, tmp_path: Path) -> None:
+def test_check(storage: Storage, inside: Inside, tmp_path: Path) -> None:
     storage.check()
-    assert list(storage.results.iterdir()) == []
+    assert inside.files() == set()
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError):
-        Storage(tmp_path / "file").check()
+        FolderStorage(tmp_path / "file").check()
+
+
+# The id of a storage
+
+
+def test_a_storage_keeps_its_first_id(storage: Storage, inside: Inside) -> None:
+    assert storage.read_id() is None
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(storage.write_id, [f"{n:032x}" for n in range(16)]))
+    given = storage.read_id()
+    assert given is not None and len(given) == 32 and inside.files() == {".mead-id"}
+    storage.write_id("f" * 32)
+    inside.age(storage.marker)
+    assert time.time() - storage.held_at() > 3000
+
+
+def test_an_id_can_be_marked_as_in_use(storage: Storage) -> None:
+    storage.write_id("f" * 32)
+    before = storage.held_at()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: storage.touch_id(), range(8)))
+    assert storage.held_at() >= before and storage.read_id() == "f" * 32

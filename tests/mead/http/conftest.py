@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 
 from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import make_engine, running
@@ -30,7 +30,7 @@ def idle_worker(jobs: Jobs, settings: Settings) -> None:
 
 
 @pytest.fixture
-def worker(settings: Settings, jobs: Jobs, storage: Storage, colours: Any) -> Iterator[Worker]:
+def worker(settings: Settings, jobs: Jobs, storage: FolderStorage, colours: Any) -> Iterator[Worker]:
     """A worker that makes every prompt, a colour, into a picture of 8 x 8."""
     engines = [
         make_engine(colours, jobs, storage, params=params, queue=queue)

@@ -21,13 +21,13 @@ from werkzeug.test import TestResponse
 from benchmarks.fuzz_uploads import jpeg_of_arithmetic_scans
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.http.services import services_of
 from mead.imaging.encoding import write_picture
 from mead.imaging.pictures import read_picture
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.weights.notes import notes_on
 from mead.worker.worker import Worker
 from tests.conftest import eventually, make_engine, report, running
@@ -110,7 +110,7 @@ def test_without_redis(mortal_redis: Any, tmp_path: Path) -> None:
     error_of(http.get("/jobs/a"), 404)
 
 
-def test_without_worker(http: FlaskClient, client: redis.Redis, storage: Storage) -> None:
+def test_without_worker(http: FlaskClient, client: redis.Redis, storage: FolderStorage) -> None:
     refused = http.post("/latent_revision", data={"prompt": "teal", "img": upload(photo())})
     assert "inference server" in error_of(refused, 503)["message"]
     assert int(refused.headers["Retry-After"]) >= 1
@@ -225,7 +225,7 @@ BAD_PICTURES = {
 @pytest.mark.parametrize("kind", BAD_PICTURES)
 @pytest.mark.parametrize("field", ["img", "img_enc", "ne_img_enc", "mask"])
 def test_bad_pictures(
-    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage, kind: str, field: str
+    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: FolderStorage, kind: str, field: str
 ) -> None:
     content, status = BAD_PICTURES[kind]
     fine = "img" if field != "img" else "img_enc"
@@ -255,7 +255,7 @@ def mask_of(mode: str, colour: Any, box: Any = None) -> bytes:
     ],
 )
 def test_masks_of_nothing_and_everything(
-    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage, mask: bytes, why: str
+    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: FolderStorage, mask: bytes, why: str
 ) -> None:
     form = {"prompt": "teal", "img": ("photo.png", photo().getvalue()), "mask": ("mask.png", mask)}
     error = error_of(http.post("/latent_revision", **sent(form)), 422)
@@ -271,7 +271,7 @@ def test_a_mask_needs_a_starter(http: FlaskClient, idle_worker: None) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_a_mask_is_stored_as_what_may_change(
-    http: FlaskClient, idle_worker: None, storage: Storage, mode: str
+    http: FlaskClient, idle_worker: None, storage: FolderStorage, mode: str
 ) -> None:
     mask = mask_of(mode, 0 if mode == "L" else (255, 0, 0, 255), (10, 5, 30, 25))
     form = {"prompt": "teal", "img": ("photo.png", photo().getvalue()), "mask": ("mask.png", mask)}
@@ -289,7 +289,7 @@ def test_too_large_a_request(settings: Settings, idle_worker: None) -> None:
     error_of(http.post("/latent_revision", data=form), 413)
 
 
-def test_a_picture_that_takes_too_much(settings: Settings, idle_worker: None, storage: Storage) -> None:
+def test_a_picture_that_takes_too_much(settings: Settings, idle_worker: None, storage: FolderStorage) -> None:
     """It is refused, by its field; the good one before it leaves nothing."""
     http = create_app(settings.model_copy(update={"decode_seconds": 0.2})).test_client()
     bomb = ("bomb.jpeg", jpeg_of_arithmetic_scans(7_000, 98))
@@ -304,7 +304,7 @@ def test_a_picture_that_takes_too_much(settings: Settings, idle_worker: None, st
 # Good input
 
 
-def test_waiting_for_a_picture(http: FlaskClient, worker: Worker, storage: Storage) -> None:
+def test_waiting_for_a_picture(http: FlaskClient, worker: Worker, storage: FolderStorage) -> None:
     form = {"prompt": "#ff8000", "iterations": "60", "seed": "3", "img": upload(photo())}
     for route in ("/latent_revision", "/styleclip"):
         if route == "/styleclip":
@@ -319,7 +319,7 @@ def test_waiting_for_a_picture(http: FlaskClient, worker: Worker, storage: Stora
 
 
 def test_not_waiting(
-    http: FlaskClient, idle_worker: None, settings: Settings, jobs: Jobs, storage: Storage
+    http: FlaskClient, idle_worker: None, settings: Settings, jobs: Jobs, storage: FolderStorage
 ) -> None:
     ids = []
     for _ in range(3):
@@ -382,7 +382,9 @@ def test_empty_fields_are_left_out(http: FlaskClient, idle_worker: None, jobs: J
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_pictures_of_any_format(http: FlaskClient, idle_worker: None, storage: Storage, form: str) -> None:
+def test_pictures_of_any_format(
+    http: FlaskClient, idle_worker: None, storage: FolderStorage, form: str
+) -> None:
     data = {"prompt": "teal", "img_enc": upload(photo(form), name="picture")}
     answer = http.post("/latent_revision", data=data, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202 and answer.json is not None
@@ -409,7 +411,9 @@ def test_unknown_ids(http: FlaskClient) -> None:
     error_of(http.get("/jobs/nobody/image"), 404)
 
 
-def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, jobs: Jobs, storage: Storage) -> None:
+def test_a_picture_that_is_gone(
+    http: FlaskClient, worker: Worker, jobs: Jobs, storage: FolderStorage
+) -> None:
     body = http.post("/latent_revision", data={"prompt": "teal"}).json
     assert body is not None
     (storage.results / str(jobs.get(body["id"]).out_path)).unlink()
@@ -419,7 +423,7 @@ def test_a_picture_that_is_gone(http: FlaskClient, worker: Worker, jobs: Jobs, s
 
 @pytest.mark.parametrize("named", ["/etc/passwd", "../../../etc/passwd", "{other}", "{link}", ""])
 def test_a_record_that_names_anything_else(
-    http: FlaskClient, worker: Worker, jobs: Jobs, storage: Storage, named: str
+    http: FlaskClient, worker: Worker, jobs: Jobs, storage: FolderStorage, named: str
 ) -> None:
     """Whatever somebody writes into Redis, only the job's own picture is served."""
     own, other = (http.post("/latent_revision", data={"prompt": "teal"}).json["id"] for _ in range(2))
@@ -464,7 +468,7 @@ def test_a_picture_is_cached_by_its_name(http: FlaskClient, worker: Worker) -> N
 
 
 def test_what_cannot_be_done_as_asked_leaves_no_upload(
-    http: FlaskClient, worker: Worker, storage: Storage
+    http: FlaskClient, worker: Worker, storage: FolderStorage
 ) -> None:
     form = {"prompt": "no such colour", "img": upload(photo()), "img_enc": upload(photo())}
     error_of(http.post("/latent_revision", data=form), 422)
@@ -472,7 +476,7 @@ def test_what_cannot_be_done_as_asked_leaves_no_upload(
 
 
 def test_notes_on_a_job(
-    http: FlaskClient, settings: Settings, jobs: Jobs, storage: Storage, colours: Any
+    http: FlaskClient, settings: Settings, jobs: Jobs, storage: FolderStorage, colours: Any
 ) -> None:
     """In every answer about it, and in its record; where there are none, the answers are as they were."""
     words = partial(notes_on, weights="demo")
@@ -515,14 +519,14 @@ REFUSED = [
 
 @pytest.mark.parametrize(("form", "status"), REFUSED)
 def test_what_is_refused_leaves_nothing(
-    http: FlaskClient, idle_worker: None, storage: Storage, form: dict[str, Any], status: int
+    http: FlaskClient, idle_worker: None, storage: FolderStorage, form: dict[str, Any], status: int
 ) -> None:
     error_of(http.post("/latent_revision", data=form), status)
     assert not list(storage.root.rglob("*.upload*"))
 
 
 def test_a_form_that_stops_half_way_leaves_nothing(
-    http: FlaskClient, idle_worker: None, storage: Storage
+    http: FlaskClient, idle_worker: None, storage: FolderStorage
 ) -> None:
     body, content_type = encode_multipart_formdata({"prompt": "teal", "img": ("photo.png", photo().read())})
     for end in (len(body) // 2, len(body) - 4):
@@ -532,7 +536,7 @@ def test_a_form_that_stops_half_way_leaves_nothing(
 
 
 def test_a_job_that_redis_refuses_leaves_nothing(
-    mortal_redis: Any, settings: Settings, storage: Storage
+    mortal_redis: Any, settings: Settings, storage: FolderStorage
 ) -> None:
     settings = settings.model_copy(update={"redis_url": mortal_redis.url})
     jobs = Jobs(connect(settings), 600)
@@ -654,7 +658,7 @@ def test_a_server_that_stops_says_so(settings: Settings, idle_worker: None, jobs
 # Cancelling, previews, records
 
 
-def test_cancelling(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Storage) -> None:
+def test_cancelling(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: FolderStorage) -> None:
     form = {"prompt": "teal", "img": upload(photo())}
     waiting = http.post("/latent_revision", data=form, headers=ASYNC).headers["Location"]
     job_id = waiting.rpartition("/")[2]
@@ -683,7 +687,7 @@ def test_who_waits_for_a_cancelled_job_is_told(http: FlaskClient, idle_worker: N
         assert "cancelled" in error_of(waiting.result(60), 409)["message"]
 
 
-def test_previews(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Storage) -> None:
+def test_previews(http: FlaskClient, idle_worker: None, jobs: Jobs, storage: FolderStorage) -> None:
     where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
     job = jobs.claim("latentrevisions_queue", "idle")
     assert job is not None
@@ -732,7 +736,7 @@ def test_fields_a_route_does_not_know(http: FlaskClient, idle_worker: None, rout
 
 
 def test_a_repeated_post_is_one_job(
-    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: Storage
+    http: FlaskClient, idle_worker: None, client: redis.Redis, storage: FolderStorage
 ) -> None:
     def post(prompt: str = "teal", key: str = "order-17", route: str = "/latent_revision") -> TestResponse:
         form = {"prompt": prompt, "img": upload(photo())}
@@ -777,7 +781,7 @@ def test_bad_idempotency_keys(http: FlaskClient, idle_worker: None, client: redi
     assert client.keys("job:*") == []
 
 
-def test_a_full_queue(settings: Settings, idle_worker: None, storage: Storage, jobs: Jobs) -> None:
+def test_a_full_queue(settings: Settings, idle_worker: None, storage: FolderStorage, jobs: Jobs) -> None:
     http = create_app(settings.model_copy(update={"max_queue_length": 2})).test_client()
 
     def post(route: str = "/latent_revision") -> TestResponse:
@@ -793,7 +797,7 @@ def test_a_full_queue(settings: Settings, idle_worker: None, storage: Storage, j
     assert post().status_code == 202
 
 
-def test_a_client_with_too_many_jobs(settings: Settings, idle_worker: None, storage: Storage) -> None:
+def test_a_client_with_too_many_jobs(settings: Settings, idle_worker: None, storage: FolderStorage) -> None:
     http = create_app(settings.model_copy(update={"max_jobs_per_client": 1})).test_client()
 
     def post() -> TestResponse:

@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from caching_config import Settings
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.worker.worker import Worker
 from tests.conftest import eventually
 
@@ -69,7 +69,7 @@ def test_one_picture_is_answered_as_ever(http: FlaskClient, worker: Worker) -> N
 
 
 def test_each_job_of_a_group_has_its_own_files(
-    http: FlaskClient, idle_worker: None, storage: Storage, jobs: Jobs, client: redis.Redis
+    http: FlaskClient, idle_worker: None, storage: FolderStorage, jobs: Jobs, client: redis.Redis
 ) -> None:
     form = {"prompt": "a smile", "n": "3"}
     key = {"Idempotency-Key": "k"}
@@ -94,7 +94,7 @@ def test_each_job_of_a_group_has_its_own_files(
 
 
 def test_a_group_that_has_no_room_leaves_nothing(
-    settings: Settings, idle_worker: None, storage: Storage
+    settings: Settings, idle_worker: None, storage: FolderStorage
 ) -> None:
     http = create_app(settings.model_copy(update={"max_queue_length": 2})).test_client()
     refused = http.post("/styleclip", data={"prompt": "a smile", "n": "3", "img": photo()}, headers=ASYNC)
@@ -196,7 +196,7 @@ def test_the_queues(http: FlaskClient, worker: Worker, settings: Settings) -> No
 
 
 def test_a_failed_job_runs_again(
-    http: FlaskClient, idle_worker: None, jobs: Jobs, storage: Storage, settings: Settings
+    http: FlaskClient, idle_worker: None, jobs: Jobs, storage: FolderStorage, settings: Settings
 ) -> None:
     job_id = submit(http, {"prompt": "a smile", "img": photo()}, "/styleclip")["id"]
     assert http.post(f"/jobs/{job_id}/retry").status_code == 409

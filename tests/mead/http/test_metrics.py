@@ -14,10 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from tests.conftest import RedisServer
 
 QUEUES = ("latentrevisions_queue", "styleclip_queue")
@@ -150,7 +150,7 @@ def test_ready(door: FlaskClient, jobs: Jobs) -> None:
 
 def test_a_disk_that_is_nearly_full(settings: Settings, jobs: Jobs) -> None:
     jobs.heartbeat("worker", QUEUES, 600)
-    free = Storage(settings.data_dir).free_bytes()
+    free = FolderStorage(settings.data_dir).free_bytes()
     greedy = settings.model_copy(update={"min_free_disk_bytes": 100 * free})
     door = create_app(greedy).test_client()
     answer = door.get("/readyz")

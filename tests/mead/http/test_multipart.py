@@ -18,9 +18,9 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from caching_config import Settings
+from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from tests.conftest import Service
 
 MULTIPART = "multipart/form-data; boundary=XbX"
@@ -176,13 +176,13 @@ def test_a_text_that_cannot_be_decoded_is_named(post: Post, charset: str, value:
         'name="img"\r\nContent-Type: image/png',
     ],
 )
-def test_files_as_clients_name_them(post: Post, storage: Storage, disposition: str) -> None:
+def test_files_as_clients_name_them(post: Post, storage: FolderStorage, disposition: str) -> None:
     answer = post(form(part('name="prompt"', "teal"), part(disposition, photo())))
     assert answer.status_code == 202, answer.text
     assert storage.upload_path(answer.get_json()["id"], "img").exists()
 
 
-def test_a_file_that_was_not_chosen_is_none(post: Post, storage: Storage) -> None:
+def test_a_file_that_was_not_chosen_is_none(post: Post, storage: FolderStorage) -> None:
     nothing = part('name="img"; filename=""\r\nContent-Type: application/octet-stream', "")
     answer = post(form(part('name="prompt"', "teal"), nothing))
     assert answer.status_code == 202 and not list(storage.uploads.glob("*"))

@@ -13,11 +13,11 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.folder_storage import FolderStorage
 from mead.imaging.encoding import write_picture
 from mead.nn.upscaler import SRVGGNetCompact
 from mead.queue.jobs import Jobs
 from mead.revision import run
-from mead.storage import Storage
 from mead.upscaling import Upscaler
 from mead.worker.active_job import reason_of
 from mead.worker.engine import Engine
@@ -36,7 +36,7 @@ QUEUE = "latentrevisions_queue"
 
 
 @pytest.fixture
-def engine(colours: Any, jobs: Jobs, storage: Storage) -> Engine:
+def engine(colours: Any, jobs: Jobs, storage: FolderStorage) -> Engine:
     return make_engine(colours, jobs, storage)
 
 
@@ -45,7 +45,7 @@ def put(jobs: Jobs, job_id: str, prompt: str = "teal", **more: Any) -> None:
     jobs.enqueue(job_id, "lr", QUEUE, params.model_dump(mode="json", exclude_none=True))
 
 
-def upload(storage: Storage, job_id: str) -> Path:
+def upload(storage: FolderStorage, job_id: str) -> Path:
     """A picture that came with a job."""
     path = storage.upload_path(job_id, "img")
     write_picture(Image.new("RGB", (8, 8)), path)
@@ -57,7 +57,7 @@ def steps(engine: Engine, count: int) -> None:
         engine.step()
 
 
-def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_one_job(engine: Engine, jobs: Jobs, storage: FolderStorage) -> None:
     put(jobs, "a", prompt="#ff8000", iterations=60, img_path=upload(storage, "a"))
     steps(engine, 1)
     halfway = jobs.get("a")
@@ -72,7 +72,9 @@ def test_one_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
     assert list(storage.uploads.iterdir()) == []  # nobody needs the upload any more
 
 
-def test_notes_are_in_the_record_from_the_first_step_on(jobs: Jobs, storage: Storage, colours: Any) -> None:
+def test_notes_are_in_the_record_from_the_first_step_on(
+    jobs: Jobs, storage: FolderStorage, colours: Any
+) -> None:
     engine = make_engine(colours, jobs, storage, notes_on=lambda params: (f"{params.prompt} is a colour",))
     put(jobs, "a")
     steps(engine, 1)
@@ -81,7 +83,7 @@ def test_notes_are_in_the_record_from_the_first_step_on(jobs: Jobs, storage: Sto
     assert jobs.get("a").status == "succeeded" and jobs.get("a").notes == ("teal is a colour",)
 
 
-def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: Storage, colours: Any) -> None:
+def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: FolderStorage, colours: Any) -> None:
     engine = make_engine(
         colours, jobs, storage, chunks_of=lambda params, steps: {"mead": f"{params.prompt} in {steps} steps"}
     )
@@ -116,7 +118,7 @@ def test_admission_is_bounded(engine: Engine, jobs: Jobs, client: redis.Redis, c
 
 
 def test_the_picture_does_not_depend_on_the_batch(
-    engine: Engine, jobs: Jobs, colours: Any, storage: Storage
+    engine: Engine, jobs: Jobs, colours: Any, storage: FolderStorage
 ) -> None:
     for seed, name in enumerate("abcd"):
         put(jobs, name, seed=seed)
@@ -137,7 +139,9 @@ def test_what_is_wrong_with_the_parameters_fails_that_job(engine: Engine, jobs: 
 
 
 @pytest.mark.parametrize("path", ["/etc/shadow", "../../etc/shadow", "b.img.upload", "a.gone.upload"])
-def test_only_a_jobs_own_pictures_are_opened(engine: Engine, jobs: Jobs, storage: Storage, path: str) -> None:
+def test_only_a_jobs_own_pictures_are_opened(
+    engine: Engine, jobs: Jobs, storage: FolderStorage, path: str
+) -> None:
     upload(storage, "b")
     put(jobs, "a", img_path=path)
     steps(engine, 1)
@@ -148,20 +152,24 @@ def test_only_a_jobs_own_pictures_are_opened(engine: Engine, jobs: Jobs, storage
 
 
 @pytest.mark.parametrize("folder", ["", "/mounted/elsewhere/uploads/"])
-def test_pictures_are_found_by_name(engine: Engine, jobs: Jobs, storage: Storage, folder: str) -> None:
+def test_pictures_are_found_by_name(engine: Engine, jobs: Jobs, storage: FolderStorage, folder: str) -> None:
     put(jobs, "a", img_path=folder + upload(storage, "a").name)
     steps(engine, 5)
     assert jobs.get("a").status == "succeeded" and list(storage.uploads.iterdir()) == []
 
 
-def test_an_id_that_is_no_part_of_a_path_fails_its_job(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_an_id_that_is_no_part_of_a_path_fails_its_job(
+    engine: Engine, jobs: Jobs, storage: FolderStorage
+) -> None:
     put(jobs, "../a")
     put(jobs, "b")
     steps(engine, 5)
     assert jobs.get("../a").status == "failed" and jobs.get("b").status == "succeeded"
 
 
-def test_uploads_stay_for_a_job_that_can_be_requeued(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_uploads_stay_for_a_job_that_can_be_requeued(
+    engine: Engine, jobs: Jobs, storage: FolderStorage
+) -> None:
     put(jobs, "a", prompt="no such colour", img_path=upload(storage, "a"))
     put(jobs, "b", img_path=upload(storage, "b"))
     jobs.ask_preview("b")
@@ -174,7 +182,7 @@ def test_uploads_stay_for_a_job_that_can_be_requeued(engine: Engine, jobs: Jobs,
 
 
 def test_a_failing_step_fails_its_job_alone(
-    engine: Engine, jobs: Jobs, colours: Any, storage: Storage
+    engine: Engine, jobs: Jobs, colours: Any, storage: FolderStorage
 ) -> None:
     for seed, name in enumerate("abc"):
         put(jobs, name, seed=seed)
@@ -188,7 +196,7 @@ def test_a_failing_step_fails_its_job_alone(
         check_picture(jobs, storage, colours, name, seed)
 
 
-def check_picture(jobs: Jobs, storage: Storage, colours: Any, job_id: str, seed: int) -> None:
+def check_picture(jobs: Jobs, storage: FolderStorage, colours: Any, job_id: str, seed: int) -> None:
     """A job's picture is the one that it would have had alone."""
     alone = run(colours, LatentRevisionsParams(prompt="teal", seed=seed, iterations=5))
     with Image.open(storage.results / str(jobs.get(job_id).out_path)) as together:
@@ -197,7 +205,7 @@ def check_picture(jobs: Jobs, storage: Storage, colours: Any, job_id: str, seed:
 
 @pytest.mark.parametrize("loss", ["nan", "inf"])
 def test_a_loss_that_is_not_finite_fails_its_job_alone(
-    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, loss: str
+    engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any, loss: str
 ) -> None:
     for seed, name in enumerate("abc"):
         put(jobs, name, seed=seed)
@@ -216,7 +224,12 @@ def test_a_loss_that_is_not_finite_fails_its_job_alone(
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_latents_that_are_not_finite_make_no_picture(
-    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, value: str, caplog: pytest.LogCaptureFixture
+    engine: Engine,
+    jobs: Jobs,
+    storage: FolderStorage,
+    colours: Any,
+    value: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Here after the last loss. No preview is made of them either."""
     put(jobs, "a")
@@ -242,7 +255,7 @@ class BrokenStart(ColourPipeline):
         return revision
 
 
-def test_first_latents_that_are_not_finite(jobs: Jobs, storage: Storage) -> None:
+def test_first_latents_that_are_not_finite(jobs: Jobs, storage: FolderStorage) -> None:
     engine = make_engine(BrokenStart(), jobs, storage)
     put(jobs, "a")
     steps(engine, 1)
@@ -250,7 +263,7 @@ def test_first_latents_that_are_not_finite(jobs: Jobs, storage: Storage) -> None
     assert jobs.get("a").error_kind == "internal" and not engine.batch.jobs
 
 
-def test_a_job_that_takes_too_long(jobs: Jobs, storage: Storage, colours: Any) -> None:
+def test_a_job_that_takes_too_long(jobs: Jobs, storage: FolderStorage, colours: Any) -> None:
     engine = make_engine(colours, jobs, storage, max_job_seconds=50)
     put(jobs, "a", iterations=20)
     put(jobs, "b")
@@ -268,7 +281,7 @@ def test_a_job_that_takes_too_long(jobs: Jobs, storage: Storage, colours: Any) -
     assert jobs.get("b").status == "succeeded"
 
 
-def test_only_time_at_work_counts(jobs: Jobs, storage: Storage, colours: Any) -> None:
+def test_only_time_at_work_counts(jobs: Jobs, storage: FolderStorage, colours: Any) -> None:
     engine = make_engine(colours, jobs, storage, max_job_seconds=50)
     put(jobs, "a")
     steps(engine, 2)
@@ -294,7 +307,7 @@ class EnlargingColours(ColourPipeline):
 
 
 def test_others_go_on_while_a_picture_is_enlarged(
-    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mead.upscaling.TILE", 4)
     engine = make_engine(EnlargingColours(), jobs, storage)
@@ -315,7 +328,7 @@ def test_others_go_on_while_a_picture_is_enlarged(
 
 
 def test_one_that_is_enlarged_alone_does_not_wait(
-    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mead.upscaling.TILE", 1)
     monkeypatch.setattr("mead.worker.engine.STORE_PAUSE", 60)
@@ -325,7 +338,7 @@ def test_one_that_is_enlarged_alone_does_not_wait(
 
 
 def test_a_job_cancelled_while_it_is_enlarged(
-    jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mead.upscaling.TILE", 4)
     engine = make_engine(EnlargingColours(), jobs, storage)
@@ -341,7 +354,7 @@ def test_a_job_cancelled_while_it_is_enlarged(
 
 
 @pytest.fixture
-def in_the_way(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_the_way(storage: FolderStorage, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file where the folder of results should be."""
     monkeypatch.setattr("mead.worker.active_job.STORE_PAUSE", 0)
     storage.results.parent.mkdir()
@@ -350,7 +363,7 @@ def in_the_way(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_result_that_cannot_be_stored_is_kept_for_a_while(
-    engine: Engine, jobs: Jobs, storage: Storage, in_the_way: Path, colours: Any
+    engine: Engine, jobs: Jobs, storage: FolderStorage, in_the_way: Path, colours: Any
 ) -> None:
     put(jobs, "a")
     steps(engine, 8)
@@ -393,7 +406,7 @@ def test_results_that_wait_for_room_leave_redis_in_peace(
         assert end_of(jobs, "a").status == end_of(jobs, "b").status == "succeeded"
 
 
-def test_files_that_cannot_be_removed_end_nothing(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_files_that_cannot_be_removed_end_nothing(engine: Engine, jobs: Jobs, storage: FolderStorage) -> None:
     put(jobs, "a")
     put(jobs, "b")
     steps(engine, 1)
@@ -439,7 +452,7 @@ def test_a_job_too_large_alone_fails(engine: Engine, jobs: Jobs, colours: Any) -
 
 
 def test_a_cancelled_job_is_dropped_at_its_next_step(
-    engine: Engine, jobs: Jobs, storage: Storage, colours: Any
+    engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any
 ) -> None:
     put(jobs, "a", img_path=upload(storage, "a"))
     put(jobs, "b")
@@ -453,14 +466,14 @@ def test_a_cancelled_job_is_dropped_at_its_next_step(
 
 
 def test_a_worker_that_comes_back_too_late_leaves_nothing(
-    engine: Engine, jobs: Jobs, storage: Storage, client: redis.Redis, colours: Any
+    engine: Engine, jobs: Jobs, storage: FolderStorage, client: redis.Redis, colours: Any
 ) -> None:
     """The worker stopped between making a picture and saying so; another has finished the job meanwhile."""
     put(jobs, "a", img_path=upload(storage, "a"))
     steps(engine, 4)
     (active,) = engine.batch.jobs.values()
     colours.step([active.revision])
-    active.store(colours, storage)
+    active.store(colours, storage, engine.writers)
     assert len(list(storage.results.iterdir())) == 1
     assert recover(jobs) == ["a"]  # it has no heartbeat
     other = make_engine(colours, jobs, storage, worker="another")
@@ -473,7 +486,7 @@ def test_a_worker_that_comes_back_too_late_leaves_nothing(
     assert [path.name for path in storage.results.iterdir()] == [job.out_path]
 
 
-def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storage: Storage) -> None:
+def test_previews_are_made_for_those_who_look(engine: Engine, jobs: Jobs, storage: FolderStorage) -> None:
     put(jobs, "a")
     put(jobs, "b")
     jobs.ask_preview("a")
@@ -527,7 +540,9 @@ def test_it_waits_for_others_to_end_and_lets_no_more_in(engine: Engine, jobs: Jo
     assert colours.batches == [1] * 15
 
 
-def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, storage: Storage) -> None:
+def test_it_runs_alone_in_its_process(
+    engine: Engine, jobs: Jobs, colours: Any, storage: FolderStorage
+) -> None:
     """Also the other model's engine lets its jobs end first, and then takes none."""
     other = make_engine(colours, jobs, storage, queue="other", admission=engine.admission)
 
@@ -555,7 +570,7 @@ def test_it_runs_alone_in_its_process(engine: Engine, jobs: Jobs, colours: Any, 
 
 
 @pytest.fixture
-def other(engine: Engine, jobs: Jobs, storage: Storage, colours: Any) -> Engine:
+def other(engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any) -> Engine:
     """The engine of the other model in the same process."""
     return make_engine(colours, jobs, storage, queue="other", admission=engine.admission)
 
@@ -634,7 +649,7 @@ def test_a_full_engine_waits_for_nothing(engine: Engine, other: Engine, jobs: Jo
 
 
 def test_redis_goes_away_while_a_job_waits_to_run_alone(
-    mortal_redis: Any, colours: Any, storage: Storage
+    mortal_redis: Any, colours: Any, storage: FolderStorage
 ) -> None:
     """And comes back without it."""
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
@@ -656,7 +671,7 @@ def test_redis_goes_away_while_a_job_waits_to_run_alone(
     assert jobs.get("x").status == jobs.get("y").status == "succeeded"
 
 
-def test_a_failure_that_cannot_be_told_holds_no_place(mortal_redis: Any, storage: Storage) -> None:
+def test_a_failure_that_cannot_be_told_holds_no_place(mortal_redis: Any, storage: FolderStorage) -> None:
     """Redis goes as a job fails at its start; when it is back, one that must run alone is taken."""
 
     class Leaving(ColourPipeline):
@@ -697,7 +712,7 @@ def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
 
 
 @pytest.mark.slow
-def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: FolderStorage) -> None:
     settings = Settings(redis_url=mortal_redis.url)
     jobs = Jobs(connect(settings), 600)
     engine = make_engine(colours, jobs, storage)
@@ -713,7 +728,7 @@ def test_redis_may_go_and_come_back(mortal_redis: Any, colours: Any, storage: St
 
 
 def test_a_result_made_while_redis_was_away_is_kept(
-    mortal_redis: Any, colours: Any, storage: Storage
+    mortal_redis: Any, colours: Any, storage: FolderStorage
 ) -> None:
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
     engine = make_engine(colours, jobs, storage)
@@ -734,14 +749,14 @@ def test_a_result_made_while_redis_was_away_is_kept(
 
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_result_whose_answer_was_lost_is_kept(
-    engine: Engine, jobs: Jobs, storage: Storage, colours: Any, stopping: bool
+    engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any, stopping: bool
 ) -> None:
     """Redis has written the end down and gone away before it could say so."""
     put(jobs, "a")
     steps(engine, 4)
     (active,) = engine.batch.jobs.values()
     colours.step([active.revision])
-    active.store(colours, storage)
+    active.store(colours, storage, engine.writers)
     assert jobs.succeed(active.job, "me", str(active.result))
     if stopping:
         engine.hand_back()
@@ -752,7 +767,7 @@ def test_a_result_whose_answer_was_lost_is_kept(
 
 
 def test_a_record_that_is_gone_ends_its_job_alone(
-    engine: Engine, jobs: Jobs, client: redis.Redis, storage: Storage
+    engine: Engine, jobs: Jobs, client: redis.Redis, storage: FolderStorage
 ) -> None:
     put(jobs, "a", img_path=upload(storage, "a"))
     put(jobs, "b")
@@ -765,7 +780,7 @@ def test_a_record_that_is_gone_ends_its_job_alone(
 
 
 def test_a_flushed_redis_ends_what_ran(
-    engine: Engine, jobs: Jobs, client: redis.Redis, storage: Storage
+    engine: Engine, jobs: Jobs, client: redis.Redis, storage: FolderStorage
 ) -> None:
     put(jobs, "a")
     steps(engine, 2)

@@ -17,9 +17,9 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from mead.data_folder import claim_folder
+from mead.folder_storage import FolderStorage
 from mead.imaging.encoding import write_picture
 from mead.queue.jobs import Jobs
-from mead.storage import Storage
 from mead.worker.worker import OtherWeightsError, Worker, new_name
 from tests.conftest import end_of, eventually, make_engine, recover, running
 
@@ -32,7 +32,7 @@ def put(jobs: Jobs, job_id: str, prompt: str = "teal") -> None:
 
 
 @pytest.fixture
-def worker(colours: Any, jobs: Jobs, storage: Storage) -> Worker:
+def worker(colours: Any, jobs: Jobs, storage: FolderStorage) -> Worker:
     engine = make_engine(colours, jobs, storage)
     return Worker("me", [engine], jobs, storage, ttl=1, attempts=2, unclaimed=0)
 
@@ -107,7 +107,7 @@ def test_it_leaves_the_living_alone(worker: Worker, jobs: Jobs) -> None:
 
 
 @pytest.mark.slow
-def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: FolderStorage) -> None:
     jobs.ttl = 1
     ids = [secrets.token_hex(16) for _ in range(2)]
     for name, prompt in zip(ids, ("teal", "no such colour"), strict=True):
@@ -120,7 +120,7 @@ def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Storag
         eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
 
 
-def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: Storage) -> None:
+def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: FolderStorage) -> None:
     jobs.ttl = 1
     claim_folder(jobs.redis, storage, [QUEUE])
     ours = f"{QUEUE}:data_folder"
@@ -137,7 +137,7 @@ def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, stor
         eventually(lambda: jobs.redis.get(ours) == storage.read_id() and not result.exists())
 
 
-def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: FolderStorage) -> None:
     mortal_redis.stop()
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
     engine = make_engine(colours, jobs, storage)
@@ -148,7 +148,7 @@ def test_it_waits_for_redis(mortal_redis: Any, colours: Any, storage: Storage) -
 
 
 @pytest.mark.slow
-def test_it_stops_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+def test_it_stops_in_time_when_redis_hangs(mortal_redis: Any, colours: Any, storage: FolderStorage) -> None:
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
     engine = make_engine(colours, jobs, storage)
     worker = Worker("me", [engine], jobs, storage, ttl=1)
@@ -176,7 +176,7 @@ def full_disk() -> Iterator[None]:
 
 
 def test_a_full_disk_holds_results_back_and_heals(
-    worker: Worker, jobs: Jobs, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, jobs: Jobs, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mead.worker.active_job.STORE_PAUSE", 0)
     (engine,) = worker.engines
@@ -198,7 +198,7 @@ def test_a_full_disk_holds_results_back_and_heals(
 
 
 @pytest.mark.slow
-def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: Storage) -> None:
+def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: FolderStorage) -> None:
     """No heartbeat arrives while Redis refuses writes: nobody is taken for dead, not even some time later."""
     jobs = Jobs(connect(Settings(redis_url=mortal_redis.url)), 600)
     put(jobs, "a")
@@ -222,7 +222,7 @@ def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: 
         assert jobs.get("a").worker == "other"
 
 
-def test_no_two_sets_of_weights_on_one_queue(colours: Any, jobs: Jobs, storage: Storage) -> None:
+def test_no_two_sets_of_weights_on_one_queue(colours: Any, jobs: Jobs, storage: FolderStorage) -> None:
     worker = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=1, weights="demo")
     jobs.heartbeat("older", [QUEUE], LIMIT)  # says nothing of its weights
     jobs.heartbeat("another", [QUEUE], LIMIT, weights="full")

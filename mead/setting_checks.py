@@ -1,0 +1,55 @@
+"""How some settings are read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import SecretStr, ValidationInfo
+
+from mead.queue.redis_url import parse_redis_url
+
+SHORTEST_KEY = 8
+"""The minimum length of an API key. `openssl rand -hex 16` makes a good one."""
+
+
+def split(value: Any) -> Any:
+    """The parts of a comma-separated text, stripped and without empty ones."""
+    if isinstance(value, str):
+        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+    return value
+
+
+def without_brackets(host: str) -> str:
+    """An IPv6 address without the brackets of a URL; any other host as it is."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """The API keys, if each can be sent in a header and is long enough; else raises ValueError."""
+    for key in keys:
+        text = key.get_secret_value()
+        if len(text) < SHORTEST_KEY or not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError(
+                f"an API key must have {SHORTEST_KEY} or more printable ASCII characters, without spaces"
+            )
+    return keys
+
+
+def check_each(check: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """A validator that applies `check` to each value of a list, except *."""
+
+    def check_all(values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value != "*":
+                check(value)
+        return values
+
+    return check_all
+
+
+def check_hash_tag(prefix: str, info: ValidationInfo) -> str:
+    """The prefix of keys, if it suits the Redis of the settings; else raises ValueError."""
+    if parse_redis_url(info.data.get("redis_url", "redis://")).kind == "cluster" and "{" not in prefix:
+        raise ValueError("a Redis Cluster needs a prefix with a hash tag, such as {mead}:")
+    return prefix
