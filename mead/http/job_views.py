@@ -96,7 +96,7 @@ def retry(job_id: str) -> Response:
     services = current_services()
     job = _find_job(job_id, services)
     try:
-        if not services.jobs.retry(job_id):
+        if not services.jobs.retry(job_id, most=services.settings.max_jobs_per_client):
             why = f"its form was at fault: {job.error}" if job.status == "failed" else f"it is {job.status}"
             raise ApiError(409, f"job {job_id} cannot run again: {why}", job_id=job_id)
     except UnknownJobError:

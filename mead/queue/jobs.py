@@ -156,8 +156,11 @@ class Jobs:
         answers = self._cancel(*records.now(), self.ttl, *job_ids)
         return [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == 1]
 
-    def retry(self, job_id: str) -> bool:
+    def retry(self, job_id: str, *, most: int = 0) -> bool:
         """Put a failed job at the end of its queue: HDEL and HSET the record, RPUSH the id.
+
+        Args:
+            most: as for `enqueue_group`; a job that runs again counts, but is never refused.
 
         Returns:
             False if it cannot run again: it has not failed, or failed for its input.
@@ -165,7 +168,7 @@ class Jobs:
         Raises:
             UnknownJobError: there is no such job.
         """
-        if (retried := self._retry(job_id)) == -1:
+        if (retried := self._retry(job_id, int(most > 0))) == -1:
             raise UnknownJobError(job_id)
         return bool(retried)
 
@@ -204,7 +207,7 @@ class Jobs:
             pipe.zcard(KEPT_KEY)
             pipe.get(kept_bytes_key(KEPT_KEY))
             kept, size = pipe.execute()
-        return kept, int(size or 0)
+        return kept, int(size or 0) if kept else 0  # the set may have been deleted by hand
 
     def ask_preview(self, job_id: str) -> None:
         """Ask the job's worker for previews for the next PREVIEW_SECONDS (SET with EX).
