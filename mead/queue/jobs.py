@@ -39,7 +39,7 @@ from mead.queue.keys import (
     processing_key,
     served_key,
 )
-from mead.queue.scripts import load_script
+from mead.queue.scripts import TimelyScript, load_script
 from mead.queue.statistics import Statistics, read_statistics
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ PREVIEW_SECONDS = 10
 class Jobs:
     """The jobs and workers in one Redis.
 
-    Every method raises redis.RedisError when Redis is not reachable or refuses a command.
+    Every method raises redis.RedisError when Redis is not reachable or refuses a command. What clients ask
+    (`enqueue`, `cancel`, `retry`) is not done after that: see `mead.queue.scripts.TimelyScript`.
 
     Args:
         client: from `mead.queue.client.connect`.
@@ -61,9 +62,9 @@ class Jobs:
     def __init__(self, client: redis.Redis, ttl: int) -> None:
         self.redis = client
         self.ttl = ttl
-        self._enqueue = load_script(client, "enqueue")
-        self._cancel = load_script(client, "cancel")
-        self._retry = load_script(client, "retry")
+        self._enqueue = TimelyScript(load_script(client, "enqueue"))
+        self._cancel = TimelyScript(load_script(client, "cancel"))
+        self._retry = TimelyScript(load_script(client, "retry"))
         self._claim = load_script(client, "claim")
         self._report = load_script(client, "report")
         self._finish = load_script(client, "finish")

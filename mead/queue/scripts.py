@@ -8,6 +8,7 @@ which a single Redis server allows and a Redis Cluster does not.
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,42 @@ class Script:
             return self.client.evalsha(self.sha, 0, *arguments)
         except redis.exceptions.NoScriptError:
             return self.client.eval(self.text, 0, *arguments)
+
+
+class TimelyScript:
+    """Runs a script that changes nothing once its caller has given up.
+
+    A Redis that stalls (stopped, swapping, a slow disk) keeps what was sent in its sockets' buffers and runs
+    it when it wakes. The script's first argument is therefore a deadline, which it compares with TIME. The
+    deadline is SECONDS after a time that Redis itself has told just before: clocks of other machines do not
+    matter. Until then the call is repeated; an error that does not come from Redis is only raised later.
+    """
+
+    SECONDS = (
+        7.0  # longer than one answer may take (mead.http.services.REDIS_TIMEOUT), so that one repeat fits
+    )
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the script; returns its result.
+
+        Raises:
+            redis.ResponseError: it changed nothing; the message begins with "LATE" if it came too late.
+            redis.RedisError: Redis did not answer. From now on the script changes nothing, but if Redis died
+                as it answered, it may have run before.
+        """
+        seconds, microseconds = self.script.client.time()
+        end = time.monotonic() + self.SECONDS
+        deadline = seconds * 1000 + microseconds // 1000 + int(self.SECONDS * 1000)
+        while True:
+            try:
+                return self.script(deadline, *arguments)
+            except (redis.ConnectionError, redis.TimeoutError):
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
 
 
 def load_script(client: redis.Redis, name: str) -> Script:

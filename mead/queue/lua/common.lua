@@ -22,6 +22,13 @@ local function observe(kind, what, from_ms, to_ms)
     redis.pcall('HINCRBYFLOAT', STATISTICS, kind .. ':' .. what .. ':sum', string.format('%.3f', took))
 end
 
+-- The error of a script that runs after its deadline, in ms since 1970 by Redis's clock; nil before: see TimelyScript.
+local function late(deadline)
+    local time = redis.call('TIME')
+    if time[1] * 1000 + math.floor(time[2] / 1000) < tonumber(deadline) then return nil end
+    return redis.error_reply('LATE the client has given up')
+end
+
 local messages = {}  -- channel and message
 
 local function announce(id, fields) messages[#messages + 1] = {EVENTS .. id, cjson.encode(fields)} end

@@ -2,9 +2,10 @@
 -- Returns "accepted", the first job's id and their number (an earlier request's if the idempotency key was used before), or
 -- why not: "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client), or
 -- the name of the limit on what is kept that has been reached.
--- ARGV: queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, longest, most, limits on the
--- kept jobs and bytes of all clients and of this one, number of jobs; then of each job: its id, the length of what follows,
--- names and values of parameters.
+-- ARGV: deadline, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, longest, most,
+-- limits on the kept jobs and bytes of all clients and of this one, number of jobs; then of each job: its id, the length of
+-- what follows, names and values of parameters.
+local deadline = table.remove(ARGV, 1)
 local queue, kind, owner, client, key, fingerprint, now, now_ms, bytes = unpack(ARGV, 1, 9)
 local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
 local limits = {
@@ -51,6 +52,8 @@ if key ~= '' then
     if made[1] then return {'repeated'} end
 end
 
+local refused = late(deadline)
+if refused then return refused end
 local length = open_queue(queue)
 local room = longest - number
 if longest > 0 and length > room and length - redis.call('ZCARD', queue .. CANCELLED) > room then return {'full'} end

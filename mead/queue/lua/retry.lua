@@ -1,7 +1,9 @@
 -- Puts a failed job at the end of its queue, as if it had just been made. Returns 1, 0 (it cannot run again: it has not
 -- failed, or failed for its input, and its uploads are gone) or -1 (there is no such job).
--- ARGV: id, whether the number of a client's unfinished jobs is limited (1 or 0).
-local id, limited = unpack(ARGV)
+-- ARGV: deadline, id, whether the number of a client's unfinished jobs is limited (1 or 0).
+local deadline, id, limited = unpack(ARGV)
+local refused = late(deadline)
+if refused then return refused end
 local job = read(id, 'status', 'error_kind', 'queue', 'owner', 'client', 'idempotency_key', 'bytes', 'created_ms')
 if not job[1] then return -1 end
 if job[1] ~= 'failed' or job[2] == 'input' then return 0 end
