@@ -16,6 +16,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -25,6 +26,7 @@ from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.queue.client import check_redis_url
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
 from mead.registry import MODELS
+from mead.settings_check import check_together
 from mead.terminal import printable
 
 SHORTEST_KEY = 8
@@ -134,8 +136,8 @@ class ServiceSettings(BaseSettings):
     max_open_requests: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of waiting POSTs and streams of events per process; "
-        "by default three quarters of HTTP_THREADS.",
+        description="Maximum number of waiting POSTs and streams of events per process, less than "
+        "HTTP_THREADS; by default three quarters of it.",
     )
     max_open_requests_per_client: int | None = Field(
         None,
@@ -263,6 +265,11 @@ class ServiceSettings(BaseSettings):
         gt=0,
         description="Seconds that clients are asked to wait before they poll or retry (Retry-After).",
     )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ServiceSettings:
+        check_together(self)
+        return self
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)  # lets mypy accept the fields of the models, which are added below
