@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import PurePath
 
+import redis
 from flask import Blueprint, Response, request, send_file, url_for
 
 from mead.http import access
@@ -125,7 +126,8 @@ def preview(job_id: str) -> Response:
     job = _find_job(job_id, services)
     if job.ended:
         return _picture(job, services)
-    services.jobs.ask_preview(job_id)
+    with suppress(redis.ResponseError):  # it has no memory left; there may be a preview all the same
+        services.jobs.ask_preview(job_id)
     try:
         response = send_file(BytesIO(services.storage.read_preview(job_id)), "image/png", etag=False)
     except FileNotFoundError:
