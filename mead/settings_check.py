@@ -17,8 +17,8 @@ def check_together(settings: ServiceSettings) -> None:
     waiting, threads = settings.max_open_requests, settings.http_threads
     if waiting is not None and waiting >= threads:
         raise ValueError(
-            f"MAX_OPEN_REQUESTS={waiting} must be less than HTTP_THREADS={threads}: waiting POSTs would take all "
-            "threads"
+            f"MAX_OPEN_REQUESTS={waiting} must be less than HTTP_THREADS={threads}: waiting POSTs would "
+            "take all threads"
         )
     of_one, of_all = settings.max_open_requests_per_client, open_requests(settings)
     if of_one is not None and of_one > of_all:

@@ -80,7 +80,7 @@ end
 local function open_queue(queue)
     local length = redis.call('LLEN', queue)
     if length == 0 then
-        redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
+        redis.call('SET', queue .. SERVED, tonumber(redis.call('GET', queue .. TICKETS) or 0) or 0)
         redis.call('DEL', queue .. CANCELLED)
     end
     return length
