@@ -15,6 +15,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -30,6 +31,7 @@ from mead.setting_checks import (
     check_each,
     check_hash_tag,
     check_keys,
+    check_together,
     split,
     without_brackets,
 )
@@ -125,8 +127,8 @@ class ServiceSettings(BaseSettings):
     max_open_requests: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of waiting POSTs and streams of events per process; "
-        "by default three quarters of HTTP_THREADS.",
+        description="Maximum number of waiting POSTs and streams of events per process, less than "
+        "HTTP_THREADS; by default three quarters of it.",
     )
     max_open_requests_per_client: int | None = Field(
         None,
@@ -254,6 +256,11 @@ class ServiceSettings(BaseSettings):
         gt=0,
         description="Seconds that clients are asked to wait before they poll or retry (Retry-After).",
     )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ServiceSettings:
+        check_together(self)
+        return self
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)  # lets mypy accept the fields of the models, which are added below

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import caching_config
 from caching_config import Settings, connect
+from mead.setting_checks import open_requests
 from tests.conftest import RedisServer
 
 FIRST_VERSION = [
@@ -196,7 +197,12 @@ def test_a_server_names_the_wrong_setting_in_a_line(script: str) -> None:
     root = Path(caching_config.__file__).parent
     environment = {**os.environ, "PORT": "tcp://x"}
     done = subprocess.run(
-        [sys.executable, script], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "caching_server.py"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2 and done.stderr.startswith("mead: PORT: ")
     assert len(done.stderr.splitlines()) == 1
@@ -229,3 +235,51 @@ def test_weights_and_device_are_checked_first(
     )
     assert done.returncode == 1 and told in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (
+            {"HTTP_THREADS": "8", "MAX_OPEN_REQUESTS": "9"},
+            "MAX_OPEN_REQUESTS=9 must be less than HTTP_THREADS=8",
+        ),
+        (
+            {"HTTP_THREADS": "8", "MAX_OPEN_REQUESTS": "8"},
+            "MAX_OPEN_REQUESTS=8 must be less than HTTP_THREADS=8",
+        ),
+        ({"MAX_OPEN_REQUESTS": "600"}, "MAX_OPEN_REQUESTS=600 must be less than HTTP_THREADS=512"),
+        (
+            {"MAX_OPEN_REQUESTS": "5", "MAX_OPEN_REQUESTS_PER_CLIENT": "6"},
+            "MAX_OPEN_REQUESTS_PER_CLIENT=6 must not be more than MAX_OPEN_REQUESTS=5",
+        ),
+        (
+            {"HTTP_THREADS": "8", "MAX_OPEN_REQUESTS_PER_CLIENT": "7"},
+            "MAX_OPEN_REQUESTS_PER_CLIENT=7 must not be more than MAX_OPEN_REQUESTS=6",
+        ),
+        ({"MAX_KEPT_BYTES": "1000"}, "MAX_KEPT_BYTES=1000 must not be less than MAX_UPLOAD_BYTES=33554432"),
+        ({"MAX_CLIENT_KEPT_BYTES": "9"}, "MAX_CLIENT_KEPT_BYTES=9 must not be less than MAX_UPLOAD_BYTES"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_at_the_start(
+    values: dict[str, str], named: str
+) -> None:
+    root = Path(caching_config.__file__).parent
+    environment = {**os.environ, **values}
+    result = subprocess.run(
+        [sys.executable, "caching_server.py"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2 and result.stderr.startswith(f"mead: {named}"), result.stderr
+
+
+def test_limits_that_fit_together() -> None:
+    Settings(http_threads=2, max_open_requests=1, max_open_requests_per_client=1)
+    Settings(max_kept_bytes=0, max_client_kept_bytes=0)  # no limit
+    assert open_requests(Settings(http_threads=1)) == 1
+    fewer = Settings(max_open_requests=500).model_copy(update={"http_threads": 10})  # few open files
+    assert open_requests(fewer) == 9

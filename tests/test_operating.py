@@ -20,6 +20,7 @@ from mead.http.app import create_app
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
+from mead.queue.recovery import Recovery
 from tests.conftest import RedisServer, report
 from tests.test_docs import missing_from_the_code
 
@@ -86,7 +87,7 @@ def script(question: str, redis_server: RedisServer) -> list[str]:
     """The lines under a question of the page, after those that the page has for a Redis of one's own."""
     block = re.search(rf"\*\*{re.escape(question)}.*?```console\n(.*?)```", section(REDIS), re.DOTALL)
     assert block is not None, question
-    lines = re.findall(r"^\$ (redis-cli EVAL .*?\$FAILED$|.*?$)", block[1], re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^\$ (.*?)$", block[1], re.MULTILINE)
     alias = re.search(r"`(alias redis-cli='redis-cli -u redis://host:port/0')`", section(REDIS))
     assert lines and alias, question
     own = alias[1].replace("host:port", f"127.0.0.1:{redis_server.port}")
@@ -201,14 +202,10 @@ def test_what_failed_and_why(queue: dict[str, str], redis_server: RedisServer) -
     assert said("How many jobs were there", queue, redis_server).split("\t")[:4] == ["5", "", "1", "1"]
 
 
-def test_putting_a_failed_job_back(queue: dict[str, str], redis_server: RedisServer, jobs: Jobs) -> None:
-    assert "it waits again" in said("Put a failed job back", queue, redis_server)
-    assert "it has not failed" in said("Put a failed job back", queue, redis_server)
-    job = jobs.get("failed")
-    assert (job.status, job.attempts, job.error, job.worker) == ("queued", 0, None, None)
-    assert jobs.redis.ttl("job:failed") == -1
-    assert jobs.rank(job) == 2
-    names = [jobs.claim(QUEUE, "here-1-ab") for _ in range(3)]
-    assert [one.id for one in names if one] == ["first", "second", "failed"]
-    assert jobs.succeed(names[-1], "here-1-ab", "/nowhere.png")
-    assert jobs.get("failed").status == "succeeded" and jobs.redis.ttl("job:failed") > 0
+def test_emptying_a_queue(queue: dict[str, str], redis_server: RedisServer, jobs: Jobs) -> None:
+    client = jobs.redis
+    assert said("Empty a queue.", queue, redis_server) == "3\n"
+    assert sorted(client.keys("job:*")) == ["job:failed", "job:runs"]
+    Recovery(jobs, [QUEUE], 3).forget_deleted()
+    assert sorted(client.zrange("kept", 0, -1)) == ["failed:0", "runs:0"]
+    assert jobs.claim(QUEUE, "here-1-ab") is None and jobs.queue_length(QUEUE) == 0

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.service
 
 FEW = {"HTTP_PROCESSES": "1", "HTTP_THREADS": "8", "SSE_HEARTBEAT": "600"}
 LONG, STEPS = "n" * 2000, 4000  # an id that makes events long; more of them than are kept for a client
-MANY = {"MAX_OPEN_REQUESTS": "30", "MAX_OPEN_REQUESTS_PER_CLIENT": "30"}
+MANY = {"HTTP_THREADS": "40", "MAX_OPEN_REQUESTS": "30", "MAX_OPEN_REQUESTS_PER_CLIENT": "30"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def redis_of_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 def rooms(
     tmp_path_factory: pytest.TempPathFactory, redis_of_room: RedisServer
 ) -> Iterator[Callable[..., Room]]:
-    """Starts services of one process with eight threads."""
+    """Starts services of one process, with eight threads unless told otherwise."""
     started: list[Room] = []
     folder = str(tmp_path_factory.mktemp("data"))  # one for all: their queue is one
 
@@ -138,7 +138,7 @@ def threads_of(room: Room) -> list[str]:
 
 
 def test_a_stream_holds_no_thread(room: Room) -> None:
-    """Three for each thread; others are answered all the same, and all of them are told the end."""
+    """Others are answered all the same, and all of them are told the end."""
     make(room, "crowded")
     crowd = [Follower(room.url, "crowded") for _ in range(24)]
     for path in ("/readyz", "/jobs/crowded", "/index"):

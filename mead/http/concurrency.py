@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mead.http.errors import ApiError
+from mead.setting_checks import open_requests
 from mead.settings import Settings
 
 INSTEAD = "try again later, or send `Prefer: respond-async` and poll for the job"
@@ -66,5 +67,5 @@ def open_request_limit(settings: Settings) -> ConcurrencyLimit:
     """The limit from the settings; by default three quarters of the threads, and five sixths of that for one
     client.
     """
-    limit = settings.max_open_requests or max(1, settings.http_threads * 3 // 4)
+    limit = open_requests(settings)
     return ConcurrencyLimit(limit, settings.max_open_requests_per_client or max(1, limit * 5 // 6))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import redis
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from mead.http import access
 from mead.http.errors import DISK_FULL, DISK_FULL_ERRNOS, ApiError
 from mead.http.responses import error_response
+from mead.http.services import current_services
 from mead.log import reason
 from mead.queue.redis_errors import code_of, explain
 from mead.settings import Settings
@@ -28,9 +31,12 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(redis.RedisError)
     def on_redis_error(error: redis.RedisError) -> Response:
-        if code_of(error) is None and isinstance(error, redis.ResponseError):
-            return _on_bug(error)
         message = explain(error)
+        if isinstance(error, redis.ResponseError) and code_of(error) in (None, "WRONGTYPE"):
+            wrong = _wrong_keys()
+            if not wrong and code_of(error) is None:
+                return _on_bug(error)
+            message = "; ".join(wrong) or message
         log.warning(message, extra={"error": reason(error)})
         return on_api_error(ApiError(503, f"{message}; try again soon"))
 
@@ -53,6 +59,13 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
 
     app.register_error_handler(HTTPException, _on_http_error)
     app.register_error_handler(Exception, _on_bug)
+
+
+def _wrong_keys() -> list[str]:
+    """Keys that may have made a script fail for this client; none if Redis does not say."""
+    with suppress(redis.RedisError):
+        return current_services().readiness.wrong_keys(access.client(), access.owner())
+    return []
 
 
 def _on_http_error(error: HTTPException) -> Response:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from io import BytesIO
 from pathlib import PurePath
 
+import redis
 from flask import Blueprint, Response, request, send_file, url_for
 
 from mead.http import access
@@ -97,7 +98,7 @@ def retry(job_id: str) -> Response:
     services = current_services()
     job = _find_job(job_id, services)
     try:
-        if not services.jobs.retry(job_id):
+        if not services.jobs.retry(job_id, most=services.settings.max_jobs_per_client):
             why = f"its form was at fault: {job.error}" if job.status == "failed" else f"it is {job.status}"
             raise ApiError(409, f"job {job_id} cannot run again: {why}", job_id=job_id)
     except UnknownJobError:
@@ -130,7 +131,8 @@ def preview(job_id: str) -> Response:
     job = _find_job(job_id, services)
     if job.ended:
         return _picture(job, services)
-    services.jobs.ask_preview(job_id)
+    with suppress(redis.ResponseError):  # it has no memory left; there may be a preview all the same
+        services.jobs.ask_preview(job_id)
     try:
         response = send_file(BytesIO(services.storage.read_preview(job_id)), "image/png", etag=False)
     except FileNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 import redis
 
@@ -16,6 +15,7 @@ from mead.log import reason
 from mead.queue.client import connect
 from mead.queue.heartbeats import Heartbeat
 from mead.queue.jobs import Jobs
+from mead.queue.key_types import wrong_keys
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import explain
 from mead.settings import Settings
@@ -105,6 +105,14 @@ class Readiness:
                     missed = 0
             yield missed > 1
 
+    def wrong_keys(self, client: str = "", owner: str = "") -> list[str]:
+        """Keys in Redis of a wrong type, those of all clients and of this one; a sentence for each.
+
+        Raises:
+            redis.RedisError: Redis is unavailable.
+        """
+        return wrong_keys(self.jobs.redis, self.settings.queues, client, owner)
+
     def problems(self) -> list[str]:
         """Everything that keeps the service from working, each in a few words."""
         return [*self._redis_problems(), *self._disk_problems()]
@@ -118,14 +126,13 @@ class Readiness:
 
     def _redis_problems(self) -> Iterator[str]:
         try:
+            if wrong := self.wrong_keys():
+                yield from wrong
+                return  # the other checks may fail for them, and not say why
             workers = self.jobs.workers().values()
             for queue in self.settings.queues:
                 if problem := worker_problem(queue, self.settings, workers):
                     yield problem
-            for queue in self.settings.queues:
-                kind = cast("str", self.jobs.redis.type(queue))
-                if kind not in ("none", "list"):  # an empty list does not exist
-                    yield f"the key {queue} in Redis is not a list, but a {kind}"
             self.check_prerequisites()
         except redis.RedisError as error:
             yield explain(error)

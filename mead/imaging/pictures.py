@@ -39,6 +39,8 @@ MAX_SCANS = 100  # passes over the pixels of a JPEG; a progressive one has about
 
 BYTES_PER_PIXEL = 16  # that decoding takes at most, beside the file itself
 BAND_PIXELS = 1_000_000  # converted at once
+OVERSHOOT = 0.1  # of white, by which levels may pass it, or be below black: resampling and sharpening do that
+DIMMEST = 0.01  # of white, that floats of 0 to 255 reach; others were hardly meant so
 DNG_VERSION = 50706  # a TIFF's tag
 MASK_NOISE = 16  # levels from black or white that still count as it: JPEGs are not exact
 
@@ -298,24 +300,50 @@ def _black_and_white(image: Image.Image) -> tuple[float, float]:
 
     "I;16" implies its range; "I" and "F" do not, so white is the smallest usual maximum that is not below the
     brightest pixel.
+
+    Raises:
+        OSError: the levels have no usual range, or are not all finite.
     """
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     bits, signed = tags.get(BITSPERSAMPLE, (16,))[0], tags.get(SAMPLEFORMAT, (1,))[0] == 2
-    whites: tuple[float, ...] = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 65535.0)}.get(image.mode, ())
-    if bits == 16 and signed:
-        whites = (255.0, 32767.0)
-    if whites:
-        brightest = max(float(_levels(band).max()) for _, band in _bands(image, 1))
-        white = next((white for white in whites if brightest <= white), brightest)
+    if image.mode == "F":
+        white = _white(image, (1, 255), floats=True)
+    elif bits == 16 and signed:
+        white = _white(image, (255, 32767))
+    elif image.mode == "I":
+        white = _white(image, (255, 65535))
     else:
-        white = 4095.0 if bits == 12 else 65535.0
+        white = 4095 if bits == 12 else 65535
     white_is_zero = tags.get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow turns only those of up to 8 bits
-    return (white, 0.0) if white_is_zero else (0.0, white)
+    return (white, 0) if white_is_zero else (0, white)
+
+
+def _white(image: Image.Image, whites: tuple[int, int], floats: bool = False) -> int:
+    """Which of `whites` is this picture's. Levels may be a little below black, and floats above white.
+
+    Raises:
+        OSError: as `_black_and_white`.
+    """
+    ranges = [(float(levels.min()), float(levels.max())) for levels in map(_levels, _crops(image))]
+    darkest, brightest = np.min(ranges), np.max(ranges)  # NaN if any level is
+    expected = " or ".join(f"0 to {white}" for white in whites)
+    if not np.isfinite([darkest, brightest]).all():
+        raise OSError(f"it has pixels that are not finite; expected are {expected}")
+    highest = 1 + OVERSHOOT if floats else 1
+    white = next((white for white in whites if brightest <= white * highest), None)
+    dim = floats and white == 255 and brightest < DIMMEST * white
+    if white is None or darkest < -OVERSHOOT * white or dim:
+        raise OSError(f"its pixels range from {darkest:.6g} to {brightest:.6g}; expected are {expected}")
+    return white
+
+
+def _crops(image: Image.Image) -> Iterator[Image.Image]:
+    return (band for _, band in _bands(image, 1))
 
 
 def _levels(image: Image.Image) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # signalling NaNs warn when they are copied
-        return np.nan_to_num(np.asarray(image, dtype=np.float64))
+        return np.asarray(image, dtype=np.float64)
 
 
 def _scale_transparent_colour(image: Image.Image) -> None:

@@ -45,7 +45,7 @@ from mead.queue.keys import (
     worker_key,
 )
 from mead.queue.redis_errors import NotReplicatedError
-from mead.queue.scripts import load_script
+from mead.queue.scripts import TimelyScript, load_script
 from mead.queue.statistics import Statistics, read_statistics
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ PREVIEW_SECONDS = 10
 class Jobs:
     """The jobs and workers in one Redis.
 
-    Every method raises redis.RedisError when Redis is not reachable or refuses a command.
+    Every method raises redis.RedisError when Redis is not reachable or refuses a command. What clients ask
+    (`enqueue`, `cancel`, `retry`) is not done after that: see `mead.queue.scripts.TimelyScript`.
 
     Args:
         client: from `mead.queue.client.connect`.
@@ -70,9 +71,9 @@ class Jobs:
     def __init__(self, client: redis.Redis, ttl: int, replicas: int = 0) -> None:
         self.redis = client
         self.ttl = ttl
-        self._enqueue = load_script(client, "enqueue", replicas, ACCEPT_SECONDS)
-        self._cancel = load_script(client, "cancel")
-        self._retry = load_script(client, "retry", replicas, ACCEPT_SECONDS)
+        self._enqueue = TimelyScript(load_script(client, "enqueue", replicas, ACCEPT_SECONDS))
+        self._cancel = TimelyScript(load_script(client, "cancel"))
+        self._retry = TimelyScript(load_script(client, "retry", replicas, ACCEPT_SECONDS))
         self._claim = load_script(client, "claim")
         self._report = load_script(client, "report")
         self._finish = load_script(client, "finish", replicas, END_SECONDS)
@@ -173,8 +174,11 @@ class Jobs:
         answers = self._cancel(*records.now(), self.ttl, *job_ids, keys=list(map(job_key, job_ids)))
         return [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == 1]
 
-    def retry(self, job_id: str) -> bool:
+    def retry(self, job_id: str, *, most: int = 0) -> bool:
         """Put a failed job at the end of its queue: HDEL and HSET the record, RPUSH the id.
+
+        Args:
+            most: as for `enqueue_group`; a job that runs again counts, but is never refused.
 
         Returns:
             False if it cannot run again: it has not failed, or failed for its input.
@@ -183,7 +187,7 @@ class Jobs:
             UnknownJobError: there is no such job.
             NotReplicatedError: too few replicas know that it will run again.
         """
-        if (retried := self._retry(job_id, keys=[job_key(job_id)])) == -1:
+        if (retried := self._retry(job_id, int(most > 0), keys=[job_key(job_id)])) == -1:
             raise UnknownJobError(job_id)
         return bool(retried)
 
@@ -222,7 +226,7 @@ class Jobs:
             pipe.zcard(KEPT_KEY)
             pipe.get(kept_bytes_key(KEPT_KEY))
             kept, size = pipe.execute()
-        return kept, int(size or 0)
+        return kept, int(size or 0) if kept else 0  # the set may have been deleted by hand
 
     def ask_preview(self, job_id: str) -> None:
         """Ask the job's worker for previews for the next PREVIEW_SECONDS (SET with EX).

@@ -1,13 +1,22 @@
-"""Requeueing the jobs of dead workers, and jobs that are missing from their lists."""
+"""Requeueing the jobs of dead workers and jobs that are missing from their lists; forgetting deleted jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import cast
 
 from mead.queue import heartbeats, records
 from mead.queue.jobs import Jobs
-from mead.queue.keys import job_key, processing_key, worker_key
+from mead.queue.keys import (
+    KEPT_KEY,
+    idempotency_key,
+    job_key,
+    processing_key,
+    unfinished_key,
+    worker_key,
+)
 from mead.queue.scripts import load_script
 
 
@@ -30,6 +39,8 @@ class Recovery:
         self.attempts = attempts
         self._recover = load_script(self.redis, "recover")
         self._restore = load_script(self.redis, "restore")
+        self._forget = load_script(self.redis, "forget")
+        self._looked_everywhere = False
 
     def recover(self) -> list[str]:
         """Requeue or fail the jobs of dead workers: SMEMBERS, MGET, LPUSH to the queue, HSET the record.
@@ -72,6 +83,47 @@ class Recovery:
             if self._restore(job_id, *records.now(), *limits, keys=[job_key(job_id), key]):
                 restored.append(job_id)
         return restored
+
+    def forget_deleted(self) -> int:
+        """Drop what counts or names jobs whose records are gone; the limits would count them for ever.
+
+        A record is gone before its time if it was deleted by hand or evicted. The first call looks at all
+        keys and all jobs (SCAN, ZSCAN, SSCAN, EXISTS), in batches; later ones only if one of the jobs in
+        `kept` has lost its record (ZSCAN, EXISTS).
+
+        Returns:
+            How many entries were dropped.
+        """
+        if self._looked_everywhere and not self._lacks_records():
+            return 0
+        dropped = 0
+        for key, entries in self._entries():
+            while batch := list(islice(entries, records.SCAN_COUNT)):
+                dropped += cast("int", self._forget(key, *batch, keys=[key] if key else batch))
+        self._looked_everywhere = True
+        return dropped
+
+    def _lacks_records(self) -> bool:
+        """Whether a job in `kept` has no record, although it has not expired; or nothing is kept."""
+        now = time.time()
+        found = self.redis.zscan_iter(KEPT_KEY, count=records.SCAN_COUNT)
+        entries = (entry for entry, expires in found if expires > now)
+        nothing = True
+        while batch := list(islice(entries, records.SCAN_COUNT)):
+            nothing = False
+            keys = {job_key(entry.rpartition(":")[0]) for entry in batch}
+            if self.redis.exists(*keys) < len(keys):
+                return True
+        return nothing
+
+    def _entries(self) -> Iterator[tuple[str, Iterator[str]]]:
+        """The keys that name jobs beside records and queues, with their entries; "" with idempotency keys."""
+        count = records.SCAN_COUNT
+        for key in self.redis.scan_iter(f"{KEPT_KEY}*", count=count, _type="zset"):
+            yield key, (entry for entry, _ in self.redis.zscan_iter(key, count=count))
+        for key in self.redis.scan_iter(unfinished_key("*"), count=count, _type="set"):
+            yield key, self.redis.sscan_iter(key, count=count)
+        yield "", self.redis.scan_iter(idempotency_key("*", "*"), count=count, _type="string")
 
     def register_holders(self) -> None:
         """Register every worker that holds jobs of the queues (SCAN, SADD), so that `recover` finds it.

@@ -73,7 +73,7 @@ def warnings(client: redis.Redis) -> list[str]:
 def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     """Commands that together need every right, and change nothing that anyone uses."""
     job, other = keys.job_key(name), keys.preview_key(name)
-    yield from (["PING"], ["SCAN", 0, "COUNT", 1])
+    yield from (["PING"], ["TIME"], ["SCAN", 0, "COUNT", 1])
     yield from (["EVAL", _SCRIPT, 0], ["EVALSHA", hashlib.sha1(_SCRIPT.encode()).hexdigest(), 0])
     yield ["PUBLISH", keys.events_key(name), "{}"]
     # What the scripts do to hashes, lists, strings and sets. Each key is deleted in the end.
@@ -86,10 +86,11 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     yield from (["SET", other, 1, "EX", 60], ["GET", other], ["MGET", other], ["INCR", other])
     yield from (["INCRBY", other, 1], ["DECRBY", other, 1], ["PERSIST", other], ["EXPIRE", other, 60])
     yield from (["EXPIREAT", other, 4102444800], ["EXISTS", other], ["DEL", other])
-    yield from (["SADD", other, 1], ["SREM", other, 2], ["SCARD", other], ["SMEMBERS", other], ["DEL", other])
+    yield from (["SADD", other, 1], ["SREM", other, 2], ["SCARD", other], ["SMEMBERS", other])
+    yield from (["SSCAN", other, 0], ["DEL", other])
     yield from (["ZADD", other, 1, 1], ["ZSCORE", other, 1], ["ZCARD", other], ["ZCOUNT", other, 0, 1])
     yield from (["ZRANGEBYSCORE", other, 0, 1], ["ZREVRANGEBYSCORE", other, 1, 0], ["ZREM", other, 1])
-    yield ["DEL", other]
+    yield from (["ZSCAN", other, 0], ["DEL", other])
     yield from (["MULTI"], ["EXISTS", other], ["EXEC"])
     for key in (keys.worker_key(name), keys.idempotency_key("", name), keys.unfinished_key(name)):
         yield ["DEL", key]

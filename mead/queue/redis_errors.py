@@ -31,6 +31,7 @@ MEANINGS = {
     "WRONGTYPE": "a key in Redis has the wrong type",
     "BUSY": "Redis is busy with a script",
     "UNBLOCKED": "Redis has changed its role",
+    "LATE": "Redis has stalled",  # our scripts' own
 }
 """What each code means, in words for clients."""
 

@@ -11,6 +11,7 @@ prefix.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,42 @@ class Script:
         if confirmed < self.replicas:
             raise NotReplicatedError
         return answer
+
+
+class TimelyScript:
+    """Runs a script that changes nothing once its caller has given up.
+
+    A Redis that stalls (stopped, swapping, a slow disk) keeps what was sent in its sockets' buffers and runs
+    it when it wakes. The script's first argument is therefore a deadline, which it compares with TIME. The
+    deadline is SECONDS after a time that Redis itself has told just before: clocks of other machines do not
+    matter. Until then the call is repeated; an error that does not come from Redis is only raised later.
+    """
+
+    SECONDS = (
+        7.0  # longer than one answer may take (mead.http.services.REDIS_TIMEOUT), so that one repeat fits
+    )
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def __call__(self, *arguments: Any, keys: Sequence[str] = ()) -> Any:
+        """Run the script; returns its result.
+
+        Raises:
+            redis.ResponseError: it changed nothing; the message begins with "LATE" if it came too late.
+            redis.RedisError: Redis did not answer. From now on the script changes nothing, but if Redis died
+                as it answered, it may have run before.
+        """
+        seconds, microseconds = self.script.client.time()
+        end = time.monotonic() + self.SECONDS
+        deadline = seconds * 1000 + microseconds // 1000 + int(self.SECONDS * 1000)
+        while True:
+            try:
+                return self.script(deadline, *arguments, keys=keys)
+            except (redis.ConnectionError, redis.TimeoutError):
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
 
 
 def load_script(client: redis.Redis, name: str, replicas: int = 0, wait: float = 0.0) -> Script:

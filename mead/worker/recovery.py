@@ -41,12 +41,16 @@ class RecoveryLoop:
                 log.warning("job recovered", extra={"job": job_id, "by": self.worker})
 
     def restore(self) -> None:
-        """Repair what was deleted or left half done: register missing workers, restore jobs to their lists.
+        """Repair what was deleted or left half done.
+
+        Registers missing workers, restores jobs to their lists, forgets those whose records are gone.
 
         Raises:
             redis.RedisError: Redis is away, or refuses a command.
         """
         self.recovery.register_holders()
+        if dropped := self.recovery.forget_deleted():
+            log.info("jobs without records forgotten", extra={"entries": dropped, "worker": self.worker})
         if self.heartbeat.missing_means_dead():
             for job_id in self.recovery.restore():
                 log.warning("job put back into its list", extra={"job": job_id, "by": self.worker})

@@ -1,6 +1,6 @@
 -- Cancels jobs that are queued or running. Returns of each 1, 0 (it had already ended) or -1 (there is no such job).
--- ARGV: now, now in ms, time to live, then ids.
-local now, now_ms, ttl = unpack(ARGV, 1, 3)
+-- ARGV: deadline, now, now in ms, time to live, then ids.
+local deadline, now, now_ms, ttl = unpack(ARGV, 1, 4)
 
 local function cancel(id)
     local job = read(id, 'status', 'queue', 'ticket', 'worker')
@@ -15,6 +15,8 @@ local function cancel(id)
     return 1
 end
 
+local refused = late(deadline)
+if refused then return refused end
 local cancelled = {}
-for n = 4, #ARGV do cancelled[#cancelled + 1] = cancel(ARGV[n]) end
+for n = 5, #ARGV do cancelled[#cancelled + 1] = cancel(ARGV[n]) end
 return cancelled

@@ -22,6 +22,13 @@ local function observe(kind, what, from_ms, to_ms)
     redis.pcall('HINCRBYFLOAT', STATISTICS, kind .. ':' .. what .. ':sum', string.format('%.3f', took))
 end
 
+-- The error of a script that runs after its deadline, in ms since 1970 by Redis's clock; nil before: see TimelyScript.
+local function late(deadline)
+    local time = redis.call('TIME')
+    if time[1] * 1000 + math.floor(time[2] / 1000) < tonumber(deadline) then return nil end
+    return redis.error_reply('LATE the client has given up')
+end
+
 local messages = {}  -- channel and message
 
 local function announce(id, fields) messages[#messages + 1] = {EVENTS .. id, cjson.encode(fields)} end
@@ -63,12 +70,20 @@ local function allow_without_memory(id) redis.call('PERSIST', JOB .. id) end
 -- the second in which the record expires (inf until the job has ended). A second key holds the sum of the bytes.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
 
--- The sorted set of an owner's jobs loses them with the records: see `forget` and `keep_ended`.
-local function forget(place, entry, owner)
-    redis.call('ZREM', KEPT_JOBS .. owner, (string.gsub(entry, ':%d+$', '')))
+local function uncount(place, entry)
     if redis.call('ZREM', place, entry) == 0 then return end
     redis.call('DECRBY', place .. BYTES, string.match(entry, '%d+$'))
     if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES) end
+end
+
+-- Prepares a queue for its next ticket, also after its list was deleted by hand; returns its length.
+local function open_queue(queue)
+    local length = redis.call('LLEN', queue)
+    if length == 0 then
+        redis.call('SET', queue .. SERVED, tonumber(redis.call('GET', queue .. TICKETS) or 0) or 0)
+        redis.call('DEL', queue .. CANCELLED)
+    end
+    return length
 end
 
 -- Counts the bytes that stay of a job that has ended, in place of those counted before. A place expires with the last of

@@ -2,9 +2,10 @@
 -- Returns "accepted", the first job's id and their number (an earlier request's if the idempotency key was used before), or
 -- why not: "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client), or
 -- the name of the limit on what is kept that has been reached.
--- ARGV: queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, longest, most, limits on the
--- kept jobs and bytes of all clients and of this one, number of jobs; then of each job: its id, the length of what follows,
--- names and values of parameters.
+-- ARGV: deadline, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, longest, most,
+-- limits on the kept jobs and bytes of all clients and of this one, number of jobs; then of each job: its id, the length of
+-- what follows, names and values of parameters.
+local deadline = table.remove(ARGV, 1)
 local queue, kind, owner, client, key, fingerprint, now, now_ms, bytes = unpack(ARGV, 1, 9)
 local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
 local limits = {
@@ -25,9 +26,10 @@ local sums = {}  -- of the bytes kept in each place, with those of these jobs
 -- Which limit on what is kept these jobs would exceed.
 local function limit_reached()
     for n, sum in ipairs(redis.call('MGET', places[1] .. BYTES, places[2] .. BYTES)) do
-        sums[n] = (tonumber(sum) or 0) + bytes * number
+        local kept = redis.call('ZCARD', places[n])
+        sums[n] = (kept > 0 and tonumber(sum) or 0) + bytes * number  -- the set may have been deleted by hand
         local jobs, most_jobs, total, most_bytes = unpack(limits[n])
-        if most_jobs > 0 and redis.call('ZCARD', places[n]) + number > most_jobs then return jobs end
+        if most_jobs > 0 and kept + number > most_jobs then return jobs end
         if most_bytes > 0 and sums[n] > most_bytes then return total end
     end
 end
@@ -35,7 +37,10 @@ end
 local function forget_expired()
     for _, place in ipairs(places) do
         local expired = redis.call('ZRANGEBYSCORE', place, '-inf', now_ms / 1000, 'LIMIT', 0, 100)
-        for _, entry in ipairs(expired) do forget(place, entry, owner) end
+        for _, entry in ipairs(expired) do
+            redis.call('ZREM', KEPT_JOBS .. owner, (string.gsub(entry, ':%d+$', '')))
+            uncount(place, entry)
+        end
     end
 end
 
@@ -47,11 +52,9 @@ if key ~= '' then
     if made[1] then return {'repeated'} end
 end
 
-local length = redis.call('LLEN', queue)
-if length == 0 then  -- also after it was deleted by hand
-    redis.call('SET', queue .. SERVED, redis.call('GET', queue .. TICKETS) or 0)
-    redis.call('DEL', queue .. CANCELLED)
-end
+local refused = late(deadline)
+if refused then return refused end
+local length = open_queue(queue)
 local room = longest - number
 if longest > 0 and length > room and length - redis.call('ZCARD', queue .. CANCELLED) > room then return {'full'} end
 if limit_reached() then

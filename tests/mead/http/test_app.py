@@ -551,6 +551,63 @@ def test_a_job_that_redis_refuses_leaves_nothing(
     assert not list(storage.uploads.glob("*")) and not jobs.redis.keys("job:*")
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("kept", "the key kept in Redis is not a sorted set, but a string"),
+        ("workers", "the key workers in Redis is not a set, but a string"),
+        (
+            "latentrevisions_queue:tickets",
+            "the key latentrevisions_queue:tickets in Redis is not a number, but text",
+        ),
+        ("latentrevisions_queue", "the key latentrevisions_queue in Redis is not a list, but a string"),
+        ("kept_jobs:", "the key kept_jobs: in Redis is not a sorted set, but a string"),
+    ],
+)
+def test_a_key_of_a_wrong_type_is_named(
+    http: FlaskClient, idle_worker: None, jobs: Jobs, key: str, why: str
+) -> None:
+    jobs.redis.delete(key)
+    jobs.redis.set(key, "abc")
+    assert (
+        why in error_of(http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC), 503)["message"]
+    )
+    assert not jobs.redis.keys("job:*")
+    assert error_of(http.get("/readyz"), 503)["message"] == why
+    jobs.redis.delete(key)
+    jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    assert http.get("/readyz").status_code == 200
+    assert http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).status_code == 202
+
+
+def test_a_clients_own_key_of_a_wrong_type_is_named(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:
+    location = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
+    key = f"kept:{jobs.get(location.rpartition('/')[2]).client}"
+    jobs.redis.delete(key)
+    jobs.redis.hset(key, "a", 1)
+    refused = error_of(http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC), 503)
+    assert f"the key {key} in Redis is not a sorted set, but a hash" in refused["message"]
+
+
+def test_previews_while_redis_has_no_memory_left(
+    mortal_redis: Any, settings: Settings, storage: FolderStorage
+) -> None:
+    settings = settings.model_copy(update={"redis_url": mortal_redis.url})
+    jobs = Jobs(connect(settings), 600)
+    jobs.heartbeat("idle", [settings.queues[0]], 600)
+    http = create_app(settings).test_client()
+    where = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).headers["Location"]
+    job = jobs.claim(settings.queues[0], "idle")
+    assert job is not None
+    jobs.redis.config_set("maxmemory", 1)
+    try:
+        assert http.get(f"{where}/preview").status_code == 202
+        write_picture(Image.new("RGB", (8, 8), "teal"), storage.preview_path(job.id))
+        assert http.get(f"{where}/preview").mimetype == "image/png"
+    finally:
+        jobs.redis.config_set("maxmemory", 0)
+
+
 def test_many_wait_at_once(settings: Settings, worker: Worker) -> None:
     app = create_app(settings)
 

@@ -16,7 +16,7 @@ from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
-from tests.conftest import eventually
+from tests.conftest import eventually, make_engine, running
 
 ASYNC = {"Prefer": "respond-async"}
 KEYS = ("first-key", "second-key")
@@ -210,3 +210,17 @@ def test_a_failed_job_runs_again(
     refused = http.post(f"/jobs/{job_id}/retry")
     assert refused.status_code == 409 and refused.json and "no face" in refused.json["message"]
     assert http.post(f"/jobs/{'0' * 32}/retry").status_code == 404
+
+
+def test_deleted_records_make_room_for_new_jobs(
+    settings: Settings, jobs: Jobs, storage: FolderStorage, idle_worker: None, colours: Any
+) -> None:
+    settings = settings.model_copy(update={"max_kept_jobs": 2})
+    http = create_app(settings).test_client()
+    for _ in range(2):
+        submit(http, FORM)
+    jobs.redis.delete(*jobs.redis.keys("job:*"))
+    assert http.post("/latent_revision", data=FORM, headers=ASYNC).status_code == 429
+    working = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=settings.worker_ttl)
+    with running(working.run):
+        eventually(lambda: http.post("/latent_revision", data=FORM, headers=ASYNC).status_code == 202)

@@ -98,6 +98,52 @@ def test_floats_of_unit_range() -> None:
     assert read_picture(encoded(unit, "TIFF"), "img").getpixel((0, 0)) == (128, 128, 128)
 
 
+def grey_tiff(*levels: float, kind: type[np.number[Any]] = np.float32) -> io.BytesIO:
+    """A TIFF of one row of greys."""
+    return encoded(Image.fromarray(np.array([levels], kind)), "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("file", "right"),
+    [
+        (grey_tiff(0, 0.5, 1.001), [0, 128, 255]),
+        (grey_tiff(-0.09, 0.5, 1.09), [0, 128, 255]),
+        (grey_tiff(-20, 128, 280), [0, 128, 255]),
+        (grey_tiff(0, 0, 0), [0, 0, 0]),
+        (grey_tiff(-9, 128, 255, kind=np.int32), [0, 128, 255]),
+        (grey_tiff(0, 32768, 65535, kind=np.int32), [0, 128, 255]),
+        (grey_tiff(0, 300, 300, kind=np.int32), [0, 1, 1]),
+    ],
+)
+def test_levels_a_little_out_of_range_are_clipped(file: io.BytesIO, right: list[int]) -> None:
+    picture = read_picture(file, "img")
+    assert [picture.getpixel((x, 0)) for x in range(3)] == [(level,) * 3 for level in right]
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        (grey_tiff(-1, 0, 1), "its pixels range from -1 to 1; expected are 0 to 1 or 0 to 255"),
+        (grey_tiff(0, 0.5, 1.3), "its pixels range from 0 to 1.3; expected are 0 to 1 or 0 to 255"),
+        (grey_tiff(0, 65535), "expected are 0 to 1 or 0 to 255"),
+        (grey_tiff(-100, 255), "expected are 0 to 1 or 0 to 255"),
+        (grey_tiff(0, np.nan), "it has pixels that are not finite; expected are 0 to 1 or 0 to 255"),
+        (grey_tiff(0, np.inf), "not finite"),
+        (grey_tiff(-np.inf, 0), "not finite"),
+        (
+            grey_tiff(0, 2e9, kind=np.int32),
+            "its pixels range from 0 to 2e\\+09; expected are 0 to 255 or 0 to 65535",
+        ),
+        (grey_tiff(-20_000, 65_535, kind=np.int32), "expected are 0 to 255 or 0 to 65535"),
+        (grey_tiff(-20_000, 30_000, kind=np.int16), "expected are"),
+    ],
+)
+def test_levels_of_no_usual_range_are_refused(file: io.BytesIO, why: str) -> None:
+    with pytest.raises(PictureError, match=why) as refused:
+        read_picture(file, "img")
+    assert refused.value.kind == "not_a_picture" and refused.value.field == "img"
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_lies_on_white(mode: str) -> None:
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))

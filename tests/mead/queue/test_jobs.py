@@ -416,24 +416,6 @@ def test_a_result_told_twice_counts_once(jobs: Jobs) -> None:
     assert jobs.statistics()["lr"].ended["succeeded"] == 1 and jobs.get("a").out_path == "a.1.png"
 
 
-def test_putting_a_failed_job_back_by_hand(jobs: Jobs, client: redis.Redis) -> None:
-    """The lines that README gives operators for redis-cli."""
-    put(jobs, "a", "b")
-    job = jobs.claim(QUEUE, "me")
-    assert job is not None and jobs.fail(job, "me", "the disk was full", "internal")
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hset("job:a", mapping={"status": "queued", "attempts": 0, "steps": 0})
-        pipe.persist("job:a")
-        pipe.lpush(QUEUE, "a")
-        pipe.execute()
-    assert jobs.rank(jobs.get("a")) == 0
-    job = jobs.claim(QUEUE, "me")
-    assert job is not None and job.id == "a" and job.attempts == 1 and job.error is None
-    assert jobs.succeed(job, "me", "a.png") and client.ttl("job:a") > 0
-    next_one = jobs.claim(QUEUE, "me")
-    assert next_one is not None and next_one.id == "b"
-
-
 # Seeing inside
 
 
@@ -755,7 +737,7 @@ def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
     client.config_resetstat()
     for number in range(100):
         jobs.enqueue(f"{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits)
-    assert commands() <= 19 * 100
+    assert commands() <= 21 * 100
     client.config_resetstat()
     for _ in range(100):
         job = jobs.claim(QUEUE, "me")
@@ -922,3 +904,68 @@ def test_what_cannot_run_again(jobs: Jobs) -> None:
     assert not jobs.retry("a")
     with pytest.raises(UnknownJobError):
         jobs.retry("nobody")
+
+
+def test_a_job_that_runs_again_counts_as_unfinished(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.enqueue("a", "lr", QUEUE, {}, client="ann", most=1)
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.fail(job, "me", "the disk is full", "internal")
+    assert jobs.retry("a", most=1)
+    with pytest.raises(TooManyJobsError):
+        jobs.enqueue("b", "lr", QUEUE, {}, client="ann", most=1)
+
+
+# Records that were deleted
+
+
+def test_deleted_jobs_do_not_count_for_ever(jobs: Jobs, client: redis.Redis) -> None:
+    limits = KeptLimits(kept_jobs=3, kept_bytes=1000)
+    for name in ("waits", "runs", "failed"):
+        asked = {"owner": "ann", "idempotency_key": name, "bytes_stored": 100, "most": 9, "kept": limits}
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": name}, **asked)
+        if name != "waits":
+            client.lrem(QUEUE, 1, "waits")
+            job = jobs.claim(QUEUE, "me")
+            assert job is not None
+    jobs.fail(job, "me", "a bug", "internal")
+    client.delete("job:waits", "job:runs", "job:failed")
+    with pytest.raises(KeptLimitError):
+        jobs.enqueue("next", "lr", QUEUE, {}, owner="ann", kept=limits)
+    recovery = Recovery(jobs, [QUEUE], 3)
+    assert recovery.forget_deleted() > 0
+    assert client.keys("kept*") + client.keys("idempotency:*") + client.keys("unfinished:*") == []
+    assert jobs.enqueue("next", "lr", QUEUE, {}, owner="ann", bytes_stored=7, kept=limits) == "next"
+    assert kept(client) == kept(client, ":ann") == (1, 7)
+    assert recovery.forget_deleted() == 0
+    client.delete("job:next")
+    assert recovery.forget_deleted() == 3 and jobs.kept() == (0, 0)
+    jobs.enqueue("last", "lr", QUEUE, {}, owner="ann")
+    client.delete("job:last", "kept")
+    assert recovery.forget_deleted() == 2 and client.keys("kept*") == ["kept:bytes"]
+    assert jobs.kept() == (0, 0)
+
+
+def test_jobs_that_are_there_are_not_forgotten(jobs: Jobs, client: redis.Redis) -> None:
+    jobs.enqueue("gone", "lr", QUEUE, {}, owner="2001:db8::1", idempotency_key="k:1", bytes_stored=5, most=9)
+    jobs.enqueue("here", "lr", QUEUE, {}, owner="2001:db8::1", idempotency_key="k:2", bytes_stored=7, most=9)
+    client.delete("job:gone")
+    assert Recovery(jobs, [QUEUE], 3).forget_deleted() == 5  # kept twice, kept_jobs, unfinished, idempotency
+    assert kept(client) == kept(client, ":2001:db8::1") == (1, 7)
+    assert client.zrange("kept_jobs:2001:db8::1", 0, -1) == ["here"]
+    assert client.smembers("unfinished:2001:db8::1") == {"here"}
+    assert client.keys("idempotency:*") == ["idempotency:2001:db8::1:k:2"]
+
+
+def test_bytes_of_a_deleted_set_do_not_count(jobs: Jobs, client: redis.Redis) -> None:
+    limits = KeptLimits(kept_bytes=10)
+    jobs.enqueue("a", "lr", QUEUE, {}, bytes_stored=9, kept=limits)
+    client.delete("kept")
+    assert jobs.enqueue("b", "lr", QUEUE, {}, bytes_stored=9, kept=limits) == "b"
+
+
+def test_a_retry_in_a_queue_that_was_deleted(jobs: Jobs, client: redis.Redis) -> None:
+    put(jobs, "a", "b")
+    job = jobs.claim(QUEUE, "me")
+    assert job is not None and jobs.fail(job, "me", "the disk is full", "internal") and jobs.cancel("b")
+    client.delete(QUEUE)
+    assert jobs.retry("a") and jobs.rank(jobs.get("a")) == 0 and jobs.queue_length(QUEUE) == 1
