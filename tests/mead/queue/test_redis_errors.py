@@ -80,7 +80,8 @@ def test_clients_are_told_and_it_heals(server: RedisServer, tmp_path: Path, code
     heal = STATES[code](root)
     refused = door.post("/latent_revision", **asked)
     assert refused.status_code == 503 and refused.headers["Retry-After"], refused.text
-    assert refused.get_json()["message"].startswith(MEANINGS[code])
+    said = f"the key {QUEUE} in Redis is not a list" if code == "WRONGTYPE" else MEANINGS[code]
+    assert refused.get_json()["message"].startswith(said)
     assert set(root.scan_iter("job:*")) if code != "MASTERDOWN" else True
     heal()
     assert door.post("/latent_revision", **asked).status_code == 202
