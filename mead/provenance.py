@@ -68,7 +68,7 @@ class Provenance(BaseModel):
         """
         pictures = list(params.pictures())
         given = params.model_dump(
-            mode="json", exclude_none=True, exclude={f"{field}_path" for field in pictures}
+            mode="json", exclude_none=True, exclude={"n", *(f"{field}_path" for field in pictures)}
         )
         return cls(model=model, parameters=given, pictures=pictures, steps=steps, weights=Weights.of(weights))
 

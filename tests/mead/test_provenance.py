@@ -32,7 +32,7 @@ GIVEN = LatentRevisionsParams(
 def test_it_has_every_parameter_and_the_weights() -> None:
     said = json.loads(chunks_of(GIVEN, 40, "LatentRevisions", "demo")["mead"])
     assert said["model"] == "LatentRevisions" and said["steps"] == 40 and said["version"] == version()
-    parameters = GIVEN.model_dump(mode="json", exclude_none=True, exclude={"img_path", "mask_path"})
+    parameters = GIVEN.model_dump(mode="json", exclude_none=True, exclude={"n", "img_path", "mask_path"})
     assert said["parameters"] == parameters and parameters["w1"] == 0 and parameters["size"] == "64x96"
     assert said["pictures"] == ["img", "mask"]
     files = WeightSet.find("demo").files

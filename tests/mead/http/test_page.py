@@ -259,7 +259,7 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, service: Any, tmp_path
     fill(page, "latent_revision", prompt="a house", w0=5000)
     expect(page.locator("#latent_revision-prompt-error")).to_be_empty()
     go.click()
-    expect(page.locator("#latent_revision-w0-error")).to_contain_text("less than or equal to 1000")
+    expect(page.locator("#latent_revision-w0-error")).to_contain_text("must be at most 1000")
     (tmp_path / "song.mp3").write_bytes(b"no picture")
     drop(page, "#latent_revision-img", tmp_path / "song.mp3")
     fill(page, "latent_revision", w0=5)
