@@ -22,6 +22,7 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -48,6 +49,15 @@ Prompt = Annotated[
     AfterValidator(_without_nul),
     Field(json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"}),
 ]
+
+
+def refuse_underscores(value: Any) -> Any:
+    """Refuse "1_0", which pydantic reads as 10, as Python does."""
+    if isinstance(value, str) and re.search("[0-9]_[0-9]", value):
+        raise PydanticCustomError("underscores", "must be a number, without underscores")
+    return value
+
+
 Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 LossWeight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)]
@@ -105,6 +115,11 @@ P = TypeVar("P", bound="JobParams")
 M = TypeVar("M", bound=BaseModel)
 
 
+def _holds_number(annotation: Any) -> bool:
+    """Whether a parameter is a number, or has some."""
+    return annotation in (int, float) or any(map(_holds_number, get_args(annotation)))
+
+
 class JobParams(BaseModel):
     """The parameters every job has. Unknown names are errors, so that a typing mistake never passes silently.
 
@@ -140,6 +155,12 @@ class JobParams(BaseModel):
         le=MAX_VARIANTS,
         description="How many pictures to make, with the seeds `seed`, `seed` + 1 and so on.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        named = cls.model_fields[info.field_name or ""].annotation
+        return refuse_underscores(value) if _holds_number(named) else value
 
     @model_validator(mode="after")
     def _seeds_in_range(self) -> JobParams:

@@ -61,7 +61,7 @@ def test_path_and_expectation() -> None:
     for version, expects in ((b"1.1", True), (b"1.0", False)):
         request = IncomingRequest(LONGEST)
         request.feed(
-            b"POST /x HTTP/%s\r\nA: b\r\nexpect: 100-Continue\r\nContent-Length: 5\r\n\r\n" % version
+            b"POST /x HTTP/%s\r\nHost: b\r\nexpect: 100-Continue\r\nContent-Length: 5\r\n\r\n" % version
         )
         assert request.has_head and not request.ready and request.expects_continue is expects
 
@@ -114,3 +114,10 @@ def test_a_budget_is_shared() -> None:
     assert budget.take(6) and not budget.take(5) and budget.take(4)
     budget.give_back(6)
     assert budget.take(6) and not budget.take(1)
+
+
+@pytest.mark.parametrize("headers", [b"", b"X: Host: here\r\n", b"Host: here\r\nhost: there\r\n"])
+def test_a_request_of_http_1_1_has_one_host(headers: bytes) -> None:
+    with pytest.raises(ApiError, match="must have one header Host") as refused:
+        IncomingRequest(LONGEST).feed(b"GET /healthz HTTP/1.1\r\n" + headers + b"\r\n")
+    assert refused.value.status == 400

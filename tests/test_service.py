@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def test_too_large_a_request_is_told_so(waiting_room: Any) -> None:
         timeout=LIMIT,
     )
     assert answer.status_code == 413 and answer.json()["status"] == "error"
+    assert "33,554,432 bytes (MAX_UPLOAD_BYTES)" in answer.json()["message"]
+
+
+def test_a_request_without_a_host_is_refused(waiting_room: Any) -> None:
+    host, port = waiting_room.url.removeprefix("http://").split(":")
+    for version, status in (("1.1", b"400"), ("1.0", b"200")):
+        with socket.create_connection((host, int(port)), LIMIT) as client, client.makefile("rb") as answer:
+            client.sendall(f"GET /healthz HTTP/{version}\r\n\r\n".encode())
+            assert answer.readline().split()[1] == status
+
+
+def test_an_empty_origin_is_none(waiting_room: Any) -> None:
+    """Some programs send one; no browser does."""
+    url = f"{waiting_room.url}/jobs/{'0' * 32}"
+    assert requests.delete(url, headers={"Origin": ""}, timeout=LIMIT).status_code == 404
+    assert requests.delete(url, headers={"Origin": "null"}, timeout=LIMIT).status_code == 403
 
 
 def test_it_serves_a_waiting_crowd_and_others(waiting_room: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -64,6 +65,7 @@ class Child:
         self._reads = reads
         self._parent = 0 if lasting else os.getpid()
         self._lifeline, self._held = os.pipe()
+        self._watched: int | None = None  # closes at its other end when nothing would end the process with us
         self._inherits = [self._lifeline, *holds, *(child._held for child in needs)]
         self._failures = 0
         self._again_at: float | None = None
@@ -75,16 +77,20 @@ class Child:
 
     def _start(self) -> None:
         launch: list[str | Path] = [sys.executable, "-I", "-S", ROOT / "mead" / "cli" / "launch.py"]
+        if self._watched is not None:
+            os.close(self._watched)
+        self._watched, watched = os.pipe()
         with ExitStack() as stack:
+            stack.callback(os.close, watched)
             output = stack.enter_context(self.log.open("ab")) if self.log else sys.__stderr__
             self.process = subprocess.Popen(
-                [*launch, str(self._parent), str(self._lifeline), *self._command],
+                [*launch, str(self._parent), str(self._lifeline), str(watched), *self._command],
                 env={**os.environ, **self._environment},
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                pass_fds=self._inherits,
+                pass_fds=[*self._inherits, watched],
                 umask=0o077,  # what it writes is for its user alone
                 start_new_session=True,  # Ctrl-C is ours to handle: the servers must stop before Redis does
             )
@@ -102,6 +108,8 @@ class Child:
     def check(self) -> None:
         """Check that the process runs; if it has ended, restart it after a pause.
 
+        A process whose helper was killed (see `mead.cli.launch`) is ended, and restarted likewise.
+
         Raises:
             ServiceError: it has ended and has no `restarts` left; with the end of its log.
         """
@@ -111,9 +119,18 @@ class Child:
                 self._again_at = None
                 self._start()
             return
+        assert self._watched is not None
+        unwatched = bool(
+            select.select([self._watched], [], [], 0)[0]
+        )  # before `poll`: it may just have ended
         status = self.process.poll()
         if status is None:
-            return
+            if not unwatched:
+                return
+            log.error(
+                "nothing would end the %s with this process: its helper was killed; ending it", self.name
+            )
+            status = self._end()
         how = f"ended with status {status}" if status >= 0 else f"was killed ({signal.Signals(-status).name})"
         self._failures = 1 if now - self._started > STEADY_SECONDS else self._failures + 1
         what = f"the {self.name} {how}"
@@ -132,14 +149,22 @@ class Child:
     def stop(self) -> None:
         """Ask the process to end (SIGTERM); kill it if it does not within STOP_SECONDS."""
         try:
-            self.process.terminate()
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._end()
         finally:
             self._close()
 
+    def _end(self) -> int:
+        """End the process; returns its status."""
+        try:
+            self.process.terminate()
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
     def _close(self) -> None:
+        if self._watched is not None:
+            os.close(self._watched)
+            self._watched = None
         os.close(self._lifeline)
         os.close(self._held)

@@ -61,11 +61,16 @@ def _acquire(file: int, data_dir: Path) -> None:
         gone = "pid" in holder and not _lives(holder["pid"])
         ending = gone or holder.get("stopping")
         if ending and not reported and time.monotonic() - began > 1:
-            log.warning("waiting for the service of process %d to stop", holder["pid"])
+            if gone:
+                log.warning("waiting for what is left of a service that was killed: %s", _processes(file))
+            else:
+                log.warning("waiting for the service of process %d to stop", holder["pid"])
             reported = True
         if time.monotonic() - began > (END_SECONDS if ending else GRACE_SECONDS):
             who = "process {pid} since {since}, at {url}".format(**holder) if holder else "process unknown"
-            what = "it was killed, but some of its processes are still running" if gone else "stop it"
+            what = "stop it"
+            if gone:
+                what = f"it was killed, but what it started still runs: {_processes(file)}; end that"
             raise ServiceError(
                 f"another service is running on {data_dir} ({who}): {what}, or set another DATA_DIR. "
                 f"`fuser -v {data_dir / 'lock'}` shows its processes"
@@ -87,6 +92,19 @@ def _write(file: int, holder: dict[str, Any]) -> None:
     with suppress(OSError):  # if the disk is full, the lock works without it
         os.pwrite(file, text, 0)
         os.ftruncate(file, len(text))
+
+
+def _processes(file: int) -> str:
+    """The other processes that have the lock open, and so hold it, as in "1234 (redis-server)"."""
+    lock, found = os.fstat(file), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            for opened in (process / "fd").iterdir():
+                with suppress(OSError):
+                    if int(process.name) != os.getpid() and os.path.samestat(opened.stat(), lock):
+                        found.append(f"{process.name} ({(process / 'comm').read_text().strip()})")
+                        break
+    return ", ".join(found) or "processes of another user"
 
 
 def _lives(pid: int) -> bool:

@@ -101,7 +101,7 @@ def _is_cross_site() -> bool:
     if site in {"cross-site", "same-site"}:
         return True
     origin = request.headers.get("Origin")
-    if origin is None:  # not a browser
+    if not origin:  # not a browser
         return False
     page, own = _normal(origin), _normal(f"{request.scheme}://{request.headers.get('Host', '')}")
     if page is None or own is None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import redis
 from flask import Flask, Response, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from mead.http import access
 from mead.http.errors import DISK_FULL, DISK_FULL_ERRNOS, ApiError
@@ -56,6 +56,15 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
     def on_weights_error(error: WeightsError) -> Response:
         log.error("the weights set cannot be used", extra={"error": reason(error)})
         return on_api_error(ApiError(503, "the weights set cannot be used; see the server's log"))
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def on_too_large(error: RequestEntityTooLarge) -> Response:
+        if (
+            error.description == RequestEntityTooLarge.description
+        ):  # of Flask: the body, or what was told of it
+            most = settings.max_upload_bytes
+            error.description = f"the request is longer than {most:,} bytes (MAX_UPLOAD_BYTES)"
+        return _on_http_error(error)
 
     app.register_error_handler(HTTPException, _on_http_error)
     app.register_error_handler(Exception, _on_bug)

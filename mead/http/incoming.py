@@ -26,6 +26,8 @@ BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.IGNORECASE)
 EXPECT_CONTINUE = re.compile(rb" HTTP/1\.1\r\n(?:.*\r\n)*?expect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+NEEDS_HOST = re.compile(rb"\A(?:\r\n)*[^\r\n]* HTTP/1\.1\r\n")
+HOST = re.compile(rb"\r\nhost:", re.IGNORECASE)
 FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r\n")
 
@@ -59,7 +61,7 @@ class IncomingRequest:
         """Add the next piece.
 
         Raises:
-            ApiError: 414 or 431, the headers are too long; 400, a chunk is malformed.
+            ApiError: 414 or 431, the headers are too long; 400, a chunk is malformed or there is no Host.
             OSError: it cannot be written to the disk.
         """
         self.size += len(data)
@@ -118,6 +120,8 @@ class IncomingRequest:
             raise ApiError(414, f"the request line is longer than {MAX_HEAD} bytes")
 
     def _read_head(self, head: bytes) -> None:
+        if NEEDS_HOST.match(head) and len(HOST.findall(head)) != 1:  # RFC 9112, 3.2
+            raise ApiError(400, "a request of HTTP/1.1 must have one header Host")
         self.has_head = True
         self._head = head
         self.path = b"".join(head.split(None, 2)[1:2]).partition(b"?")[0]

@@ -6,7 +6,7 @@ import logging
 from typing import Annotated
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mead.http import access
 from mead.http.description import Description, describe
@@ -15,6 +15,7 @@ from mead.http.forms import read_query, refuse_fields
 from mead.http.responses import json_response, record_of
 from mead.http.schemas import GroupCancelled, Queues, QueueState, Records, WorkerState
 from mead.http.services import Services, current_services
+from mead.params import refuse_underscores
 from mead.queue.job import Job, Status
 from mead.queue.listing import Page, Place, jobs_of_group, newest_jobs
 from mead.registry import MODELS
@@ -30,7 +31,9 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    limit: int = Field(20, ge=1, le=MOST_ON_A_PAGE, description="The most jobs on a page.")
+    limit: Annotated[int, BeforeValidator(refuse_underscores)] = Field(
+        20, ge=1, le=MOST_ON_A_PAGE, description="The most jobs on a page."
+    )
     cursor: str | None = Field(
         None, pattern="^[0-9]{1,15}-[0-9a-f]{32}$", description="The `cursor` of the page before."
     )

@@ -64,7 +64,7 @@ class FormParser(FormDataParser):
             try:
                 texts = self._read_multipart(stream, options["boundary"], content_length, files)
             except ParserLimitReached:
-                raise RequestEntityTooLarge from None
+                raise self._too_many() from None
             except MultipartError:
                 raise BadRequest("the multipart form is malformed or incomplete") from None
         elif mimetype == "application/x-www-form-urlencoded":
@@ -115,7 +115,7 @@ class FormParser(FormDataParser):
             body += piece
         pairs = [pair for pair in bytes(body).split(b"&") if pair]
         if self.max_form_parts is not None and len(pairs) > self.max_form_parts:
-            raise RequestEntityTooLarge
+            raise self._too_many()
         texts: list[Text] = []
         for pair in pairs:
             name, _, value = (unquote_to_bytes(part) for part in pair.replace(b"+", b" ").partition(b"="))
@@ -125,7 +125,12 @@ class FormParser(FormDataParser):
 
     def _check_length(self, length: int) -> None:
         if self.max_form_memory_size is not None and length > self.max_form_memory_size:
-            raise RequestEntityTooLarge
+            raise RequestEntityTooLarge(
+                f"a text of the form is longer than {self.max_form_memory_size:,} bytes"
+            )
+
+    def _too_many(self) -> RequestEntityTooLarge:
+        return RequestEntityTooLarge(f"the form has more than {self.max_form_parts:,} fields")
 
     def _file_for(self, segment: MultipartSegment, content_length: int | None) -> IO[bytes]:
         return self.stream_factory(

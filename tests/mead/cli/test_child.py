@@ -133,10 +133,15 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
     """The program is not run at all; nor is it where only the pipe can tell."""
     note = tmp_path / "note"
     reader, writer = os.pipe()
+    _, watched = os.pipe()
     launch: list[str | Path] = [sys.executable, ROOT / "mead" / "cli" / "launch.py"]
-    one = subprocess.run([*launch, "1", str(reader), "touch", note], pass_fds=[reader], check=False)
+    one = subprocess.run(
+        [*launch, "1", str(reader), str(watched), "touch", note], pass_fds=[reader, watched], check=False
+    )
     assert one.returncode == 1 and not note.exists()
-    with subprocess.Popen([*launch, "0", str(reader), "sleep", "1000"], pass_fds=[reader]) as other:
+    with subprocess.Popen(
+        [*launch, "0", str(reader), str(watched), "sleep", "1000"], pass_fds=[reader, watched]
+    ) as other:
         os.close(reader)
         os.close(writer)
         assert other.wait(LIMIT) == -signal.SIGTERM
@@ -161,3 +166,26 @@ def read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def helper_of(child: Child) -> int:
+    """The process that would end a lasting child with this one."""
+    pid = child.process.pid
+    return eventually(lambda: next(iter(map(int, read(Path(f"/proc/{pid}/task/{pid}/children")).split())), 0))
+
+
+def test_a_child_that_nothing_would_end_any_more_is_started_anew(tmp_path: Path) -> None:
+    with Child("sleeper", SLEEP, {}, tmp_path, lasting=True) as one:
+        one.restarts = 2
+        first = one.process
+        os.kill(helper_of(one), signal.SIGKILL)
+
+        def anew() -> bool:
+            one.check()
+            return one.process is not first
+
+        eventually(anew)
+        assert first.returncode == -signal.SIGTERM and one.process.poll() is None
+        assert helper_of(one)
+        one.check()
+        assert one.process is not first and one.process.poll() is None

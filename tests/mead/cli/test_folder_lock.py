@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -54,3 +56,27 @@ def test_who_inherits_the_lock_keeps_it_and_is_waited_for(tmp_path: Path) -> Non
     redis.wait()
     waiting.join(60)
     assert took and took[0] >= ended
+
+
+def test_who_really_holds_the_lock_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The service was killed; what it started was not."""
+    monkeypatch.setattr("mead.cli.folder_lock.END_SECONDS", 2)
+    code = f"""
+import os, subprocess
+from pathlib import Path
+from mead.cli.folder_lock import folder_lock
+with folder_lock(Path({str(tmp_path)!r}), {URL!r}) as lock:
+    print(subprocess.Popen(["sleep", "1000"], pass_fds=[lock], stdout=subprocess.DEVNULL).pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    left = int(killed.stdout)
+    try:
+        who = rf"it was killed, but what it started still runs: {left} \(sleep\); end that"
+        with pytest.raises(ServiceError, match=who), folder_lock(tmp_path, URL):
+            pass
+        assert f"waiting for what is left of a service that was killed: {left} (sleep)" in caplog.text
+    finally:
+        os.kill(left, signal.SIGKILL)

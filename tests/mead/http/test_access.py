@@ -224,7 +224,7 @@ FOREIGN = [
     {"Origin": "null"},
     {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
     {"Origin": "nonsense"},
-    {"Origin": ""},
+    {"Origin": "", "Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "cross-site"},
 ]
 

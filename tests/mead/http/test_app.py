@@ -608,6 +608,40 @@ def test_previews_while_redis_has_no_memory_left(
         jobs.redis.config_set("maxmemory", 0)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("iterations", "1_0"),
+        ("seed", "1_000"),
+        ("w0", "1_0.5"),
+        ("size", "2_56x256"),
+        ("n", "0_2"),
+    ],
+)
+def test_numbers_with_underscores_are_refused(
+    http: FlaskClient, idle_worker: None, field: str, value: str
+) -> None:
+    refused = error_of(
+        http.post("/latent_revision", data={"prompt": "a_1_2", field: value}, headers=ASYNC), 400
+    )
+    assert refused["field"] == field and "without underscores" in refused["message"]
+    error_of(http.get("/jobs?limit=1_0"), 400)
+
+
+def test_what_is_too_large_is_named_with_its_limit(settings: Settings, idle_worker: None) -> None:
+    http = create_app(settings.model_copy(update={"max_upload_bytes": 1_000_000})).test_client()
+
+    def refused(form: dict[str, str]) -> str:
+        return str(error_of(http.post("/latent_revision", data=form), 413)["message"])
+
+    assert (
+        refused({"prompt": "a" * 1_100_000})
+        == "the request is longer than 1,000,000 bytes (MAX_UPLOAD_BYTES)"
+    )
+    assert refused({"prompt": "a" * 600_000}) == "a text of the form is longer than 500,000 bytes"
+    assert refused({f"f{n}": "" for n in range(1001)}) == "the form has more than 1,000 fields"
+
+
 def test_many_wait_at_once(settings: Settings, worker: Worker) -> None:
     app = create_app(settings)
 
