@@ -238,7 +238,6 @@ class ServiceSettings(BaseSettings):
     image_height: int = Field(
         1024, ge=16, description="Maximum height of stored uploads; the aspect ratio is kept."
     )
-
     max_photo_pixels: int = Field(
         25_000_000,
         ge=1,

@@ -120,7 +120,7 @@ class IncomingRequest:
             raise ApiError(414, f"the request line is longer than {MAX_HEAD} bytes")
 
     def _read_head(self, head: bytes) -> None:
-        if NEEDS_HOST.match(head) and len(HOST.findall(head)) != 1:  # RFC 9112, 3.2
+        if len(head) <= MAX_HEAD and NEEDS_HOST.match(head) and len(HOST.findall(head)) != 1:  # RFC 9112, 3.2
             raise ApiError(400, "a request of HTTP/1.1 must have one header Host")
         self.has_head = True
         self._head = head

@@ -226,13 +226,10 @@ class Jobs:
             pipe.zcard(KEPT_KEY)
             pipe.get(kept_bytes_key(KEPT_KEY))
             kept, size = pipe.execute()
-        return kept, int(size or 0) if kept else 0  # the set may have been deleted by hand
+        return kept, int(size or 0) if kept else 0  # `kept` may have been deleted by hand
 
     def ask_preview(self, job_id: str) -> None:
-        """Ask the job's worker for previews for the next PREVIEW_SECONDS (SET with EX).
-
-        It writes one to `Storage.preview_path` about every second.
-        """
+        """Have the job's worker write `Storage.preview_path` each second for PREVIEW_SECONDS (SET, EX)."""
         self.redis.set(preview_key(job_id), 1, ex=PREVIEW_SECONDS)
 
     def outcomes(self, job_ids: Sequence[str]) -> dict[str, JobOutcome]:
