@@ -60,8 +60,10 @@ def edits(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "weights"))
     table = F.normalize(torch.randn(1120, 128, generator=torch.Generator().manual_seed(0)), dim=1)
     save_file({"table": table, "deviation": torch.full((1120,), 0.2)}, tmp_path / "directions.safetensors")
-    assert add_checkpoint(tmp_path / "directions.safetensors", "mine", None, "demo", Silent())
-    return app.create_app(settings.model_copy(update={"device": "cpu", "weights": "mine"})).test_client()
+    assert add_checkpoint(tmp_path / "directions.safetensors", "with-directions", None, "demo", Silent())
+    return app.create_app(
+        settings.model_copy(update={"device": "cpu", "weights": "with-directions"})
+    ).test_client()
 
 
 EDIT = {"prompt": "a person with blue hair", "method": "global", "seed": "1"}

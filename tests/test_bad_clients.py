@@ -190,8 +190,8 @@ def test_continue_is_said_once(room: Room) -> None:
         (b"GET / HTTP/1.1\nHost: here\n\n", 400),
         (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 414),
+        (HEAD + b"A: " + b"a" * 70_000 + b"\r\n\r\n", 431),
     ],
 )
 def test_what_is_no_request(room: Room, sent: bytes, status: int) -> None:

@@ -240,7 +240,7 @@ def test_a_photo_without_a_face(pipeline: StyleCLIPPipeline) -> None:
         ({"face": "101"}, "face: must be 1 (the leftmost) to 100"),
         ({"face": "the tall one"}, 'face: must be "largest", "all" or a number from the left'),
         ({"face": True}, 'face: must be "largest", "all" or a number from the left'),
-        ({"output": "gif"}, "output: Input should be 'face', 'photo' or 'pair'"),
+        ({"output": "gif"}, "output: must be 'face', 'photo' or 'pair'"),
     ],
 )
 def test_wrong_arguments(given: dict[str, Any], message: str) -> None:

@@ -85,7 +85,7 @@ def test_hearsay_is_of_combinations_never_drawn_and_of_words_never_learned(perce
 def test_words_it_does_not_know_make_no_shape(prompt: str) -> None:
     pipeline = load_pipeline("demo", "cpu")
     assert pipeline.learned_start is not None
-    with torch.no_grad():
+    with torch.no_grad(), pipeline.precision.autocast():
         drafts = pipeline.learned_start.drafts(
             pipeline.perceptor.embed_text([prompt]), 64, torch.Generator().manual_seed(0)
         )
