@@ -44,8 +44,9 @@ class _FastBackward(torch.autograd.Function):
             return means.repeat_interleave(size, 1)
 
         factor = weight * rstd
-        product = plain_multiply_add(x, factor, bias - mean * factor)  # as normalised; later grad * x
+        product = torch.empty_like(x)
         if ctx.swish:
+            product = plain_multiply_add(x, factor, bias - mean * factor)  # as normalised; later grad * x
             grad = torch.ops.aten.silu_backward(grad, product)
         # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
         # grad_x = rstd * (g - <g> - h * <g * h>)

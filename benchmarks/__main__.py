@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import tomllib
 import torch
 
 from benchmarks import speed
@@ -32,6 +31,11 @@ from benchmarks.speed import Measured, Measurement, Work
 from mead.cli.local_redis import free_port
 from mead.files import write_whole
 from mead.nn.precision import Precision
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.png"
