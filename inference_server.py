@@ -9,17 +9,20 @@ from __future__ import annotations
 import signal
 import sys
 
-import torch
-
 from mead import log
+from mead.openmp import wait_briefly
 from mead.settings import read_settings
 from mead.terminal import printable
 from mead.weights.errors import WeightsError
-from mead.worker.process import make_worker, serve
 
 
 def main() -> None:
     """Read the settings, load the networks, and run jobs until SIGTERM or Ctrl-C."""
+    wait_briefly()  # before PyTorch is imported
+    import torch
+
+    from mead.worker.process import make_worker, serve
+
     settings = read_settings()
     log.set_up(settings)
     if settings.torch_threads:

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from mead.nn.modulation import plain_multiply_add
 
+DIVIDED = 1024
+"""Positions from which on PyTorch's own, channels last, divides a sample's sums among its threads."""
+
 
 class _FastBackward(torch.autograd.Function):
     """Group normalisation, and a SiLU after it if `swish`, with a backward pass that is fast on the CPU.
@@ -62,14 +65,21 @@ def _normalise(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised, and the mean and inverse deviation of its groups, [N, groups] each."""
-    channels, height, width = x.shape[1:]
-    # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
-    samples = [
-        torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
-        for sample in x.split(1)
-    ]
-    y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
-    return y, mean, rstd
+    n, channels, height, width = x.shape
+    if x.dtype != torch.bfloat16 or height * width < DIVIDED:
+        # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
+        samples = [
+            torch.native_group_norm(sample, weight, bias, 1, channels, height * width, groups, eps)
+            for sample in x.split(1)
+        ]
+        y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
+        return y, mean, rstd
+    # PyTorch's own would add up one part of the features in each of its threads
+    size = channels // groups
+    mean, square = (s.view(n, groups, size).sum(2) / (size * height * width) for s in (_sum(x), _sum(x * x)))
+    rstd = ((square - mean.square()).clamp_min(0) + eps).rsqrt()
+    factor = weight * rstd.repeat_interleave(size, 1)
+    return plain_multiply_add(x, factor, bias - mean.repeat_interleave(size, 1) * factor), mean, rstd
 
 
 def _normalise_on_gpu(

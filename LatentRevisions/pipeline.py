@@ -33,6 +33,7 @@ from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
+from mead.nn.side_by_side import side_by_side
 from mead.params import ParamsError
 from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
@@ -140,10 +141,11 @@ class LatentRevisionsPipeline:
         )
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
-        """Advance each revision by one step, those of the same size in one pass."""
-        shapes = {revision.latents.shape for revision in revisions}
-        for shape in shapes:
-            self._step([revision for revision in revisions if revision.latents.shape == shape])
+        """Advance each revision by one step, those of the same size in one pass, or parts side by side."""
+        if self.precision.ignores_threads:
+            side_by_side(self._step_by_size, sorted(revisions, key=lambda revision: revision.latents.shape))
+        else:
+            self._step_by_size(revisions)
 
     def record_graphs(self, jobs: int) -> None:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs with the weights set's own settings."""
@@ -166,6 +168,10 @@ class LatentRevisionsPipeline:
         """The picture so far."""
         picture = to_picture((self._decoded(revision.latents) + 1) / 2)
         return picture if revision.masked is None else revision.masked.blend(picture)
+
+    def _step_by_size(self, revisions: Sequence[LatentRevision]) -> None:
+        for shape in {revision.latents.shape for revision in revisions}:
+            self._step([revision for revision in revisions if revision.latents.shape == shape])
 
     def _step(self, revisions: Sequence[LatentRevision]) -> None:
         for revision in revisions:

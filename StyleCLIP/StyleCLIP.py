@@ -21,6 +21,7 @@ from mead.model import Model
 from mead.nn.graphs import Recorded
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
+from mead.nn.side_by_side import side_by_side
 from mead.params import ParamsError, lacking
 from mead.revision import Progress, optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
@@ -177,7 +178,7 @@ class StyleCLIPPipeline:
         return offsets.float() + self.average
 
     def step(self, revisions: Sequence[StyleRevision]) -> None:
-        """Advance each revision by one step, all in one pass."""
+        """Advance each revision by one step, all in one pass or side by side."""
         for revision in revisions:
             if revision.photo is not None and revision.face_is_finished:  # turn to the photo's next one
                 after, photo = self.image(revision), revision.photo
@@ -188,10 +189,17 @@ class StyleCLIPPipeline:
         revisions = [revision for revision in revisions if revision.styles is None]
         if not revisions:
             return
-        codes = torch.cat([revision.latents for revision in revisions])
         for revision in revisions:
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.done)
+        if self.precision.ignores_threads:
+            side_by_side(self._optimise, revisions)
+        else:
+            self._optimise(revisions)
+
+    def _optimise(self, revisions: Sequence[StyleRevision]) -> None:
+        """Take a step of the optimiser for each revision, all in one pass."""
+        codes = torch.cat([revision.latents for revision in revisions])
         optimise(revisions, self._faces(codes), self._loss, self.scaler)
 
     def record_graphs(self, jobs: int) -> None:

@@ -418,6 +418,24 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     return float(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 1e-9)))
 
 
+def pytest_configure() -> None:
+    """Give PyTorch one thread in the tests and in the processes they start.
+
+    Two processes run tests side by side. Threads that wait for each other on too few cores take many times as
+    long.
+    """
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """PyTorch's work divided between two threads, as on a machine with two cores."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 SERVICES = {"service", "waiting_room"}
 
 

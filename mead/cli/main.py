@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from mead.cli.child import ServiceError
 from mead.cli.parser import FAILED, INTERRUPTED, WRONG_USAGE, CommandError, LazyGroup, show_usage_error
 from mead.installation import version
+from mead.openmp import wait_briefly
 from mead.params import ParamsError
 from mead.registry import MODELS
 from mead.terminal import say
@@ -61,6 +62,7 @@ def program() -> LazyGroup:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; if it fails, exit with one of the codes that `--help` lists."""
+    wait_briefly()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP
             signal.signal(number, _interrupt)

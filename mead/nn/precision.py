@@ -63,6 +63,11 @@ class Precision:
         """For optimisers: True on a GPU, where they take a step in one kernel that waits for nothing."""
         return True if self.device.type == "cuda" else None
 
+    @property
+    def ignores_threads(self) -> bool:
+        """Whether matrix products and convolutions round the same however many threads divide them."""
+        return self.device.type == "cpu" and self.dtype == torch.bfloat16
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context for passes through the networks."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

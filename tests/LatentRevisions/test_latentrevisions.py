@@ -117,6 +117,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, start: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPipeline) -> None:
     wanted = [
         params("a red circle on a blue background", seed=1, iterations=12),

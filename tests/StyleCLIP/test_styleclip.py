@@ -109,6 +109,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cores")
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     wanted = [
         params("a woman with blue hair", seed=1, iterations=8, img_path=girl),
