@@ -11,9 +11,9 @@ from typing import Any
 
 import redis
 
+from mead.api_keys import SHORTEST_KEY
 from mead.queue import client
 from mead.queue.client import redis_passwords, without_password
-from mead.setting_checks import SHORTEST_KEY
 from mead.settings import Settings
 
 __all__ = ["IMAGE_CHANS", "SHORTEST_KEY", "Settings", "connect", "redis_passwords", "without_password"]

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from mead.api_keys import SHORTEST_KEY, parse_api_key
 from mead.installation import ROOT
 from mead.queue.client import redis_passwords, without_password
-from mead.setting_checks import SHORTEST_KEY
 from mead.settings import Settings
 
 _NUMBERS = (bool, int, float)
@@ -60,7 +60,7 @@ def _replacements(settings: Settings) -> list[tuple[str, str]]:
     """Secrets and folders, each with its replacement; the longest first, since one may contain another."""
 
     def pairs() -> Iterator[tuple[str, str]]:
-        secrets = {key.get_secret_value(): "***" for key in settings.api_keys}
+        secrets = {parse_api_key(entry.get_secret_value()).key: "***" for entry in settings.api_keys}
         for password in redis_passwords(settings.redis_url):
             secrets |= {f":{password}@": ":***@", f"password={password}": "password=***"}
             if len(password) >= SHORTEST_KEY:  # a shorter one may be part of ordinary words

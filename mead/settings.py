@@ -17,19 +17,17 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from mead.data_url import check_data_url
 from mead.model_spec import ModelSpec
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
-from mead.queue.client import check_redis_url
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
-from mead.queue.prefix import check_prefix
+from mead.queue_settings import QueueSettings
 from mead.registry import MODELS
 from mead.setting_checks import (
     check_each,
-    check_hash_tag,
     check_keys,
     check_together,
     split,
@@ -38,43 +36,13 @@ from mead.setting_checks import (
 from mead.terminal import printable
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(QueueSettings):
     """The settings; a field `some_name` is the environment variable SOME_NAME. An empty one counts as unset.
 
     Raises:
         pydantic.ValidationError: (a ValueError) naming each invalid variable, without its value, which may be
             a secret.
     """
-
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
-    )
-
-    redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
-        "redis://127.0.0.1:6379/0", description="URL of Redis, including its password if any."
-    )
-    redis_prefix: Annotated[str, AfterValidator(check_prefix), AfterValidator(check_hash_tag)] = Field(
-        "",
-        validate_default=True,
-        description="Prefix of every key in Redis, as in mead:; in a Redis Cluster with a hash tag: {mead}:.",
-    )
-    redis_wait_replicas: int = Field(
-        0, ge=0, description="Number of replicas of Redis that must have a job before it is accepted."
-    )
-    job_ttl: int = Field(
-        24 * 3600, ge=1, description="Seconds that the record and result of an ended job are kept."
-    )
-    job_attempts: int = Field(
-        3, ge=1, description="Number of times a job is started before it fails because its workers died."
-    )
-    max_job_seconds: int = Field(
-        3600,
-        ge=0,
-        description="Maximum seconds a job may run before it fails; 0 for no limit.",
-    )
-    worker_ttl: int = Field(
-        15, ge=1, description="Seconds after its last heartbeat for which a worker counts as alive."
-    )
 
     data_dir: Path = Field(Path("var"), description="Folder of uploads and results, shared by both servers.")
     data_url: Annotated[str, AfterValidator(check_data_url)] | None = Field(
@@ -161,7 +129,11 @@ class ServiceSettings(BaseSettings):
 
     api_keys: Annotated[
         tuple[SecretStr, ...], NoDecode, BeforeValidator(split), AfterValidator(check_keys)
-    ] = Field((), description="API keys, comma-separated; if empty, no key is required.")
+    ] = Field(
+        (),
+        description="API keys, comma-separated; if empty, no key is required. After a key, its options may "
+        "follow: KEY priority=4 jobs_per_minute=60.",
+    )
     allow_anonymous: bool = Field(False, description="Whether to listen beyond loopback without API keys.")
     trusted_proxies: int = Field(
         0, ge=0, description="Number of reverse proxies in front whose X-Forwarded-* headers are trusted."
@@ -196,6 +168,12 @@ class ServiceSettings(BaseSettings):
         0,
         ge=0,
         description="Maximum unfinished jobs per API key (per address without keys); 0 for no limit.",
+    )
+    max_jobs_per_minute: int = Field(
+        0,
+        ge=0,
+        description="Maximum jobs made in a minute with an API key (without keys: by all clients together); "
+        "0 for no limit.",
     )
     max_kept_jobs: int = Field(
         100_000,

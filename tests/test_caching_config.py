@@ -112,7 +112,20 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "first-key-1" not in repr(settings)
 
 
-@pytest.mark.parametrize("keys", ["short", "long-enough-1,short", "with a blank in it", "schlüssel-eins"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "short",
+        "long-enough-1,short",
+        "with a blank in it",
+        "schlüssel-eins",
+        "long-enough-1 priority=0",
+        "long-enough-1 priority=101",
+        "long-enough-1 priority=2 priority=3",
+        "long-enough-1 jobs_per_minute=-1",
+        "long-enough-1 secret=1",
+    ],
+)
 def test_a_key_that_is_too_weak_or_cannot_be_sent(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("API_KEYS", keys)
     with pytest.raises(ValidationError, match="api_keys") as caught:

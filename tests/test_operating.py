@@ -168,6 +168,20 @@ def test_what_waits(queue: dict[str, str], redis_server: RedisServer) -> None:
     assert all(one[1].endswith("+00:00") for one in waiting)
 
 
+def test_whose_turn_it_is(redis_server: RedisServer, jobs: Jobs) -> None:
+    for name in ("a0", "a1", "b0"):
+        jobs.enqueue(name, "lr", QUEUE, {"prompt": "a house"}, owner=name[0])
+    lines = [
+        line.split("\t") for line in said("Whose turn is it?", {"QUEUE": QUEUE}, redis_server).splitlines()
+    ]
+    assert [(entry.partition(":")[2], turn) for entry, turn in lines[:3]] == [
+        ("a0", "0"),
+        ("b0", "0"),
+        ("a1", "1"),
+    ]
+    assert lines[3:] == [["b", "1"], ["a", "2"]]
+
+
 def test_who_works_and_what_runs(queue: dict[str, str], redis_server: RedisServer) -> None:
     names, heartbeat = said("Which workers are there?", queue, redis_server).splitlines()
     assert names == "here-1-ab" and '"capacity":4' in heartbeat

@@ -1,7 +1,8 @@
 """Access control: API keys, and which jobs a request may see.
 
-If API_KEYS is set, each request must send one of the keys, and sees only the jobs made with that key. Without
-keys, everybody who reaches the service may use it: `mead.http.anonymous` restricts who does.
+If API_KEYS is set, each request must send one of the keys, and sees only the jobs made with that key. A key
+may have a priority and a number of jobs per minute. Without keys, everybody who reaches the service may use
+it: `mead.http.anonymous` restricts who does.
 `mead.http.cross_origin` decides which web pages may call the API.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from flask import Flask, Response, g, request
@@ -17,6 +19,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from mead.api_keys import ApiKey, parse_api_key
 from mead.http.anonymous import AnonymousPolicy
 from mead.http.cross_origin import CrossOriginPolicy, is_preflight
 from mead.queue.job import Job
@@ -29,12 +32,14 @@ PATH_PREFIX = re.compile(r"(/[\w.~%-]+)*/?", re.ASCII)
 
 
 def init_access(app: Flask, settings: Settings) -> None:
-    """Check every request to `app`, and set `g.owner`.
+    """Check every request to `app`, and set `g.owner` and `g.api_key`.
 
     A request is answered 401 without a valid key where one is needed, and 403 if it comes from another site's
     page that is not allowed or, without keys, names a host that is not the service's.
     """
-    keys = [_digest(key.get_secret_value()) for key in settings.api_keys]
+    listed = [parse_api_key(entry.get_secret_value()) for entry in settings.api_keys]
+    keys = {_digest(one.key): one for one in listed}
+    anybody = ApiKey("")
     cross_origin = CrossOriginPolicy(settings.cors_origins)
     anonymous = AnonymousPolicy(settings)
     if n := settings.trusted_proxies:
@@ -44,7 +49,7 @@ def init_access(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def authenticate() -> Response | None:
-        g.owner = ""
+        g.owner, g.api_key = "", anybody
         _check_path_prefix()
         if not keys:
             anonymous.check()
@@ -52,7 +57,8 @@ def init_access(app: Flask, settings: Settings) -> None:
         if is_preflight():
             return Response(status=HTTPStatus.NO_CONTENT)
         if keys and not is_public(request.path):
-            g.owner = _owner(keys)
+            digest = _given_key(keys)
+            g.owner, g.api_key = digest.hex()[:16], keys[digest]
         return None
 
     app.after_request(cross_origin.add_headers)
@@ -66,6 +72,17 @@ def owner() -> str:
 def client() -> str:
     """Identifies the client for limits per client: the owner, or without keys a hash of the address."""
     return owner() or _digest(request.remote_addr or "").hex()[:16]
+
+
+def priority() -> int:
+    """The priority of the jobs of this request."""
+    return _key().priority
+
+
+def jobs_per_minute(settings: Settings) -> int:
+    """How many jobs this request's key may make in any minute; 0: any number."""
+    own = _key().jobs_per_minute
+    return settings.max_jobs_per_minute if own is None else own
 
 
 def may_see(job: Job) -> bool:
@@ -90,8 +107,13 @@ def _check_path_prefix() -> None:
         raise BadRequest("X-Forwarded-Prefix: must be a path such as /studio")
 
 
-def _owner(keys: list[bytes]) -> str:
-    """The owner of this request's API key, compared in constant time.
+def _key() -> ApiKey:
+    key: ApiKey = g.api_key
+    return key
+
+
+def _given_key(keys: Iterable[bytes]) -> bytes:
+    """The digest of this request's API key, compared in constant time.
 
     Raises:
         Unauthorized: 401.
@@ -101,7 +123,7 @@ def _owner(keys: list[bytes]) -> str:
     digest = _digest(given)
     matches = [hmac.compare_digest(digest, key) for key in keys]  # all of them, so that time reveals nothing
     if any(matches):
-        return digest.hex()[:16]
+        return digest
     problem = "unknown API key: send a valid one" if given else "send an API key"
     raise Unauthorized(
         f"{problem}, as `Authorization: Bearer KEY` or `X-API-Key: KEY`",

@@ -22,16 +22,23 @@ class ApiError(Exception):
         message: what is wrong, and what would be right.
         field: the form field or header at fault, if any.
         job_id: the job that the error is about, if any.
+        retry_seconds: when to try again, if that is known.
     """
 
     def __init__(
-        self, status: int, message: str, field: str | None = None, job_id: str | None = None
+        self,
+        status: int,
+        message: str,
+        field: str | None = None,
+        job_id: str | None = None,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.field = field
         self.job_id = job_id
+        self.retry_seconds = retry_seconds
 
 
 class ShuttingDownError(ApiError):

@@ -85,7 +85,7 @@ def cancel_group() -> Response:
     found = _group(group, services)
     if not found:
         raise JobNotFoundError(group, "group")
-    cancelled = services.jobs.cancel_all([job.id for job in found])
+    cancelled = services.jobs.cancel_all([job.id for job in found], priority=access.priority())
     if not cancelled:
         raise ApiError(409, f"all jobs of group {group} have already ended", "group", group)
     for job in found:

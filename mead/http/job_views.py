@@ -78,7 +78,7 @@ def cancel(job_id: str) -> Response:
     services = current_services()
     job = _find_job(job_id, services)
     try:
-        if not services.jobs.cancel(job_id):
+        if not services.jobs.cancel(job_id, priority=access.priority()):
             raise ApiError(409, f"job {job_id} has already ended", job_id=job_id)
     except UnknownJobError:
         raise JobNotFoundError(job_id) from None
@@ -91,14 +91,15 @@ def cancel(job_id: str) -> Response:
 def retry(job_id: str) -> Response:
     """Run a failed job again.
 
-    It joins the end of its queue, with its id and its pictures. A job that failed for its form cannot run
+    It joins its queue like a new job, with its id and its pictures. A job that failed for its form cannot run
     again: the answer is 409.
     """
     refuse_fields(request)
     services = current_services()
     job = _find_job(job_id, services)
     try:
-        if not services.jobs.retry(job_id, most=services.settings.max_jobs_per_client):
+        most = services.settings.max_jobs_per_client
+        if not services.jobs.retry(job_id, most=most, priority=access.priority()):
             why = f"its form was at fault: {job.error}" if job.status == "failed" else f"it is {job.status}"
             raise ApiError(409, f"job {job_id} cannot run again: {why}", job_id=job_id)
     except UnknownJobError:

@@ -30,6 +30,7 @@ from mead.queue.errors import (
     IdempotencyError,
     KeptLimitError,
     QueueFullError,
+    TooFastError,
     TooManyJobsError,
     UnknownJobError,
 )
@@ -137,6 +138,9 @@ def _enqueue(
 ) -> list[str]:
     settings = services.settings
     queue = settings.queue(spec)
+    a_minute = access.jobs_per_minute(settings)
+    if 0 < a_minute < form.params.n:
+        raise ApiError(422, f"n: at most {a_minute} jobs a minute are allowed", "n")
     variants = zip(uploads.job_ids, form.params.variants(), strict=True)
     try:
         return services.jobs.enqueue_group(
@@ -147,14 +151,17 @@ def _enqueue(
             client=access.client(),
             idempotency_key=idempotency_key,
             fingerprint=form.fingerprint,
+            priority=access.priority(),
             longest=settings.max_queue_length,
             most=settings.max_jobs_per_client,
+            a_minute=a_minute,
             bytes_stored=uploads.bytes,
             kept=_kept_limits(settings),
         )
-    except (QueueFullError, TooManyJobsError, KeptLimitError) as error:
+    except (QueueFullError, TooManyJobsError, TooFastError, KeptLimitError) as error:
         log.info("job refused", extra={"queue": queue, "why": str(error)})
-        raise ApiError(429, str(error)) from error
+        seconds = error.seconds if isinstance(error, TooFastError) else None
+        raise ApiError(429, str(error), retry_seconds=seconds) from error
     except IdempotencyError as error:
         raise ApiError(422, str(error), error.field) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,18 @@ class TooManyJobsError(Exception):
         if n > 1:
             why = f"with these {n}, more than {most} of your jobs would be unfinished"
         super().__init__(f"{why}; wait for one of them")
+
+
+class TooFastError(Exception):
+    """An owner has made too many jobs in the last minute.
+
+    Attributes:
+        seconds: until it may make these.
+    """
+
+    def __init__(self, a_minute: int, seconds: float) -> None:
+        self.seconds = math.ceil(seconds)
+        super().__init__(f"at most {a_minute} jobs a minute are allowed; try again in {self.seconds} s")
 
 
 class KeptLimitError(Exception):

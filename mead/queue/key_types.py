@@ -54,6 +54,7 @@ def _expected(queues: Iterable[str], who: str, owner: str) -> dict[str, str]:
         expected |= {kept: "zset", keys.kept_bytes_key(kept): "number"}
     for queue in queues:
         expected |= {queue: "list", keys.cancelled_key(queue): "zset"}
+        expected |= {keys.order_key(queue): "zset", keys.turns_key(queue): "zset"}
         expected |= {keys.tickets_key(queue): "number", keys.served_key(queue): "number"}
         expected |= {keys.queue_folder_key(queue): "string"}
     return expected

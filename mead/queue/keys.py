@@ -42,6 +42,21 @@ def cancelled_key(queue: str) -> str:
     return f"{queue}:cancelled"
 
 
+def order_key(queue: str) -> str:
+    """Sorted set: the waiting jobs that have an owner, as `place`, by their turns: the order they run in."""
+    return f"{queue}:order"
+
+
+def turns_key(queue: str) -> str:
+    """Sorted set: the owners of jobs in a queue, by the turn of each one's next job."""
+    return f"{queue}:turns"
+
+
+def place(ticket: int, job_id: str) -> str:
+    """A job's entry in its queue's order: of equal turns, the lowest ticket comes first."""
+    return f"{10**15 + ticket}:{job_id}"
+
+
 def worker_key(worker: str) -> str:
     """String with a time to live: a worker's heartbeat, as JSON."""
     return f"worker:{worker}"

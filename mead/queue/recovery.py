@@ -13,6 +13,7 @@ from mead.queue.keys import (
     KEPT_KEY,
     idempotency_key,
     job_key,
+    order_key,
     processing_key,
     unfinished_key,
     worker_key,
@@ -54,7 +55,7 @@ class Recovery:
         recovered: list[str] = []
         for worker in heartbeats.dead_workers(self.redis):
             lists = [processing_key(queue, worker) for queue in self.queues]
-            keys = [worker_key(worker), *self.queues, *lists]
+            keys = [worker_key(worker), *self.queues, *lists, *map(order_key, self.queues)]
             limits = [self.jobs.ttl, self.attempts]
             answer = self._recover(worker, *records.now(), *limits, *self.queues, keys=keys)
             recovered += cast("list[str]", answer)

@@ -82,13 +82,14 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     yield from (["RPUSH", other, 1, 2], ["LPUSH", other, 0], ["LPOS", other, 1], ["LLEN", other])
     yield from (["LINDEX", other, 0], ["LRANGE", other, 0, -1], ["LMOVE", other, other, "LEFT", "RIGHT"])
     yield from (["BLMOVE", other, other, "LEFT", "LEFT", 0.01], ["LPOP", other], ["RPOP", other])
-    yield from (["LREM", other, 1, 0], ["DEL", other])
+    yield from (["LREM", other, 1, 0], ["LINSERT", other, "BEFORE", 1, 0], ["DEL", other])
     yield from (["SET", other, 1, "EX", 60], ["GET", other], ["MGET", other], ["INCR", other])
     yield from (["INCRBY", other, 1], ["DECRBY", other, 1], ["PERSIST", other], ["EXPIRE", other, 60])
     yield from (["EXPIREAT", other, 4102444800], ["EXISTS", other], ["DEL", other])
     yield from (["SADD", other, 1], ["SREM", other, 2], ["SCARD", other], ["SMEMBERS", other])
     yield from (["SSCAN", other, 0], ["DEL", other])
     yield from (["ZADD", other, 1, 1], ["ZSCORE", other, 1], ["ZCARD", other], ["ZCOUNT", other, 0, 1])
+    yield from (["ZRANK", other, 1], ["ZRANGE", other, 0, 0], ["ZREMRANGEBYSCORE", other, 2, 2])
     yield from (["ZRANGEBYSCORE", other, 0, 1], ["ZREVRANGEBYSCORE", other, 1, 0], ["ZREM", other, 1])
     yield from (["ZSCAN", other, 0], ["DEL", other])
     yield from (["MULTI"], ["EXISTS", other], ["EXEC"])
@@ -102,6 +103,8 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
         yield ["LREM", queue, 0, name]
         for key in (keys.processing_key(queue, name), keys.cancelled_key(queue)):
             yield ["LREM", key, 0, name]
+        for key in (keys.order_key(queue), keys.turns_key(queue)):
+            yield ["ZREM", key, name]
         for key in (keys.tickets_key(queue), keys.served_key(queue), keys.queue_folder_key(queue)):
             yield ["HDEL", key, name]
 

@@ -35,6 +35,7 @@ local WORKERS, STATISTICS = KEYS[1], PREFIX .. '{keys.STATISTICS_KEY}'
 local BUCKETS = {{ {", ".join(map(str, BUCKETS))} }}
 local PROCESSING, TICKETS = '{keys.processing_key("", "")}', '{keys.tickets_key("")}'
 local SERVED, CANCELLED = '{keys.served_key("")}', '{keys.cancelled_key("")}'
+local ORDER, TURNS = '{keys.order_key("")}', '{keys.turns_key("")}'
 local KEPT, BYTES = PREFIX .. '{keys.KEPT_KEY}', '{keys.kept_bytes_key("")}'
 local KEPT_JOBS = PREFIX .. '{keys.kept_jobs_key("")}'
 """
@@ -123,6 +124,8 @@ class TimelyScript:
 
 def load_script(client: redis.Redis, name: str, replicas: int = 0, wait: float = 0.0) -> Script:
     """The script mead/queue/lua/NAME.lua, with what all scripts share; see `Script`."""
-    common, script = ((_FOLDER / f"{part}.lua").read_text("utf-8") for part in ("common", name))
+    common, places, script = (
+        (_FOLDER / f"{part}.lua").read_text("utf-8") for part in ("common", "places", name)
+    )
     run = f"local function run()\n{script}end\nlocal answer = run()\npublish()\nreturn answer\n"
-    return Script(client, _NAMES + common + run, replicas, wait)
+    return Script(client, _NAMES + common + places + run, replicas, wait)

@@ -1,21 +1,22 @@
--- Gives a worker the oldest queued job. Returns its record, false (the queue is empty), "alone" (the next job must run
+-- Gives a worker the next queued job. Returns its record, false (the queue is empty), "alone" (the next job must run
 -- alone) or "again" (many ended jobs were skipped; call again).
 -- ARGV: queue, worker, now, now in ms, whether the worker holds no other job (1 or 0).
 local queue, worker, now, now_ms, alone = unpack(ARGV)
 for _ = 1, 1000 do
     local id = redis.call('LINDEX', queue, 0)
     if not id then return false end
-    local job = read(id, 'status', 'attempts', 'ticket', 'type', 'created_ms')
-    local waits = job[1] == 'queued'
+    local job = read(id, 'status', 'attempts', 'ticket', 'type', 'created_ms', 'owner')
+    local queued = job[1] == 'queued'
     local attempts = tonumber(job[2] or 0) or 0
-    if waits and attempts > 0 and alone == '0' then return 'alone' end
+    if queued and attempts > 0 and alone == '0' then return 'alone' end
     local ticket = tonumber(job[3] or redis.call('ZSCORE', queue .. CANCELLED, id) or 0) or 0
     if ticket > tonumber(redis.call('GET', queue .. SERVED) or 0) then
         redis.call('SET', queue .. SERVED, ticket)
     end
-    if waits then
+    if queued then
         redis.call('SADD', WORKERS, worker)
         redis.call('LMOVE', queue, queue .. PROCESSING .. worker, 'LEFT', 'RIGHT')
+        leave(queue, job[6], ticket, id)
         redis.call('HDEL', JOB .. id, 'error', 'error_kind', 'error_field', 'finished_at', 'notes',
             'faces')
         change(id, {status = 'processing', worker = worker, started_at = now, started_ms = now_ms,

@@ -76,16 +76,6 @@ local function uncount(place, entry)
     if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES) end
 end
 
--- Prepares a queue for its next ticket, also after its list was deleted by hand; returns its length.
-local function open_queue(queue)
-    local length = redis.call('LLEN', queue)
-    if length == 0 then
-        redis.call('SET', queue .. SERVED, tonumber(redis.call('GET', queue .. TICKETS) or 0) or 0)
-        redis.call('DEL', queue .. CANCELLED)
-    end
-    return length
-end
-
 -- Counts the bytes that stay of a job that has ended, in place of those counted before. A place expires with the last of
 -- its jobs; while one has not ended, it has no time to live. The same holds for the sorted set of the owner's jobs.
 local function keep_ended(owner, client, id, before, bytes, expires)
@@ -116,28 +106,4 @@ local function finish(id, fields, now, now_ms, ttl)
     keep_ended(owner, client, id, bytes, fields.bytes, math.floor(now_ms / 1000 + ttl))
     count(job[2], fields.status)
     if job[1] == 'processing' then observe(job[2], 'run', job[3], now_ms) end
-end
-
--- Puts a job back at the front of its queue. The id is pushed first: claim skips it until the record says "queued".
--- Notes and faces go: the next worker may be of an older version, which takes them for parameters.
-local function requeue(id, queue, attempts)
-    local served = tonumber(redis.call('GET', queue .. SERVED) or 0)
-    redis.call('LPUSH', queue, id)
-    redis.call('SET', queue .. SERVED, served - 1)
-    redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'loss', 'notes', 'faces')
-    change(id, {status = 'queued', ticket = served, steps = 0, attempts = attempts})
-end
-
--- Requeues the job of a dead worker, counting its attempt; after `most` attempts the job fails.
-local function recover_job(id, queue, now, now_ms, ttl, most)
-    local job = read(id, 'attempts', 'type')
-    local attempts = tonumber(job[1]) or 1
-    if attempts >= tonumber(most) then
-        local times = attempts == 1 and 'once' or attempts .. ' times'
-        local why = {status = 'failed', error_kind = 'internal', error = 'its worker died ' .. times}
-        finish(id, why, now, now_ms, ttl)
-    else
-        requeue(id, queue, attempts)
-        count(job[2], 'recovered')
-    end
 end

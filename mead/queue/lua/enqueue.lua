@@ -1,20 +1,21 @@
--- Creates one job or a group of them, all or none: their records, their tickets and their places at the end of the queue.
+-- Creates one job or a group of them, all or none: their records, their tickets and their places in the queue.
 -- Returns "accepted", the first job's id and their number (an earlier request's if the idempotency key was used before), or
--- why not: "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client), or
--- the name of the limit on what is kept that has been reached.
--- ARGV: deadline, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, longest, most,
--- limits on the kept jobs and bytes of all clients and of this one, number of jobs; then of each job: its id, the length of
--- what follows, names and values of parameters.
+-- why not: "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client),
+-- "fast" and in how many ms (too many jobs of this owner in a minute), or the name of the limit on what is kept that has
+-- been reached.
+-- ARGV: deadline, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, priority, limits
+-- (longest, most, a minute, on the kept jobs and bytes of all clients and of this one), number of jobs; then of each job:
+-- its id, the length of what follows, names and values of parameters.
 local deadline = table.remove(ARGV, 1)
-local queue, kind, owner, client, key, fingerprint, now, now_ms, bytes = unpack(ARGV, 1, 9)
-local longest, most = tonumber(ARGV[10]), tonumber(ARGV[11])
+local queue, kind, owner, client, key, fingerprint, now, now_ms, bytes, priority = unpack(ARGV, 1, 10)
+local longest, most, a_minute = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local limits = {
-    {'kept_jobs', tonumber(ARGV[12]), 'kept_bytes', tonumber(ARGV[13])},
-    {'client_kept_jobs', tonumber(ARGV[14]), 'client_kept_bytes', tonumber(ARGV[15])},
+    {'kept_jobs', tonumber(ARGV[14]), 'kept_bytes', tonumber(ARGV[15])},
+    {'client_kept_jobs', tonumber(ARGV[16]), 'client_kept_bytes', tonumber(ARGV[17])},
 }
-local number = tonumber(ARGV[16])
+local number = tonumber(ARGV[18])
 local ids, records = {}, {}
-local at = 17
+local at = 19
 for n = 1, number do
     ids[n] = ARGV[at]
     records[n] = {unpack(ARGV, at + 2, at + 1 + ARGV[at + 1])}
@@ -32,6 +33,16 @@ local function limit_reached()
         if most_jobs > 0 and kept + number > most_jobs then return jobs end
         if most_bytes > 0 and sums[n] > most_bytes then return total end
     end
+end
+
+-- In how many ms the owner may make these jobs, if that is not now.
+local function too_soon()
+    local since = now_ms - 60000
+    local made = redis.call('ZCOUNT', KEPT_JOBS .. owner, '(' .. since, '+inf')
+    local over = made + number - a_minute
+    if over <= 0 then return nil end
+    local last = redis.call('ZRANGEBYSCORE', KEPT_JOBS .. owner, '(' .. since, '+inf', 'WITHSCORES', 'LIMIT', over - 1, 1)
+    return last[2] - since
 end
 
 local function forget_expired()
@@ -62,6 +73,10 @@ if limit_reached() then
     local reached = limit_reached()
     if reached then return {reached} end
 end
+if a_minute > 0 then
+    local wait = too_soon()
+    if wait then return {'fast', wait} end
+end
 if most > 0 then
     local unfinished = UNFINISHED .. client
     if redis.call('SCARD', unfinished) + number > most then
@@ -80,7 +95,7 @@ for n, place in ipairs(places) do
     redis.call('SET', place .. BYTES, string.format('%.0f', sums[n]))  -- has no time to live then, either
 end
 local last = redis.call('INCRBY', queue .. TICKETS, number)
-redis.call('RPUSH', queue, unpack(ids))
+join(queue, owner, ids, last - number + 1, priority)
 for n, id in ipairs(ids) do
     redis.call('ZADD', KEPT_JOBS .. owner, now_ms, id)
     local ticket = last - number + n

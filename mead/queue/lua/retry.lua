@@ -1,7 +1,7 @@
--- Puts a failed job at the end of its queue, as if it had just been made. Returns 1, 0 (it cannot run again: it has not
+-- Puts a failed job into its queue, as if it had just been made. Returns 1, 0 (it cannot run again: it has not
 -- failed, or failed for its input, and its uploads are gone) or -1 (there is no such job).
--- ARGV: deadline, id, whether the number of a client's unfinished jobs is limited (1 or 0).
-local deadline, id, limited = unpack(ARGV)
+-- ARGV: deadline, id, whether the number of a client's unfinished jobs is limited (1 or 0), priority.
+local deadline, id, limited, priority = unpack(ARGV)
 local refused = late(deadline)
 if refused then return refused end
 local job = read(id, 'status', 'error_kind', 'queue', 'owner', 'client', 'idempotency_key', 'bytes', 'created_ms')
@@ -22,6 +22,6 @@ redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'finished_at
     'error_field', 'notes')
 open_queue(queue)
 local ticket = redis.call('INCR', queue .. TICKETS)
-redis.call('RPUSH', queue, id)
+join(queue, owner, {id}, ticket, priority)
 change(id, {status = 'queued', ticket = ticket, steps = 0, attempts = 0})
 return 1

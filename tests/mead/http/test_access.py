@@ -19,6 +19,7 @@ import requests
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser
 from pydantic import SecretStr
+from werkzeug.test import TestResponse
 
 import app as app_without_queue
 from caching_config import Settings
@@ -151,6 +152,44 @@ def test_each_key_has_its_own_limit(client_with: Callable[..., FlaskClient], job
     job = jobs.claim("latentrevisions_queue", worker)
     assert job is not None and jobs.fail(job, worker, "enough", "internal")
     assert ask(ANNA) == 202
+
+
+def test_keys_take_turns_by_their_priorities(
+    client_with: Callable[..., FlaskClient], jobs: Jobs, worker: str
+) -> None:
+    client = client_with(api_keys=(SecretStr(ANNA), SecretStr(f"{BEN} priority=2")))
+
+    def ask(key: str) -> str:
+        headers = {"X-API-Key": key, **ASYNC}
+        return client.post("/latent_revision", data={"prompt": "a house"}, headers=headers).get_json()["id"]
+
+    anna, ben = [ask(ANNA) for _ in range(3)], [ask(BEN) for _ in range(4)]
+    order = jobs.redis.lrange("latentrevisions_queue", 0, -1)
+    assert order == [anna[0], *ben[:2], anna[1], *ben[2:], anna[2]]
+    shown = client.get(f"/jobs/{ben[0]}", headers={"X-API-Key": BEN}).get_json()
+    assert shown["rank"] == 1 and "priority" not in shown
+    assert client.delete(f"/jobs/{ben[3]}", headers={"X-API-Key": BEN}).status_code == 200
+    assert jobs.redis.zscore("latentrevisions_queue:turns", jobs.get(ben[0]).owner) == 1.5
+
+
+def test_keys_have_so_many_jobs_a_minute(
+    client_with: Callable[..., FlaskClient], jobs: Jobs, worker: str
+) -> None:
+    keys = (SecretStr(ANNA), SecretStr(f"{BEN} jobs_per_minute=4"))
+    client = client_with(api_keys=keys, max_jobs_per_minute=2)
+
+    def ask(key: str, n: int = 1) -> TestResponse:
+        headers = {"X-API-Key": key, **ASYNC}
+        return client.post("/latent_revision", data={"prompt": "a house", "n": n}, headers=headers)
+
+    assert [ask(ANNA).status_code for _ in range(3)] == [202, 202, 429]
+    assert ask(BEN, 3).status_code == 202
+    refused = ask(BEN, 2)
+    assert refused.status_code == 429 and 1 < int(refused.headers["Retry-After"]) <= 60
+    assert "at most 4 jobs a minute" in refused.get_json()["message"]
+    assert ask(BEN).status_code == 202
+    impossible = ask(ANNA, 3)
+    assert impossible.status_code == 422 and impossible.get_json()["field"] == "n"
 
 
 def test_without_keys_each_address_has_its_own_limit(

@@ -693,7 +693,7 @@ def test_what_is_kept_is_counted(jobs: Jobs, client: redis.Redis) -> None:
     assert kept(client) == (4, 400) and kept(client, ":ann") == (3, 300) and kept(client, ":bob") == (1, 100)
     assert jobs.cancel("a")
     assert kept(client, ":ann") == (3, 200)
-    b, c, d = (jobs.claim(QUEUE, "me") for _ in "bcd")
+    d, b, c = (jobs.claim(QUEUE, "me") for _ in "dbc")  # it is bob's turn
     assert b and c and d
     jobs.succeed(b, "me", "b.png", bytes_stored=30)
     jobs.fail(c, "me", "a bug", "internal")
