@@ -82,7 +82,8 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
 def _form_of(spec: ModelSpec) -> dict[str, Any]:
     """A model's form, its sections as a list: objects in JSON have no order."""
     form = asdict(spec.form)
-    return form | {"sections": list(form["sections"].items())}
+    goes_on = getattr(spec, "goes_on", False)  # whether its jobs may go on with another's latents
+    return form | {"sections": list(form["sections"].items()), "goes_on": goes_on}
 
 
 def _routes() -> set[str]:

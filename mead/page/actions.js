@@ -20,10 +20,11 @@ const ACTIONS = [
   ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
   ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ...models.filter(({ form }) => form.reuse).map((model) => [model.form.reuse, (job) => !running(job) && fileOf(job), (job) => use(model, job)]),
-  ["Continue", (job) => job.status === "succeeded" && modelOf(job)?.parameters.from, goOn],
+  ["Continue", (job) => job.status === "succeeded" && modelOf(job)?.form.goes_on, goOn],
   ["Download", (job) => !running(job) && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
-  ["Time-lapse", (job) => job.file && job.frames && has("GET /jobs/{job_id}/timelapse.webp"), (job) => timelapse(job, "webp")],
-  ["Time-lapse, MP4", (job) => job.file && job.frames && has("GET /jobs/{job_id}/timelapse.mp4"), (job) => timelapse(job, "mp4")],
+  ["Play time-lapse", (job) => canPlay(job) && !job.playing, play],
+  ["Show the picture", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
+  ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
 ];
@@ -123,13 +124,23 @@ function use(model, job) {
   model.element.elements.prompt.focus();
 }
 
-function goOn(job) {
-  const model = modelOf(job);
-  fill(model, { ...parametersOf(job), seed: undefined, from: job.id }, []);
-  model.element.elements.prompt.focus();
+// Further steps from where it ended; all else is as it was.
+async function goOn(job) {
+  const body = new FormData();
+  body.append("from", job.id);
+  await submit(modelOf(job), body, PATIENCE, job.prompt);
 }
 
-async function timelapse(job, kind) {
-  const answer = await call(`jobs/${job.id}/timelapse.${kind}`, { timeout: UPLOAD });
-  save(await answer.blob(), fileOf(job).name.replace(/png$/, kind));
+const lapse = (job, kind) => call(`jobs/${job.id}/timelapse.${kind}`, { timeout: UPLOAD }).then((answer) => answer.blob());
+
+const canPlay = (job) => job.file && job.frames && has("GET /jobs/{job_id}/timelapse.webp");
+
+async function play(job) {
+  take({ id: job.id, playing: URL.createObjectURL(await lapse(job, "webp")) });
+}
+
+// As a video where the service can make one, else as an animated picture.
+async function downloadLapse(job) {
+  const [blob, kind] = await lapse(job, "mp4").then((video) => [video, "mp4"], async () => [await lapse(job, "webp"), "webp"]);
+  save(blob, fileOf(job).name.replace(/png$/, kind));
 }

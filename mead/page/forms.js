@@ -5,12 +5,13 @@ import { $, all, changed, giveFile, make, say } from "./dom.js";
 import { dice, quick } from "./quick.js";
 import { examples } from "./examples.js";
 import { avoidInto, avoidOf, avoid } from "./avoid.js";
+import { choicesOf, named } from "./named.js";
 import { open } from "./tabs.js";
 
 // Of parameters that no section of a form has.
 const LABELS = {
-  cutouts: "Cutouts", frames: "Time-lapse", identity: "Keep the person", init_weight: "Keep to the start", iterations: "Steps", l2: "Keep the face",
-  n: "How many", seed: "Seed", size: "Size", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
+  cutouts: "Cutouts", frames: "Time-lapse, pictures", identity: "Keep the person", init_weight: "Keep to the start", iterations: "Steps", l2: "Keep the face",
+  mapper: "Ready-made edit", n: "How many", seed: "Seed", size: "Size", sliders: "Sliders", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
 };
 const MISSING = { prompt: "Say what it should show.", img: "Choose a picture." };
 
@@ -51,7 +52,10 @@ export function makeForm(model, send) {
 function makeField(model, name, { label, about: text }, isWeight) {
   const schema = model.parameters[name];
   const must = model.required.includes(name);
-  const { element, input } = control(schema, label || name, isWeight);
+  const made = control(schema, label || name, isWeight);
+  const choices = choicesOf(model, name);
+  const { input } = made;
+  const element = choices?.length ? named(input, choices) : made.element;
   const id = `${model.path}-${name}`;
   Object.assign(input, { id, name, ariaRequired: must ? "true" : null });
   input.setAttribute("aria-describedby", `${id}-hint ${id}-error`);
@@ -59,7 +63,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
   const title = label ? [`${label} `, make("code", { textContent: name })] : [make("code", { textContent: name })];
   const error = make("p", { id: `${id}-error`, className: "error" });
   input.addEventListener("input", () => say(error, "") ?? (input.ariaInvalid = null));
-  return make("div", { className: "field", dataset: { field: name } },
+  return make("div", { className: "field", dataset: { field: name }, hidden: choices?.length === 0 },
     make("label", { htmlFor: id }, ...title),
     name === "seed" ? make("div", { className: "with-dice" }, element, dice(input)) : element,
     error,

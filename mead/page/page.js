@@ -8,6 +8,7 @@ import { makeForm } from "./forms.js";
 import * as gallery from "./gallery.js";
 import { take } from "./jobs.js";
 import { isLocked } from "./key.js";
+import * as live from "./live.js";
 import * as mask from "./mask.js";
 import { watch } from "./notes.js";
 import { send } from "./send.js";
@@ -23,6 +24,7 @@ if (models.length) {
     if (has(`POST ${model.route}/notes`)) watch(model);
     faces.watch(model);
     mask.watch(model);
+    live.watch(model, send);
   }
   say($("#draws"), service.draws);
   settings.start();

@@ -28,7 +28,7 @@ export async function send(model) {
 }
 
 // Makes jobs of a form, and shows the first of them.
-export async function submit(model, body, timeout) {
+export async function submit(model, body, timeout, prompt = body.get("prompt") ?? "") {
   if (!queued) return direct(model, body);
   const headers = { Prefer: "respond-async", "Idempotency-Key": keyOf(model, body) };
   const { id, ids = [id], notes } = await ask(model.path, { method: "POST", body, headers, timeout });
@@ -38,7 +38,7 @@ export async function submit(model, body, timeout) {
   sent.set(id, pictures);
   const group = ids.length > 1 ? { group: id } : {};
   const compared = await before(model, pictures, parameters).catch(() => null);
-  for (const one of ids) take({ ...parameters, id: one, before: compared, type: model.type, status: "queued", rank: 0, notes, files: Object.keys(pictures), ...group });
+  for (const one of ids) take({ ...parameters, prompt, id: one, before: compared, type: model.type, status: "queued", rank: 0, notes, files: Object.keys(pictures), ...group });
   choose(id);
   for (const one of ids) take(await ask(`jobs/${one}`));
 }

@@ -60,8 +60,9 @@ function draw(job) {
 
 function drawPicture(job) {
   const picture = $("#picture");
-  const pair = job && compare(job, $("#compare"));
-  if (job?.address && picture.src !== job.address) picture.src = job.address;
+  const pair = job && !job.playing && compare(job, $("#compare"));
+  const address = job?.playing ?? job?.address;
+  if (address && picture.src !== address) picture.src = address;
   Object.assign(picture, { alt: job ? `${running(job) ? "So far: " : ""}${job.prompt}` : "", hidden: !job?.address || pair });
   $("#compare").hidden = !pair;
   $("#empty").hidden = Boolean(job?.address);
