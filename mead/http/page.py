@@ -14,6 +14,7 @@ from flask import Blueprint, Response, abort, current_app, render_template, requ
 
 from mead.http.description import Description, describe
 from mead.http.models import models_of
+from mead.http.schemas import Models
 from mead.log import reason
 from mead.model_spec import ModelSpec
 from mead.registry import MODELS
@@ -23,7 +24,7 @@ from mead.weights.errors import WeightsError
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parents[1] / "page"
-ASSETS = frozenset({".css", ".js"})
+ASSETS = frozenset({".css", ".js", ".webp"})
 """The suffixes of files in FOLDER that are served as they are."""
 
 
@@ -67,13 +68,16 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
     service: dict[str, Any] = {
         "models": [],
         "draws": "",
+        "thumbnails": {},
         "forms": {spec.type: _form_of(spec) for spec in MODELS.values()},
         "routes": sorted(_routes()),
         "needs_key": bool(settings.api_keys),
         "job_ttl": settings.job_ttl,
     }
     try:
-        service |= models_of(settings, files_required=files_required).content()
+        models = models_of(settings, files_required=files_required)
+        service |= models.content()
+        service["thumbnails"] = _thumbnails(models)
     except WeightsError as error:
         log.error("the weights set cannot be used", extra={"error": reason(error)})
     return service
@@ -84,6 +88,17 @@ def _form_of(spec: ModelSpec) -> dict[str, Any]:
     form = asdict(spec.form)
     goes_on = getattr(spec, "goes_on", False)  # whether its jobs may go on with another's latents
     return form | {"sections": list(form["sections"].items()), "goes_on": goes_on}
+
+
+def _thumbnails(models: Models) -> dict[str, str]:
+    """Files that show what became of examples, by prompt; of sets that have such files."""
+    found = {}
+    for model in models.models:
+        for prompt in model.examples:
+            name = f"{models.weights}-{'-'.join(re.findall('[a-z0-9]+', prompt.lower()))}.webp"
+            if (FOLDER / name).is_file():
+                found[prompt] = name
+    return found
 
 
 def _routes() -> set[str]:

@@ -1,6 +1,7 @@
-// Prompts that work with these weights, to click.
+// Prompts that work with these weights, to click, with what became of them.
 
-import { button, changed, make } from "./dom.js";
+import { changed, make } from "./dom.js";
+import { service } from "./service.js";
 
 export function examples(model) {
   const use = (prompt) => {
@@ -9,6 +10,10 @@ export function examples(model) {
     changed(input);
     input.focus();
   };
-  const chips = model.examples.map((prompt) => button(prompt, () => use(prompt), { dataset: { example: "" } }));
-  return make("div", { className: "examples", role: "group", ariaLabel: "Examples", hidden: !chips.length }, ...chips);
+  const chip = (prompt) => {
+    const file = service.thumbnails[prompt];
+    const picture = file ? make("img", { src: `page/${file}`, alt: "", width: 40, height: 40 }) : null;
+    return make("button", { type: "button", dataset: { example: "" }, onclick: () => use(prompt) }, picture, make("span", { textContent: prompt }));
+  };
+  return make("div", { className: "examples", role: "group", ariaLabel: "Examples", hidden: !model.examples.length }, ...model.examples.map(chip));
 }

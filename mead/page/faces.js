@@ -54,7 +54,9 @@ function show() {
   const model = current();
   const photo = model?.photo;
   place.hidden = !photo || chosen() !== null;
-  $("#empty").hidden = !place.hidden || Boolean(chosen()?.address);
+  const empty = $("#empty");
+  empty.hidden = !place.hidden || Boolean(chosen()?.address);
+  if (!chosen()) say(empty, model?.form.first.includes("img") ? "Drop a photo here." : "Your picture appears here.");
   if (place.hidden) return place.replaceChildren();
   const { face, output } = model.element.elements;
   const picture = make("img", { src: photo.address, alt: "The photo" });

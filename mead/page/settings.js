@@ -1,6 +1,7 @@
 // A picture that was made here says how: its PNG has a text chunk "mead", in JSON. Dropped on the page, it fills
 // in the form again; settings that were copied do so when they are pasted.
 
+import { giveFile } from "./dom.js";
 import { fill, showError } from "./forms.js";
 import { models } from "./service.js";
 import { current } from "./tabs.js";
@@ -38,7 +39,10 @@ async function provenance(file) {
 
 async function fillFrom(file) {
   const made = await provenance(file).catch(() => null);
-  if (!use(made)) showError(current().element, { message: "This file does not say how it was made. Pictures made here do." });
+  if (use(made)) return;
+  const { element, form } = current();
+  if (form.first.includes("img")) giveFile(element.elements.img, file);
+  else showError(element, { message: "This file does not say how it was made. Pictures made here do." });
 }
 
 // Fills in the form of a model by its name. Returns whether there is one.

@@ -66,8 +66,7 @@ function drawPicture(job) {
   Object.assign(picture, { alt: job ? `${running(job) ? "So far: " : ""}${job.prompt}` : "", hidden: !job?.address || pair });
   $("#compare").hidden = !pair;
   $("#empty").hidden = Boolean(job?.address);
-  const nothing = job && !running(job) && job.status !== "succeeded";
-  say($("#empty"), !job ? "Your picture appears here." : nothing ? "No picture." : "No picture yet.");
+  if (job) say($("#empty"), running(job) || job.status === "succeeded" ? "No picture yet." : "No picture.");
 }
 
 // All pictures of a form that asked for several.

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, waiting_room: Any, tmp
     page.get_by_role("tab", name="Make", exact=True).click()
     fill(page, "latent_revision", prompt="a house", w0=5000)
     go(page)
-    expect(page.locator("#latent_revision-w0-error")).to_have_text("Must be at most 1000.")
+    expect(page.locator("#latent_revision-w0-error")).to_contain_text("Must be at most 1000")
     (tmp_path / "song.mp3").write_bytes(b"no picture")
     drop(page, "#latent_revision-img", tmp_path / "song.mp3")
     fill(page, "latent_revision", w0=5)
