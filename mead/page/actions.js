@@ -16,7 +16,7 @@ const ACTIONS = [
   ["Cancel", running, cancel],
   ["Cancel all", (job) => running(job) && groupOf(job).filter(running).length > 1 && has("DELETE /jobs"), cancelAll],
   ["Run again", (job) => job.status === "failed" && has("POST /jobs/{job_id}/retry"), retry],
-  ["Again, new seed", settled, (job) => again(job, {})],
+  ["New seed", settled, (job) => again(job, {})],
   ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
   ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ...models.filter(({ form }) => form.reuse).map((model) => [model.form.reuse, (job) => !running(job) && fileOf(job), (job) => use(model, job)]),

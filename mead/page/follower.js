@@ -98,16 +98,21 @@ export class Follower {
     for (const [id, how] of wanted) if (!this.streams.has(id) && this.streams.size < STREAMS) this.hear(id, how);
   }
 
+  say(id, change) {
+    for (const [window, { stage }] of this.active()) if (stage === id) this.tell(window, { change: { ...change, id } });
+  }
+
   async hear(id, { base, key, seq }) {
     const hand = new AbortController();
     this.streams.set(id, hand);
     try {
       const headers = { ...(key && { "X-API-Key": key }), ...(seq > 0 && { "Last-Event-ID": seq }) };
       const answer = await fetch(new URL(`jobs/${id}/events`, base), { headers, signal: hand.signal });
+      if (answer.status === 404) this.say(id, { status: "lost", message: "it is not known here any more" });
       if (!answer.ok) return;
       for await (const { kind, id: event, data } of events(answer)) {
         if (kind === "closing") return;
-        for (const [window, { stage }] of this.active()) if (stage === id) this.tell(window, { change: { ...data, seq: Number(event) } });
+        this.say(id, { ...data, seq: Number(event) });
       }
     } catch {
       if (!hand.signal.aborted) this.check(); // is the server lost?

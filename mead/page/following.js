@@ -49,7 +49,8 @@ function hear({ records = [], change, health }) {
 function showHealth({ ok, reached, message }) {
   const outage = $("#outage");
   const words = reached ? `Not everything works here: ${message}.` : "The server does not answer. This page goes on by itself when it is back.";
-  document.body.classList.toggle("lost", !ok && !reached);
+  const healed = ok && !outage.hidden;
   say(outage, ok ? "" : words);
   outage.hidden = ok;
+  if (healed) for (const { id } of jobs.values()) take({ id }); // what could not be loaded is asked for again
 }

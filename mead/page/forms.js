@@ -72,7 +72,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
 }
 
 // The rest is in its title, and on the API's page.
-const firstSentence = (text = "") => text.replace(/[;.] ?the weights set's own.*? when left out\.?/gi, ".").split(/(?<=[.!?]) /, 1)[0];
+const firstSentence = (text = "") => text.replaceAll("`", "").replace(/[;.] ?the weights set's own.*? when left out\.?/gi, ".").split(/(?<=[.!?]) /, 1)[0];
 
 // A weight counts while its text or picture is there: it is greyed before, and back when that goes.
 function bind(form, name, of, usual) {

@@ -59,7 +59,7 @@ function listen(canvas, width, erases, cursor) {
     Object.assign(context, { lineWidth: width(), lineCap: "round", strokeStyle: "#f0b347" });
     context.beginPath();
     context.moveTo(...(last ?? to));
-    context.lineTo(...to);
+    context.lineTo(to[0] + 0.01, to[1]); // a line without a length is not drawn
     context.stroke();
     last = to;
   };

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 
 import app as app_without_queue
 from caching_config import Settings
@@ -44,7 +45,7 @@ def page_of(http: FlaskClient, path: str = "/") -> Tags:
 
 
 def test_it_is_served_without_a_key(settings: Settings) -> None:
-    http = create_app(settings.model_copy(update={"api_keys": ("first-key-1",)})).test_client()
+    http = create_app(settings.model_copy(update={"api_keys": (SecretStr("first-key-1"),)})).test_client()
     for path in ("/", "/queue", *(f"/page/{path.name}" for path in FILES)):
         answer = http.get(path)
         assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]

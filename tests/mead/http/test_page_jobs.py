@@ -36,7 +36,7 @@ def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tm
     assert (tmp_path / "it.png").read_bytes() == image
     assert faults(page) == []
 
-    page.get_by_role("button", name="Again, new seed").click()
+    page.get_by_role("button", name="New seed").click()
     page.wait_for_function(f"location.hash !== '#{first}'")
     state(page, "^Done$")
     again = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
