@@ -45,8 +45,8 @@ SPEC = ModelSpec(
     module="LatentRevisions.LatentRevisions",
     own_extent=own_extent,
     form=PageForm(
-        title="New picture",
-        submit="Make the picture",
+        title="Make",
+        submit="Make",
         sections={
             "Words": (
                 FormField("prompt", "Prompt"),

@@ -76,7 +76,7 @@ SPEC = ModelSpec(
     own_extent=own_extent,
     form=PageForm(
         title="Edit a face",
-        submit="Edit the face",
+        submit="Edit",
         sections={
             "Face and words": (
                 FormField("img", "Photo", about="The photo of a face."),
@@ -94,7 +94,8 @@ SPEC = ModelSpec(
             ),
             "How much": (FormField("strength", "Strength"),),
         },
-        reuse="Edit as a face",
+        reuse="Edit this face",
+        first=("img", "prompt"),
     ),
     required_files=("img",),
     about="The result is the face alone, or with `output` the whole photo with the edited face in it; `face` "

@@ -87,12 +87,14 @@ class PageForm:
         submit: the label of its button.
         sections: its fields, by legend.
         reuse: the label of the button that uses a finished picture as this form's `img`; "" for none.
+        first: the fields that are shown at once, beside the button; the others are behind "Advanced".
     """
 
     title: str
     submit: str
     sections: Mapping[str, tuple[FormField, ...]]
     reuse: str = ""
+    first: tuple[str, ...] = ("prompt",)
 
 
 @dataclass(frozen=True)

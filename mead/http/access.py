@@ -25,7 +25,7 @@ from mead.http.cross_origin import CrossOriginPolicy, is_preflight
 from mead.queue.job import Job
 from mead.settings import Settings
 
-PUBLIC_PATHS = frozenset({"/", "/index", "/healthz", "/readyz", "/docs", "/openapi.json"})
+PUBLIC_PATHS = frozenset({"/", "/queue", "/index", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """Paths that need no key: health checks, the pages and the API's description."""
 PUBLIC_FOLDERS = ("/docs/", "/page/")  # the assets of these pages
 PATH_PREFIX = re.compile(r"(/[\w.~%-]+)*/?", re.ASCII)

@@ -39,8 +39,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def base_app(settings: Settings) -> Flask:
-    """What both APIs have: access control, the size limit, error answers, pages and liveness routes."""
+def base_app(settings: Settings, *, files_required: bool = True) -> Flask:
+    """What both APIs have: access control, the size limit, error answers, pages and liveness routes.
+
+    Args:
+        files_required: whether the models require the files that their specs say.
+    """
     app = Flask(__name__, static_folder=None)
     app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes
@@ -49,5 +53,5 @@ def base_app(settings: Settings) -> Flask:
     init_error_handlers(app, settings)
     app.register_blueprint(health.liveness_blueprint())
     app.register_blueprint(api_docs.blueprint(settings))
-    app.register_blueprint(page.blueprint(settings))
+    app.register_blueprint(page.blueprint(settings, files_required=files_required))
     return app

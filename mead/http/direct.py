@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The API; each model's weights are loaded on its first request."""
     settings = settings or Settings()
     runner = Runner(settings)
-    app = base_app(settings)
+    app = base_app(settings, files_required=False)
     app.register_blueprint(models.blueprint(settings, files_required=False))
     app.register_blueprint(faces.blueprint(settings, runner.forms))
     for spec in MODELS.values():

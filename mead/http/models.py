@@ -15,6 +15,7 @@ from mead.model_spec import ModelSpec
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.weights.notes import notes_on
+from mead.weights.texts import most_tokens, token_counts
 
 
 def blueprint(settings: Settings, *, files_required: bool = True) -> Blueprint:
@@ -73,7 +74,13 @@ def _described(spec: ModelSpec, settings: Settings, files_required: bool) -> Mod
 def _notes_view(spec: ModelSpec, settings: Settings) -> Callable[[], Response]:
     def view() -> Response:
         params = read_params(request, spec.params, settings)
-        return json_response(FormNotes(notes=list(notes_on(params, settings.weights))))
+        return json_response(
+            FormNotes(
+                notes=list(notes_on(params, settings.weights)),
+                tokens=token_counts(params),
+                most_tokens=most_tokens(settings.weights),
+            )
+        )
 
     view.__doc__ = f"""What would be noted on a job of {spec.name} with this form.
 

@@ -120,6 +120,12 @@ class FormNotes(Answer):
         description="Each is a sentence; empty if there is nothing to say.",
         examples=[["the demo weights have not learned: cat, astronaut"]],
     )
+    tokens: dict[str, int] = Field(
+        description="How many tokens the texts have for CLIP, by field: of a field with several texts, the "
+        "longest.",
+        examples=[{"prompt": 6}],
+    )
+    most_tokens: int = Field(description="How many tokens of a text CLIP reads.", examples=[36])
 
 
 class PhotoFaces(Answer):

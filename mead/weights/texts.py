@@ -22,7 +22,7 @@ def check_texts(params: JobParams, weights: str) -> None:
         ParamsError: naming the text and the words that would be cut off.
         UnknownSetError: if there is no such set.
     """
-    room = context_length(weights) - 2
+    room = most_tokens(weights)
     for field, text in params.texts():
         if surely_fits(text, room):
             continue
@@ -36,6 +36,23 @@ def check_texts(params: JobParams, weights: str) -> None:
             f'"{_start_of(unread)}"; make it shorter',
             out_of_range=True,
         )
+
+
+def most_tokens(weights: str) -> int:
+    """How many tokens of a text the CLIP of a set reads, without the start and end tokens.
+
+    Raises:
+        UnknownSetError: if there is no such set.
+    """
+    return context_length(weights) - 2
+
+
+def token_counts(params: JobParams) -> dict[str, int]:
+    """How many tokens a job's texts have, by field: of a field with several texts, the longest has."""
+    counts: dict[str, int] = {}
+    for field, text in params.texts():
+        counts[field] = max(counts.get(field, 0), len(load_tokeniser().encode(text)))
+    return counts
 
 
 @functools.cache

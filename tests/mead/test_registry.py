@@ -79,6 +79,7 @@ def test_on_the_page(toys: Service, browser: Browser) -> None:
     page.goto(toys.url)
     page.get_by_role("tab", name="Grey").click()
     page.locator("#toy-prompt").fill("a cloud")
+    page.locator("#panel-toy summary").click()
     page.locator("#toy-shade").fill("200")
     page.get_by_role("button", name="Make it grey").click()
     expect(page.locator("#state")).to_have_text("Done", timeout=120_000)

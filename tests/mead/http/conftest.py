@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import pytest
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from caching_config import Settings
 from LatentRevisions.params import LatentRevisionsParams
@@ -16,6 +18,9 @@ from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import make_engine, running
+from tests.mead.http.browsing import LIMIT
+
+Visit: TypeAlias = Callable[..., Page]
 
 
 @pytest.fixture
@@ -43,3 +48,30 @@ def worker(settings: Settings, jobs: Jobs, storage: FolderStorage, colours: Any)
     jobs.heartbeat("me", working.queues, settings.worker_ttl)
     with running(working.run):
         yield working
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens the page in a window, all in one browser profile; at the end nothing has been asked of any other
+    site, and nothing went wrong in a page or against its policy.
+    """
+    expect.set_options(timeout=LIMIT)
+    context = browser.new_context(viewport=ViewportSize(width=1280, height=900), accept_downloads=True)
+    context.set_default_timeout(LIMIT)
+    asked, wrong, urls = set(), [], {"data", "blob"}
+    context.on(
+        "request", lambda request: asked.add(re.sub(r"^(\w+://[^/]*|data|blob).*", r"\1", request.url))
+    )
+    context.on("weberror", lambda error: wrong.append(str(error.error)))
+    context.on("console", lambda said: wrong.append(said.text) if "Content Security" in said.text else None)
+
+    def open_page(url: str, path: str = "/") -> Page:
+        urls.add(url)
+        page = context.new_page()
+        page.goto(url + path)
+        expect(page.locator("form[data-route] .go")).to_have_count(2)
+        return page
+
+    yield open_page
+    context.close()
+    assert asked <= urls and not wrong

@@ -109,6 +109,12 @@ def test_notes_on_a_form(http: FlaskClient) -> None:
     assert notes(http, prompt="a red house", img_enc=("photo.jpg", b""), w2="1") == []
 
 
+def test_how_many_tokens_are_read(http: FlaskClient) -> None:
+    form = {"prompt": "a red house", "prompts": "a tree:2 | a boat on the sea:-1"}
+    answer = http.post("/latent_revision/notes", data=form).json
+    assert answer["tokens"] == {"prompt": 3, "prompts": 5} and answer["most_tokens"] == 38
+
+
 def test_a_form_that_would_be_refused_has_no_notes(http: FlaskClient) -> None:
     for form, status, field in (
         ({}, 400, "prompt"),

@@ -1,0 +1,56 @@
+// This window's part in following jobs: says what it looks at, and takes in what is new.
+
+import { $, say } from "./dom.js";
+import { chosen, jobs, running, take } from "./jobs.js";
+import { key } from "./key.js";
+import { queued, service } from "./service.js";
+
+const AGAIN = 10_000; // milliseconds between two words to the follower, so that it knows of this window
+
+let send = () => {};
+
+export async function connect() {
+  if (window.SharedWorker) {
+    const worker = new SharedWorker(new URL("shared_worker.js", import.meta.url), { type: "module", name: "mead" });
+    worker.port.onmessage = ({ data }) => hear(data);
+    worker.onerror = alone;
+    send = (state) => worker.port.postMessage(state);
+  } else await alone();
+  for (const event of ["visibilitychange", "key", "pageshow"]) addEventListener(event, () => report(true), true);
+  addEventListener("pagehide", () => send({ bye: true }));
+  addEventListener("unreached", () => { showHealth({ ok: false, reached: false }); report(true); });
+  setInterval(report, AGAIN);
+  report();
+}
+
+async function alone() {
+  const { Follower } = await import("./follower.js");
+  const follower = new Follower((_, message) => hear(message));
+  send = (state) => (state.bye ? follower.remove(window) : follower.update(window, state));
+  report();
+}
+
+// now: whether the follower should look at once.
+export function report(now = false) {
+  const job = chosen();
+  send({
+    base: document.baseURI, key: key(), queued, needsKey: service.needs_key, now: now === true,
+    visible: !document.hidden, busy: [...jobs.values()].some(running),
+    stage: job && running(job) && queued ? job.id : null, seq: job?.seq ?? 0,
+  });
+}
+
+function hear({ records = [], change, health }) {
+  for (const record of records) take(record);
+  if (change) take(change);
+  if (health) showHealth(health);
+}
+
+function showHealth({ ok, reached, message }) {
+  const outage = $("#outage");
+  const words = reached ? `Not everything works here: ${message}.` : "The server does not answer. This page goes on by itself when it is back.";
+  const healed = ok && !outage.hidden;
+  say(outage, ok ? "" : words);
+  outage.hidden = ok;
+  if (healed) for (const { id } of jobs.values()) take({ id }); // what could not be loaded is asked for again
+}

@@ -1,0 +1,129 @@
+// The stage: the chosen job's picture as it grows, how far it is, and what can be said about it.
+
+import { actions } from "./actions.js";
+import { compare } from "./compare.js";
+import { $, make, say } from "./dom.js";
+import { groupOf, STATES, chosen, choose, jobs, onChange, running } from "./jobs.js";
+import { load, preview } from "./pictures.js";
+import { report } from "./following.js";
+import { modelOf, queued, service } from "./service.js";
+import { duration, goes } from "./times.js";
+
+const PREVIEW_EVERY = 1000; // milliseconds
+const TITLE = document.title;
+
+export function start() {
+  onChange((job) => {
+    const shown = chosen();
+    if (!job) report();
+    if (!job || job === shown) draw(shown);
+    else if (shown && job.group && job.group === shown.group) drawGroup(shown);
+    if (job?.status === "succeeded" && (job === shown || job.wanted)) load(job);
+  });
+  setInterval(() => {
+    const job = chosen();
+    if (job && running(job)) draw(job); // the seconds left
+    if (job?.status === "processing" && queued && !document.hidden) preview(job);
+  }, PREVIEW_EVERY);
+  draw(chosen());
+}
+
+// The part that is done, 0 to 1; null if it is not known.
+export const share = (job) => (job.status === "processing" && job.total_steps ? job.steps / job.total_steps : null);
+
+// How a job is, in a few words.
+export function stateOf(job) {
+  if (job.status === "queued") return STATES.queued + (job.rank ? `: ${job.rank} before this one` : ": next in line");
+  if (job.status === "failed" || job.status === "lost") return `${STATES[job.status]}: ${job.message ?? job.error ?? "nobody knows why"}`;
+  return STATES[job.status];
+}
+
+function draw(job) {
+  const part = job && share(job);
+  const percent = part === null || !job ? "" : `${Math.floor(100 * part)}% `;
+  document.title = job && running(job) ? `${percent || "... "}· ${TITLE}` : TITLE;
+  document.body.classList.toggle("busy", Boolean(job && running(job)));
+  drawPicture(job);
+  drawGroup(job);
+  const bar = $("#bar");
+  bar.hidden = !job || !running(job);
+  if (part === null || !job) bar.removeAttribute("value");
+  else bar.value = part;
+  say($("#state"), job ? stateOf(job) : "");
+  say($("#steps"), job ? stepsOf(job) : "");
+  say($("#caption"), job?.prompt ?? "");
+  say($("#notes"), (job?.notes ?? []).join("\n"));
+  say($("#facts"), job ? factsOf(job) : "");
+  actions(job);
+  if (job?.status === "succeeded" && !job.file) load(job);
+}
+
+function drawPicture(job) {
+  const picture = $("#picture");
+  const pair = job && !job.playing && compare(job, $("#compare"));
+  const address = job?.playing ?? job?.address;
+  if (address && picture.src !== address) picture.src = address;
+  Object.assign(picture, { alt: job ? `${running(job) ? "So far: " : ""}${job.prompt}` : "", hidden: !job?.address || pair });
+  $("#compare").hidden = !pair;
+  $("#empty").hidden = Boolean(job?.address);
+  if (job) say($("#empty"), running(job) || job.status === "succeeded" ? "No picture yet." : "No picture.");
+}
+
+// All pictures of a form that asked for several.
+function drawGroup(job) {
+  const group = job ? groupOf(job) : [];
+  const strip = $("#group");
+  strip.hidden = group.length < 2;
+  if (strip.hidden) return strip.replaceChildren();
+  const ids = group.map(({ id }) => id).join();
+  if (strip.dataset.ids !== ids || !strip.children.length) {
+    strip.dataset.ids = ids;
+    strip.replaceChildren(...group.map((one) => make("button", { type: "button", dataset: { id: one.id }, onclick: () => choose(one.id) })));
+  }
+  group.forEach((one, place) => {
+    const card = strip.children[place];
+    one.wanted = true;
+    if (one.status === "succeeded") load(one);
+    card.ariaPressed = String(one === job);
+    card.ariaLabel = `Picture ${place + 1} of ${group.length}: ${STATES[one.status]}`;
+    const part = share(one);
+    if (one.address) {
+      if (card.firstChild?.src !== one.address) card.replaceChildren(make("img", { src: one.address, alt: "" }));
+    } else say(card, part === null ? STATES[one.status] : `${Math.floor(100 * part)}%`);
+  });
+}
+
+function stepsOf(job) {
+  const words = [];
+  if (job.total_steps) words.push(`step ${job.steps} of ${job.total_steps}`);
+  const left = secondsLeft(job);
+  if (left !== null) words.push(`about ${duration(left)} left`);
+  return words.join(", ");
+}
+
+// As the service says, else as fast as this job has been so far.
+function secondsLeft(job) {
+  if (!running(job)) return null;
+  if (typeof job.eta === "number") return job.eta;
+  if (!job.steps || !job.total_steps) return null;
+  job.pace ??= { at: performance.now(), steps: job.steps };
+  const steps = job.steps - job.pace.steps;
+  return steps < 2 ? null : ((performance.now() - job.pace.at) / 1000 / steps) * (job.total_steps - job.steps);
+}
+
+// The parameters that are not the usual ones, and when the picture goes.
+function factsOf(job) {
+  const fields = modelOf(job)?.parameters ?? {};
+  const told = Object.keys(fields).filter((name) => name !== "prompt" && name !== "n" && job[name] !== undefined && String(job[name]) !== String(fields[name].default));
+  const facts = [...told.map((name) => `${name} ${job[name]}`), ...(job.files ?? [])];
+  if (queued && job.finished_at && job.status === "succeeded") facts.push(goes(job, service.job_ttl));
+  return facts.join(" · ");
+}
+
+// The job that the address names, if this browser may see it.
+export async function restore(find) {
+  const id = location.hash.slice(1);
+  if (!/^[0-9a-f]{32}$/.test(id)) return;
+  if (!jobs.has(id)) await find(id);
+  if (jobs.has(id)) choose(id);
+}

@@ -1,0 +1,198 @@
+"""The web page's forms, in a real browser. Nothing is made here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+from playwright.sync_api import ViewportSize, expect
+
+from LatentRevisions.params import LatentRevisionsParams
+from mead.imaging.encoding import add_texts, write_picture
+from mead.provenance import chunks_of
+from tests.conftest import DATA
+from tests.mead.http.browsing import drop, faults, fill, form, go, on_stage, state
+from tests.mead.http.conftest import Visit
+from tests.StyleCLIP.test_faces import PLACES, group
+
+pytestmark = pytest.mark.browser
+
+
+def test_what_can_be_drawn_and_what_is_not_known(visit: Visit, waiting_room: Any) -> None:
+    page = visit(waiting_room.url)
+    expect(page.locator("#draws")).to_contain_text("make drawings")
+    note, tokens = form(page).locator(".bar .note"), form(page).locator(".tokens")
+    fill(page, "latent_revision", prompt="A Cat astronaut in a red house")
+    expect(note).to_have_text("the demo weights have not learned: Cat, astronaut")
+    expect(tokens).to_have_text("7 of 38 tokens")
+    page.get_by_role("button", name="a red house under the moon", exact=True).click()
+    expect(page.locator("#latent_revision-prompt")).to_have_value("a red house under the moon")
+    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    expect(note).to_be_empty()
+    fill(page, "latent_revision", prompt="a red house " * 20)
+    expect(note).to_contain_text("CLIP reads 38 tokens of a text and this has 60")
+
+
+def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waiting_room: Any) -> None:
+    page = visit(waiting_room.url)
+    w1, w2 = page.locator("#latent_revision-w1"), page.locator("#latent_revision-w2")
+    slider = page.get_by_role("slider", name="Weight").nth(1)
+    fill(page, "latent_revision", prompt="a house")
+    expect(w1).to_be_disabled()
+    expect(slider).to_be_disabled()
+    fill(page, "latent_revision", text_to_add="at night")
+    expect(w1).to_have_value("2")
+    slider.fill("-1.5")
+    expect(w1).to_have_value("-1.5")
+    w1.fill("7")  # beyond the slider
+    expect(slider).to_have_value("5")
+    fill(page, "latent_revision", text_to_add="")
+    expect(w1).to_be_disabled()
+    expect(w1).to_have_value("")
+    drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
+    thumbnail = page.locator("[data-field=img_enc] .drop img")
+    expect(thumbnail).to_have_js_property("complete", True)
+    assert thumbnail.evaluate("image => image.naturalWidth") > 100
+    expect(w2).to_have_value("5")
+    page.locator("[data-field=img_enc]").get_by_role("button", name="Remove").click()
+    expect(w2).to_be_disabled()
+
+
+def test_the_quick_choices_and_what_is_avoided(visit: Visit, waiting_room: Any) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
+    page = visit(waiting_room.url)
+    for name in ("Draft", "tall: 112x144", "2"):
+        form(page).get_by_role("button", name=name, exact=name == "2").click()
+    fill(page, "latent_revision", prompt="a house", prompts="at night:2")
+    page.get_by_label("Avoid", exact=True).fill("a tree | people")
+    form(page).get_by_role("button", name="Throw a seed").click()
+    seed = int(page.locator("#latent_revision-seed").input_value())
+    page.locator("#latent_revision-prompt").press("Control+Enter")
+    state(page, "^Waiting")
+    record = requests.get(f"{waiting_room.url}/jobs/{on_stage(page)}", timeout=60).json()
+    assert [record[name] for name in ("iterations", "size", "n", "seed")] == [20, "112x144", 2, seed]
+    assert record["prompts"] == "at night:2 | a tree:-5 | people:-5"
+    expect(page.get_by_role("button", name=re.compile("Picture . of 2"))).to_have_count(2)
+    page.get_by_role("button", name="Cancel all").click()
+    state(page, "^Cancelled$")
+    page.get_by_role("button", name="a house Cancelled").nth(1).wait_for()
+    fill(page, "latent_revision", prompts="", seed="")
+    page.get_by_label("Avoid", exact=True).fill("")
+    page.get_by_role("button", name="Reuse settings").click()
+    expect(page.get_by_label("Avoid", exact=True)).to_have_value("a tree | people")
+    expect(page.locator("#latent_revision-prompts")).to_have_value("at night:2")
+    expect(page.locator("#latent_revision-seed")).to_have_value(str(seed))
+
+
+def test_what_is_wrong_is_said_at_its_field(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    page = visit(waiting_room.url)
+    before = len(requests.get(f"{waiting_room.url}/jobs", timeout=60).json()["jobs"])
+    page.get_by_role("tab", name="Edit a face").click()
+    go(page)  # all that is missing is named at once
+    expect(page.locator("#styleclip-prompt-error")).to_have_text("Say what it should show.")
+    expect(page.locator("#styleclip-img-error")).to_have_text("Choose a picture.")
+    expect(page.locator("#styleclip-prompt")).to_be_focused()
+    expect(page.locator("#styleclip-prompt")).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("tab", name="Make", exact=True).click()
+    fill(page, "latent_revision", prompt="a house", w0=5000)
+    go(page)
+    expect(page.locator("#latent_revision-w0-error")).to_contain_text("Must be at most 1000")
+    (tmp_path / "song.mp3").write_bytes(b"no picture")
+    drop(page, "#latent_revision-img", tmp_path / "song.mp3")
+    fill(page, "latent_revision", w0=5)
+    expect(page.locator("#latent_revision-w0-error")).to_be_empty()
+    go(page)
+    expect(page.locator("#latent_revision-img-error")).not_to_be_empty()
+    assert len(requests.get(f"{waiting_room.url}/jobs", timeout=60).json()["jobs"]) == before
+
+
+def test_a_picture_dropped_on_the_page_fills_in_its_form(
+    visit: Visit, waiting_room: Any, tmp_path: Path
+) -> None:
+    page = visit(waiting_room.url)
+    picture = Image.new("RGB", (8, 8))
+    prompt = "ein „Haus“\nin Rot"
+    params = LatentRevisionsParams(prompt=prompt, seed=7, prompts="at night:2", upscale=2, img_path="x.png")
+    add_texts(picture, chunks_of(params, 40, "LatentRevisions", "demo"))
+    write_picture(picture, tmp_path / "made.png")
+    fill(page, "latent_revision", cutouts=3)
+    page.get_by_role("tab").nth(1).click()
+    drop(page, "#stage", tmp_path / "made.png")
+    filled = {"prompt": prompt, "seed": "7", "prompts": "at night:2", "upscale": "2", "w0": "", "cutouts": ""}
+    for name, value in filled.items():
+        expect(page.locator(f"#latent_revision-{name}")).to_have_value(value)
+    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    said = page.locator("[data-route=latent_revision] > .error")
+    expect(said).to_have_text("Choose the pictures again: img.")
+    write_picture(Image.new("RGB", (8, 8)), tmp_path / "other.png")
+    drop(page, "#stage", tmp_path / "other.png")
+    expect(said).to_contain_text("does not say how it was made")
+    expect(page.locator("#latent_revision-seed")).to_have_value("7")
+    drop(page, "#latent_revision-img", tmp_path / "made.png")  # there it is a starter
+    expect(page.locator("[data-route=latent_revision] [data-field=img] .drop")).to_contain_text("made.png")
+
+
+def test_a_mask_is_painted_over_the_starter(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
+    page = visit(waiting_room.url)
+    paint = form(page).get_by_role("button", name="Paint the mask")
+    fill(page, "latent_revision")
+    expect(paint).to_be_disabled()
+    page.locator("#latent_revision-img").set_input_files(DATA / "coffee.jpg")
+    paint.click()
+    canvas = page.get_by_role("img", name="The mask")
+    expect(canvas).to_be_focused()
+    canvas.press("Space")  # in the middle
+    page.get_by_role("button", name="Use this mask").click()
+    expect(paint).to_be_focused()
+    mask = page.evaluate(
+        """async () => {
+            const [file] = document.querySelector("#latent_revision-mask").files;
+            const picture = await createImageBitmap(file);
+            const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+            context.drawImage(picture, 0, 0);
+            const grey = (x, y) => context.getImageData(x, y, 1, 1).data[0];
+            return [picture.width, picture.height, grey(picture.width / 2, picture.height / 2), grey(0, 0)];
+        }"""
+    )
+    with Image.open(DATA / "coffee.jpg") as photo:
+        assert mask == [*photo.size, 255, 0]
+
+
+@pytest.mark.slow
+def test_a_face_is_chosen_in_the_photo(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
+    group(*PLACES).save(tmp_path / "group.png")
+    page = visit(waiting_room.url)
+    page.get_by_role("tab", name="Edit a face").click()
+    page.locator("#styleclip-img").set_input_files(tmp_path / "group.png")
+    expect(page.get_by_text("The photo shows 3 faces.")).to_be_visible()
+    faces = [page.get_by_role("button", name=f"Face {number}", exact=True) for number in (1, 2, 3)]
+    pressed = [face.get_attribute("aria-pressed") for face in faces]
+    assert pressed.count("true") == 1  # the largest
+    faces[1].click()
+    expect(page.locator("#styleclip-face")).to_have_value("2")
+    expect(faces[1]).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="All faces").click()
+    expect(page.locator("#styleclip-face")).to_have_value("all")
+    expect(page.locator("#styleclip-output")).to_have_value("photo")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_used_by_all_and_on_a_phone(visit: Visit, waiting_room: Any, scheme: Any) -> None:
+    page = visit(waiting_room.url)
+    page.emulate_media(color_scheme=scheme)
+    for summary in page.locator("details summary").all():
+        summary.evaluate("summary => { summary.parentElement.open = true; }")
+    assert faults(page) == []
+    page.get_by_role("tab", name="Edit a face").click()
+    assert faults(page) == []
+    page.get_by_role("tab", name="Make", exact=True).click()
+    for width in (375, 320):
+        page.set_viewport_size(ViewportSize(width=width, height=667))
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        box = form(page).locator(".go").bounding_box()
+        assert box["y"] + box["height"] <= 667  # in sight without scrolling

@@ -1,0 +1,211 @@
+"""The web page's pictures, in a real browser on the real service: made, followed, kept in the gallery."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import expect
+
+from mead.cli.local_redis import free_port
+from tests.conftest import Process, answers, report
+from tests.mead.http.browsing import faults, fill, form, go, on_stage, state
+from tests.mead.http.conftest import Visit
+
+pytestmark = [pytest.mark.browser, pytest.mark.service, pytest.mark.slow]
+
+
+def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tmp_path: Path) -> None:
+    page = visit(service.url)
+    fill(page, "latent_revision", prompt="a cat at sunset", iterations=3, seed=7)
+    go(page)
+    state(page, "^Done$")
+    expect(page.locator("#steps")).to_have_text("step 3 of 3")
+    expect(page.locator("#facts")).to_contain_text("iterations 3 · seed 7")
+    expect(page.locator("#facts")).to_contain_text("goes in 24 hours")
+    expect(page.locator("#notes")).to_have_text("the demo weights have not learned: cat")
+    first = on_stage(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).click()
+    assert download.value.suggested_filename.startswith("a-cat-at-sunset-")
+    download.value.save_as(tmp_path / "it.png")
+    image = requests.get(f"{service.url}/jobs/{first}/image", timeout=60).content
+    assert (tmp_path / "it.png").read_bytes() == image
+    assert faults(page) == []
+
+    page.get_by_role("button", name="New seed").click()
+    page.wait_for_function(f"location.hash !== '#{first}'")
+    state(page, "^Done$")
+    again = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
+    assert (again["prompt"], again["iterations"]) == ("a cat at sunset", 3) and again["seed"] != 7
+    page.reload()  # the address has the job
+    state(page, "^Done$")
+    expect(page.get_by_role("img", name="a cat at sunset")).to_be_visible()
+    page.get_by_role("button", name="Four variations").click()
+    cards = page.get_by_role("button", name=re.compile("Picture . of 4: Done"))
+    expect(cards).to_have_count(4)
+    page.get_by_role("button", name="Use as starter").click()
+    name = page.locator("#latent_revision-img").evaluate("input => input.files[0].name")
+    assert name.startswith("a-cat-at-sunset-")
+
+    other = visit(service.url)  # another window lists the same
+    expect(other.locator("#gallery li")).to_have_count(6)
+    other.get_by_role("searchbox").fill("no such prompt")
+    expect(other.get_by_text("Nothing found.")).to_be_visible()
+    other.get_by_role("searchbox").fill("CAT AT")
+    expect(other.locator("#gallery li:visible")).to_have_count(6)
+    other.locator("#gallery li button").last.click()
+    assert on_stage(other) == first
+
+
+def test_a_face_edited_by_keyboard_alone_and_compared(visit: Visit, service: Any, face: Path) -> None:
+    page = visit(service.url)
+    page.get_by_role("tab", name="Make", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Edit a face")).to_be_focused()
+    page.locator("#styleclip-img").focus()
+    page.locator("#styleclip-img").set_input_files(face)
+    expect(page.get_by_role("button", name="Face 1")).to_be_visible()
+    page.locator("#styleclip-prompt").focus()
+    page.keyboard.type("a person with blue hair")
+    page.keyboard.press("Control+Enter")
+    state(page, "^Done$")
+    slider = page.get_by_role("slider", name="Before and after")
+    expect(slider).to_be_visible()
+    slider.press("Home")
+    expect(page.get_by_role("img", name="Before: a person with blue hair")).to_be_visible()
+    fill(page, "styleclip", output="pair", iterations=2)
+    go(page)
+    expect(page.locator("#facts")).to_contain_text("output pair")
+    state(page, "^Done$")
+    page.reload()  # the picture has both
+    expect(slider).to_be_visible()
+
+
+def test_a_job_outlives_the_page_and_is_cancelled(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    fill(page, "latent_revision", prompt="a red heart", iterations=2000)
+    go(page)
+    expect(page.locator("#picture")).to_be_visible()  # a preview
+    state(page, "^Running$")
+    page.reload()
+    state(page, "^Running$")
+    expect(page.locator("#steps")).to_have_text(re.compile(r"step \d+ of 2000, about .* left"))
+    expect(page).to_have_title(re.compile(r"^\d+% "))
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    state(page, "^Cancelled$")
+    record = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
+    assert record["status"] == "cancelled"
+    with page.expect_download() as download:  # what there was of it
+        page.get_by_role("button", name="Download", exact=True).click()
+    assert download.value.suggested_filename.endswith("-unfinished.png")
+
+
+def test_two_windows_with_eight_jobs(visit: Visit, service: Any) -> None:
+    """They share one stream, so that connections are left: a browser opens six."""
+    pages = [visit(service.url), visit(service.url)]
+    for page in pages:
+        fill(page, "latent_revision", prompt="a green tree", iterations=12)
+        form(page).get_by_role("button", name="4", exact=True).click()
+        go(page)
+    for page in pages:
+        cards = page.get_by_role("button", name=re.compile("Picture . of 4: Done"))
+        expect(cards).to_have_count(4)
+        state(page, "^Done$")
+
+
+def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
+    page = visit(waiting_room.url)
+    fill(page, "latent_revision", prompt="a house")
+    expect(page.locator("#outage")).to_contain_text("Not everything works here")
+    go(page)
+    expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text("no inference server")
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    expect(page.locator("#outage")).to_be_hidden()
+    go(page)
+    state(page, "^Waiting: next in line$")
+    first = on_stage(page)
+    go(page)
+    state(page, "^Waiting: 1 before this one$")
+    assert waiting_room.jobs.cancel(first)
+    state(page, "^Waiting: next in line$")
+    expect(page.get_by_role("button", name="a house Cancelled")).to_be_visible()
+    job = waiting_room.jobs.claim("latentrevisions_queue", "idle")
+    report(waiting_room.jobs, job, 1, 4)
+    expect(page.locator("#steps")).to_have_text("step 1 of 4")
+    expect(page).to_have_title(re.compile("^25% "))
+    waiting_room.jobs.fail(job, "idle", "the disk was full", "internal")
+    state(page, "^Failed: the disk was full$")
+
+    page.goto(f"{waiting_room.url}/queue")
+    failed = page.get_by_role("row", name=re.compile("the disk was full"))
+    expect(failed).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("^latentrevisions_queue"))).to_be_visible()
+    assert faults(page) == []
+    failed.get_by_role("button", name="Again").click()
+    expect(page.get_by_text("Nothing has failed.")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("a house waiting, 0 before it"))).to_be_visible()
+    waiting_room.jobs.cancel(job.id)
+
+
+def test_a_lost_server_and_a_key(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    environment = {**waiting_room.environment, "PORT": str(port), "API_KEYS": "first-key-1"}
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    server = Process("caching_server.py", environment, tmp_path / "log")
+    try:
+        server.wait_until(lambda: answers(url + "/healthz"))
+        page = visit(url)
+        door = page.get_by_label("API key")
+        expect(door).to_be_hidden()  # until it is needed
+        fill(page, "latent_revision", prompt="a house")
+        go(page)
+        for key, why in (("wrong-key-1", "asks for a key"), ("first-key-1", "not known")):
+            expect(page.get_by_role("alert").filter(has_text=why)).to_be_visible()
+            expect(door).to_be_focused()
+            page.keyboard.type(key)
+            page.keyboard.press("Enter")
+        state(page, "^Waiting")
+        page.reload()  # in the same tab the key is remembered, by the follower too
+        state(page, "^Waiting")
+
+        server.stop()
+        expect(page.locator("#outage")).to_contain_text("does not answer")
+        server = Process("caching_server.py", environment, tmp_path / "log")
+        expect(page.locator("#outage")).to_be_hidden()
+        assert waiting_room.jobs.cancel(on_stage(page))
+        state(page, "^Cancelled$")
+
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_role("button", name="Enter your key")).to_be_visible()
+        expect(page.locator("#gallery li")).to_have_count(0)
+    finally:
+        server.stop()
+
+
+def test_redis_that_hangs(visit: Visit, waiting_room: Any) -> None:
+    """Every call ends, and the page says why."""
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    page = visit(waiting_room.url)
+    fill(page, "latent_revision", prompt="a house")
+    waiting_room.redis.execute_command("CLIENT", "PAUSE", "15000", "ALL")
+    go(page)
+    expect(page.locator("#outage")).to_contain_text("does not answer")
+    expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text("does not answer in time")
+    expect(form(page)).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#outage")).to_be_hidden()  # it is back
+
+
+def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
+    page = visit(door("app.py", tmp_path))
+    fill(page, "latent_revision", prompt="a red house", iterations=3)
+    go(page)
+    state(page, "^Done$")
+    expect(page.locator("#steps")).to_have_text("step 3 of 3")
+    expect(page.get_by_role("img", name="a red house")).to_be_visible()
+    fill(page, "latent_revision", iterations=0)
+    go(page)
+    expect(page.locator("#latent_revision-iterations-error")).not_to_be_empty()
