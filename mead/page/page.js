@@ -79,6 +79,7 @@ for (const form of all("form[data-route]")) {
   const schema = api.paths[`/${form.dataset.route}`].post.requestBody.content["multipart/form-data"].schema;
   const placed = all("[data-field]", form).map((place) => place.dataset.field);
   for (const [name, field] of Object.entries(schema.properties)) {
+    if (name.startsWith("webhook")) continue; // for programs
     fields[name] = field;
     if (placed.includes(name) || "const" in field) continue; // no choice, no field
     const place = make("div", { textContent: name });
