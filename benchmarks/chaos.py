@@ -6,14 +6,15 @@ About every second one of them that has run undisturbed for a while is killed (S
 over to its replica, or drops all connections and scripts. Meanwhile clients post jobs of a few steps, wait,
 follow the events, hang up, cancel, see their job's record deleted, and repeat what got no answer with the
 same Idempotency-Key. Then everything is left alone until the jobs have ended, and what clients were told is
-compared with what the records, the counters and the folders say. Lost, ended twice, stuck and files left over
-must all be 0.
+compared with what the records, the counters and the folders say. Lost, ended twice, stuck, untold and files
+left over must all be 0.
 
 - accepted: jobs whose id a client was told;
 - lost: of those, the ones without a record, or succeeded without a picture;
 - ended twice: ends that were counted beyond one a job, ends told that the record does not confirm, and keys
   that made two jobs;
 - stuck: jobs that do not end, ids that stay in a queue or with a worker;
+- untold: jobs whose end a webhook should have told a receiver that refuses every third, and has not;
 - files left over: what lies in the folders and belongs to no job, after one sweep as the workers do it.
 """
 
@@ -35,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -53,6 +55,7 @@ from mead.installation import ROOT
 from mead.queue.job import ENDED
 from mead.queue.jobs import Jobs
 from mead.queue.keys import job_key, processing_key
+from mead.queue.outbox import Outbox
 
 WORKER_TTL = 3  # seconds; short, so that many a worker is taken for dead
 CLIENTS = 16
@@ -249,11 +252,58 @@ class NotAnsweredError(Exception):
     """The server could not answer now; the same can be asked again."""
 
 
+class Receiver:
+    """Receives webhooks on a port of 127.0.0.1, and refuses every third with 500.
+
+    Attributes:
+        told: the ends that it was told of, by job.
+        refused: how many webhooks it has refused.
+    """
+
+    def __init__(self) -> None:
+        self.told: dict[str, Counter[str]] = defaultdict(Counter)
+        self.refused = 0
+        self._received = 0
+        self._lock = threading.Lock()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200 if receiver.takes(job) else 500)
+                self.end_headers()
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def takes(self, job: Mapping[str, Any]) -> bool:
+        """Note a webhook; False if it is refused."""
+        with self._lock:
+            self._received += 1
+            if self._received % 3 == 0:
+                self.refused += 1
+                return False
+            self.told[job["id"]][job["status"]] += 1
+            return True
+
+    def close(self) -> None:
+        """Stop it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Clients:
     """Ask for jobs in every way, and note what they are told."""
 
-    def __init__(self, url: str, jobs: int, seconds: float, seed: int, client: redis.Redis) -> None:
+    def __init__(
+        self, url: str, jobs: int, seconds: float, seed: int, client: redis.Redis, receiver: Receiver
+    ) -> None:
         self.url = url
+        self.receiver = receiver
         self.redis = client
         self.forgotten: dict[str, dict[str, str]] = {}  # records that were deleted, as they were then
         self.address = url.removeprefix("http://")
@@ -415,6 +465,7 @@ class Clients:
     def _form(self, asked: Asked, more: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
         number = asked.key.rsplit("-", 1)[1]
         fields = {"prompt": "a girl with green hair", "seed": number, "iterations": "3"}
+        fields["webhook"] = self.receiver.url
         files = {"img": ("face.jpeg", self.photo)}
         if not self._is_styleclip(asked):
             fields |= {"size": "64x64", "cutouts": "4"}
@@ -434,21 +485,24 @@ class Clients:
 
 @dataclass
 class Books:
-    """What a run came to. Each of the last four holds a line for each thing that must not be."""
+    """What a run came to. Each of the last five holds a line for each thing that must not be."""
 
     accepted: int = 0
     forgotten: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     swept: int = 0
+    webhooks: int = 0
+    webhooks_refused: int = 0
     lost: list[str] = field(default_factory=list)
     ended_twice: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
     files_left_over: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        return not (self.lost or self.ended_twice or self.stuck or self.files_left_over)
+        return not (self.lost or self.ended_twice or self.stuck or self.untold or self.files_left_over)
 
 
 def check(clients: Clients, jobs: Jobs, storage: FolderStorage, settings: Settings) -> Books:
@@ -484,6 +538,12 @@ def check(clients: Clients, jobs: Jobs, storage: FolderStorage, settings: Settin
         if one.ends - {known["status"]} and known["status"] in ENDED:
             books.ended_twice.append(f"{job_id} is {known['status']}; told was {sorted(one.ends)}")
     books.ended_twice += [f"{one.key} made {sorted(one.ids)}" for one in asked if len(one.ids) > 1]
+    told_by_webhook = clients.receiver.told
+    books.webhooks = sum(ends.total() for ends in told_by_webhook.values())
+    books.webhooks_refused = clients.receiver.refused
+    for job_id, record in records.items():
+        if record["status"] in ENDED and set(told_by_webhook[job_id]) != {record["status"]}:
+            books.untold.append(f"{job_id} is {record['status']}; told was {dict(told_by_webhook[job_id])}")
     for kind, counted in jobs.statistics().items():
         every = [*records.values(), *forgotten.values()]
         by_status = Counter(record["status"] for record in every if record["type"] == kind)
@@ -556,6 +616,8 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         "WORKER_TTL": str(WORKER_TTL),
         "TORCH_THREADS": "1",
         "API_KEYS": "",
+        "WEBHOOK_ALLOW": "127.0.0.1",
+        "WEBHOOK_TIMEOUT": "2",
     }
 
     def redis_command(number: int) -> list[str | Path]:
@@ -571,7 +633,9 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
     }
     settings = Settings(redis_url=redis_url, data_dir=folder / "data", worker_ttl=WORKER_TTL)
     store = Jobs(connect(settings), settings.job_ttl)
+    receiver = Receiver()
     with ExitStack() as stack:
+        stack.callback(receiver.close)
         parts = []
         for name, (command, peace) in commands.items():
             log = folder / f"{name.replace(' ', '_')}.log"
@@ -580,7 +644,8 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         for part in parts:
             part.rest()
         pair = RedisPair((parts[0], parts[1]), redis_ports, address)
-        chaos, clients = Chaos(pair, parts[2:], seed), Clients(url, jobs, seconds, seed, store.redis)
+        chaos = Chaos(pair, parts[2:], seed)
+        clients = Clients(url, jobs, seconds, seed, store.redis, receiver)
         stop = threading.Event()
         hitting = threading.Thread(target=chaos.run, args=[stop])
         asking = threading.Thread(target=clients.run)
@@ -597,6 +662,8 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
         asking.join()
         with suppress(TimeoutError):
             _wait_until(lambda: _all_ended(store, settings), "jobs do not end", PATIENCE)
+        with suppress(TimeoutError):
+            _wait_until(lambda: not Outbox(store.redis).counts().waiting, "webhooks stay", PATIENCE)
         _wait_until(lambda: _ready(url), "the service does not come back", PATIENCE)
         took = time.monotonic() - left_alone
         books = check(clients, store, FolderStorage(settings.data_dir), settings)
@@ -662,10 +729,12 @@ def show(found: Run) -> None:
     print(f"cancelled           {books.ended['cancelled']:6}")
     print(f"failed with reason  {books.ended['failed']:6}   {dict(books.reasons)}")
     print(f"(swept after kills  {books.swept:6})")
+    print(f"webhooks received   {books.webhooks:6}   and {books.webhooks_refused} refused, to be sent again")
     must_not_be = {
         "lost": books.lost,
         "ended twice": books.ended_twice,
         "stuck": books.stuck,
+        "untold": books.untold,
         "files left over": books.files_left_over,
     }
     for name, lines in must_not_be.items():

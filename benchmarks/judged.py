@@ -1,9 +1,10 @@
 """The time to the judge's score: `python -m benchmarks.judged`.
 
 How long our pictures take until they show as much of their prompts, and are as close to drawings, as those of
-the published algorithm at the end of its run. Demo weights, held-out prompts. The judges are the evaluation's:
-the share of named attributes that the reader sees, and the Fréchet distance in its features from drawings of
-the same prompts (docs/models.md). Starts and steps count as time, not the decoding of what is judged.
+the published algorithm at the end of its run. Demo weights, held-out prompts. The judges are those of the
+evaluation: the share of named attributes that the reader sees, and the Fréchet distance in its features from
+drawings of the same prompts (docs/models.md). Starts and steps count as time, not the decoding of what is
+judged.
 """
 
 from __future__ import annotations

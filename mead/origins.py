@@ -74,6 +74,11 @@ def is_allowed_host(host: str, allowed: Collection[str]) -> bool:
     *inner, last = name.split(".")
     if name.startswith("[") or not inner or last.isdigit() or last == "localhost":
         return True
+    return is_allowed_name(name, allowed)
+
+
+def is_allowed_name(name: str, allowed: Collection[str]) -> bool:
+    """Whether a host's name is one of `allowed` (from `normal_host`), or in one of their domains."""
     return any(name == known or (known.startswith(".") and f".{name}".endswith(known)) for known in allowed)
 
 

@@ -227,6 +227,7 @@ _WORDS = {
     "extra_forbidden": "unknown parameter",
     "string_type": _TEXT,
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "string_too_long": "is longer than {max_length} characters, far more than CLIP reads; make it shorter",
     "int_type": _WHOLE,
     "int_parsing": _WHOLE,

@@ -61,6 +61,7 @@ def _replacements(settings: Settings) -> list[tuple[str, str]]:
 
     def pairs() -> Iterator[tuple[str, str]]:
         secrets = {parse_api_key(entry.get_secret_value()).key: "***" for entry in settings.api_keys}
+        secrets |= {secret.get_secret_value(): "***" for secret in settings.webhook_secret}
         for password in redis_passwords(settings.redis_url):
             secrets |= {f":{password}@": ":***@", f"password={password}": "password=***"}
             if len(password) >= SHORTEST_KEY:  # a shorter one may be part of ordinary words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,31 @@ def check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for key in keys:
         parse_api_key(key.get_secret_value())
     return keys
+
+
+def webhook_key(secret: str) -> bytes:
+    """The key that a secret for webhooks stands for.
+
+    Raises:
+        ValueError: it is not "whsec_" and 24 to 64 bytes in base64.
+    """
+    prefix, encoded = secret[:6], secret[6:]
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        key = b""
+    if prefix != "whsec_" or not 24 <= len(key) <= 64:
+        raise ValueError(
+            'a secret must be whsec_ and 24 to 64 bytes in base64: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return key
+
+
+def check_webhook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """The secrets of webhooks, if each is one; else raises ValueError."""
+    for secret in secrets:
+        webhook_key(secret.get_secret_value())
+    return secrets
 
 
 def check_each(check: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:

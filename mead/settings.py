@@ -25,11 +25,13 @@ from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
 from mead.queue_settings import QueueSettings
+from mead.receivers import check_allowed
 from mead.registry import MODELS
 from mead.setting_checks import (
     check_each,
     check_keys,
     check_together,
+    check_webhook_secrets,
     split,
     without_brackets,
 )
@@ -148,6 +150,28 @@ class ServiceSettings(QueueSettings):
         tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(normal_origin))
     ] = Field(
         (), description="Origins whose pages may call the API from a browser, comma-separated; * is any."
+    )
+    webhook_secret: Annotated[
+        tuple[SecretStr, ...], NoDecode, BeforeValidator(split), AfterValidator(check_webhook_secrets)
+    ] = Field(
+        (),
+        description="Secrets that sign webhooks, comma-separated: whsec_ and base64. Without one they are "
+        "not signed.",
+    )
+    webhook_allow: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(check_allowed))
+    ] = Field(
+        (),
+        description="Hosts and networks that webhooks may be sent to beside public addresses, "
+        "comma-separated; * is any.",
+    )
+    webhook_timeout: float = Field(
+        10, gt=0, le=60, description="Seconds that the receiver of a webhook may take to answer."
+    )
+    webhook_retry_seconds: int = Field(
+        12 * 3600,
+        ge=0,
+        description="Seconds after the end of a job for which a webhook that has failed is sent again.",
     )
     log_json: bool = Field(True, description="Whether to log JSON instead of plain text.")
 

@@ -25,6 +25,7 @@ OTHER_VARIABLES = {
     "XDG_DATA_HOME",
     "REDISCLI_AUTH",
     "AWS_ENDPOINT_URL",
+    "SSL_CERT_FILE",
 }
 
 

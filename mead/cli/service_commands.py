@@ -27,6 +27,7 @@ from mead.client import Client, Job, MeadError, Picture, RefusedError, Unreachab
 from mead.params import check
 from mead.registry import MODELS
 from mead.terminal import format_size, say
+from mead.webhooks.form import WebhookForm
 
 PATIENCE = 5  # seconds for which a service that does not answer is asked again
 
@@ -82,6 +83,7 @@ def submit_to(name: str) -> click.Command:
         checked = check(spec.params, parameters)
         fields: dict[str, Any] = {field.removesuffix("_path"): value for field, value in parameters.items()}
         fields |= {"seed": checked.seed, "n": checked.n}
+        fields |= {name: options[name] for name in WebhookForm.model_fields}
         job = client.submit(model=spec.route, **fields)
         for note in job.notes:
             say(f"mead: {note}", file=sys.stderr)
@@ -92,7 +94,11 @@ def submit_to(name: str) -> click.Command:
             print(*job.ids, sep="\n")
 
     command: click.Command = click.command(name, help=f"{spec.summary} Sends the job to a service.")(submit)
-    command.params = [*parameters_of(spec, name), *command.params]
+    webhooks = [
+        click.Option([f"--{name}"], metavar=metavar, help=WebhookForm.model_fields[name].description)
+        for name, metavar in (("webhook", "URL"), ("webhook_events_filter", "EVENTS"))
+    ]
+    command.params = [*parameters_of(spec, name), *webhooks, *command.params]
     return command
 
 

@@ -62,6 +62,8 @@ class AsyncClient:
 
         Args:
             model: "generate" or "edit".
+            fields: as for these, and `webhook`, a URL that is told when the job has ended; with
+                `webhook_events_filter=["start", "completed"]` of more.
         """
         return await self._submit(model, prompt, n, fields)
 

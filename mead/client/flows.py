@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:5000"
 GROUP_PAUSE = 0.5  # seconds between two looks at the jobs of a group
 
-Value: TypeAlias = "str | int | float | Path | bytes | tuple[int, int] | Image.Image | None"
+Value: TypeAlias = "str | int | float | Path | bytes | tuple[int, int] | list[str] | Image.Image | None"
 """A parameter. A picture is a path, the bytes of its file or a PIL image; None is left out."""
 
 
@@ -174,6 +174,8 @@ def submission(model: Record, prompt: str, n: int, fields: Mapping[str, Value]) 
             files[name] = _file(name, value)
         elif isinstance(value, tuple):
             form[name] = "x".join(map(str, value))
+        elif isinstance(value, list):
+            form[name] = ",".join(value)
         else:
             form[name] = str(value)
     headers = {"Prefer": "respond-async", "Idempotency-Key": secrets.token_hex(16)}

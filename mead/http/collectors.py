@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 from mead.log import reason
 from mead.queue.heartbeats import Heartbeat
 from mead.queue.jobs import Jobs
+from mead.queue.outbox import Outbox, OutboxCounts
 from mead.queue.statistics import Histogram, Statistics
 from mead.settings import Settings
 from mead.storage import Storage
@@ -42,6 +43,7 @@ class ServiceCollector(Collector):
         self.settings = settings
         self.jobs = jobs
         self.storage = storage
+        self.outbox = Outbox(jobs.redis)
 
     def collect(self) -> Iterator[Metric]:
         """The current metrics; without those from Redis if it is unavailable."""
@@ -50,6 +52,7 @@ class ServiceCollector(Collector):
             lengths = {queue: self.jobs.queue_length(queue) for queue in self.settings.queues}
             workers = self.jobs.workers()
             records, size = self.jobs.kept()
+            webhooks = self.outbox.counts()
         except redis.RedisError as error:
             log.warning("metrics without Redis", extra={"error": reason(error)})
             yield _gauge("mead_redis_up", "Whether Redis answers.", {(): 0})
@@ -62,6 +65,7 @@ class ServiceCollector(Collector):
             yield from _worker_metrics(workers, lengths)
             yield _gauge("mead_kept_jobs", "Jobs whose records are kept.", {(): records})
             yield _gauge("mead_kept_bytes", "Size of their files.", {(): size})
+            yield from _webhook_metrics(webhooks)
         try:
             free = self.storage.free_bytes()
         except OSError as error:
@@ -127,6 +131,14 @@ def _job_metrics(statistics: Statistics) -> Iterator[Metric]:
         wait.add_metric([kind], _buckets(counted.wait), counted.wait.sum)
         run.add_metric([kind], _buckets(counted.run), counted.run.sum)
     yield from (accepted, ended, recovered, wait, run)
+
+
+def _webhook_metrics(counts: OutboxCounts) -> Iterator[Metric]:
+    sent = CounterMetricFamily("mead_webhooks", "Webhooks delivered or given up.", labels=["outcome"])
+    sent.add_metric(["delivered"], counts.delivered)
+    sent.add_metric(["failed"], counts.failed)
+    yield sent
+    yield _gauge("mead_webhooks_waiting", "Webhooks that are to be sent.", {(): counts.waiting})
 
 
 def _worker_metrics(workers: Mapping[str, Heartbeat], queues: Iterable[str]) -> Iterator[Metric]:

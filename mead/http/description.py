@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from mead.http.schemas import Answer
+from mead.job_record import Answer
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 Content: TypeAlias = "type[Answer] | str"
@@ -23,6 +23,7 @@ class Description:
         answers: the contents of successful answers, by status; several if the request chooses.
         errors: the statuses of its errors.
         form: the model that checks its form.
+        further: a model of further fields of its form.
         query: the model that checks its query string.
         required_files: files that the form must have, beyond the model's own required fields.
         headers: the request headers that it uses, from `openapi_texts.PARAMETERS`.
@@ -33,6 +34,7 @@ class Description:
     answers: Mapping[int, Sequence[Content]]
     errors: Sequence[int] = ()
     form: type[BaseModel] | None = None
+    further: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     required_files: Sequence[str] = ()
     headers: Sequence[str] = ()

@@ -26,7 +26,9 @@ from mead.imaging.fair_semaphore import BusyError
 from mead.imaging.pictures import MAX_SIDE, PictureError, check_mask
 from mead.limits import check_limits
 from mead.params import JobParams, M, MissingError, P, ParamsError, check
+from mead.receivers import AllowedReceivers
 from mead.settings import Settings
+from mead.webhooks.form import WebhookForm
 
 CONCURRENT_CHECKS = 2
 """Forms that one process checks at a time. More threads would only compete for the interpreter."""
@@ -56,10 +58,12 @@ class Form(Generic[P]):
     Attributes:
         params: the job's parameters; the pictures that they name are stored.
         fingerprint: equal only for equal fields and files.
+        webhook: who is to be told of the job.
     """
 
     params: P
     fingerprint: str
+    webhook: WebhookForm
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ class _Fields:
 
 
 @functools.cache
-def _fields_of(params: type[BaseModel]) -> _Fields:
-    names = frozenset(params.model_fields)
+def _fields_of(*models: type[BaseModel]) -> _Fields:
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
     return _Fields(
-        texts=frozenset(name for name in names if not name.endswith("_path")),
-        files=frozenset(name.removesuffix("_path") for name in names if name.endswith("_path")),
-        required=frozenset(name for name in names if params.model_fields[name].is_required()),
+        texts=frozenset(name for name in fields if not name.endswith("_path")),
+        files=frozenset(name.removesuffix("_path") for name in fields if name.endswith("_path")),
+        required=frozenset(name for name, field in fields.items() if field.is_required()),
     )
 
 
@@ -98,10 +102,17 @@ class FormReader:
         self._whole = Decoders(
             replace(limits, max_pixels=settings.max_photo_pixels, within=(MAX_SIDE, MAX_SIDE), in_memory=2)
         )
+        self._receivers = AllowedReceivers(settings.webhook_allow)
         self._checks = threading.BoundedSemaphore(CONCURRENT_CHECKS)
 
     def read(
-        self, request: Request, params: type[P], uploads: PendingUploads, required_files: tuple[str, ...] = ()
+        self,
+        request: Request,
+        params: type[P],
+        uploads: PendingUploads,
+        required_files: tuple[str, ...] = (),
+        *,
+        webhooks: bool = False,
     ) -> Form[P]:
         """Check a form and store its pictures as `uploads`, for each of its `n` jobs.
 
@@ -111,20 +122,26 @@ class FormReader:
 
         Args:
             required_files: file fields that must be sent.
+            webhooks: whether the form may name a receiver of webhooks.
 
         Raises:
             ApiError: 400 missing, malformed, repeated or unknown field; 413 a picture is too large or takes
                 too much to decode; 415 not a picture; 422 out of range; 429 too many pictures at once.
             OSError: a picture cannot be stored.
         """
-        texts, files = _read_fields(request, _fields_of(params))  # waits for slow clients
+        models = (params, WebhookForm) if webhooks else (params,)
+        sent, files = _read_fields(request, _fields_of(*models))  # waits for slow clients
+        webhook_fields = {name: text for name, text in sent.items() if name in WebhookForm.model_fields}
+        texts = {name: text for name, text in sent.items() if name not in webhook_fields}
         paths = {f"{field}_path": uploads.path(field) for field in files}
         try:
             with self._checks:
                 missing_files = [field for field in required_files if field not in files]
                 checked = _check(params, {**texts, **paths}, missing_files)
                 check_limits(checked, self.settings)
-                fingerprint = _fingerprint(request.path, texts, files)
+                webhook = check(WebhookForm, webhook_fields)
+                webhook.check_receiver(self._receivers)
+                fingerprint = _fingerprint(request.path, sent, files)
                 uploads.number(checked.n)
             for field, file in files.items():
                 decoders = self._whole if field in checked.whole_pictures() else self._decoders
@@ -138,7 +155,7 @@ class FormReader:
             raise input_error(error) from error
         except BusyError as error:
             raise ApiError(429, str(error), error.field) from error
-        return Form(checked, fingerprint)
+        return Form(checked, fingerprint, webhook)
 
     def whole_photo(self, file: BinaryIO, field: str) -> AbstractContextManager[Bitmap]:
         """A photo at its own size, for the length of a block.

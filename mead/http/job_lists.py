@@ -12,9 +12,10 @@ from mead.http import access
 from mead.http.description import Description, describe
 from mead.http.errors import ApiError, JobNotFoundError
 from mead.http.forms import read_query, refuse_fields
-from mead.http.responses import json_response, record_of
+from mead.http.responses import json_response
 from mead.http.schemas import GroupCancelled, Queues, QueueState, Records, WorkerState
 from mead.http.services import Services, current_services
+from mead.job_record import record_of
 from mead.params import refuse_underscores
 from mead.queue.job import Job, Status
 from mead.queue.listing import Page, Place, jobs_of_group, newest_jobs
@@ -69,7 +70,7 @@ def jobs() -> Response:
     services = current_services()
     page = _page(query, services)
     ranks = services.jobs.ranks(page.jobs)
-    records = [record_of(job, rank) for job, rank in zip(page.jobs, ranks, strict=True)]
+    records = [record_of(job, rank, request.script_root) for job, rank in zip(page.jobs, ranks, strict=True)]
     end = page.end and f"{page.end.created_ms}-{page.end.job_id}"
     return json_response(Records(jobs=records, cursor=end))
 

@@ -18,10 +18,11 @@ from mead.http.forms import IdForm, read_id, refuse_fields
 from mead.http.headers import read_last_event_id
 from mead.http.job_stream import job_stream_response
 from mead.http.openapi_texts import EVENT_STREAM
-from mead.http.responses import json_response, processing_response, record_of, result_response
-from mead.http.schemas import Cancelled, Picture, Processing, Record
+from mead.http.responses import json_response, processing_response, result_response
+from mead.http.schemas import Cancelled, Picture, Processing
 from mead.http.services import Services, current_services
 from mead.http.sse import event_response
+from mead.job_record import Record, record_of
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
 
@@ -65,7 +66,7 @@ def record(job_id: str) -> Response:
     refuse_fields(request)
     services = current_services()
     job = _find_job(job_id, services)
-    return json_response(record_of(job, services.jobs.rank(job)))
+    return json_response(record_of(job, services.jobs.rank(job), request.script_root))
 
 
 @describe(Description({200: [Cancelled]}, errors=(400, 403, 404, 409, 503), tag="jobs"))

@@ -44,12 +44,12 @@ from mead.http.schemas import (
     Processing,
     Queues,
     Ready,
-    Record,
     Records,
     example_of,
 )
 from mead.imaging.formats import FORMATS
 from mead.installation import version
+from mead.job_record import Record
 from mead.params import JobParams
 from mead.registry import spec_of
 from mead.settings import Settings
@@ -194,6 +194,8 @@ def _headers(status: int) -> dict[str, Any]:
 def _request_body(description: Description, settings: Settings) -> dict[str, Any]:
     assert description.form is not None
     form = form_schema(description.form, description.required_files, settings)
+    if description.further is not None:
+        form["properties"] |= form_schema(description.further, (), settings)["properties"]
     files = [name for name, field in form["properties"].items() if field.get("format") == "binary"]
     media: dict[str, Any] = {"schema": form}
     if files:

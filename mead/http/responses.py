@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flask import Response, jsonify, url_for
-from pydantic import ValidationError
 
 from mead.http.errors import ApiError, PictureExpiredError
-from mead.http.schemas import Accepted, Answer, Error, Picture, Processing, Record
+from mead.http.schemas import Accepted, Error, Picture, Processing
 from mead.imaging.faces import FoundFace
+from mead.job_record import Answer
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
-from mead.registry import MODELS
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -88,26 +86,6 @@ def failure(job: Job) -> ApiError:
         return ApiError(409, f"job {job.id} was cancelled", job_id=job.id)
     status = 422 if job.error_kind == "input" else 500
     return ApiError(status, job.error or f"job {job.id} failed", job.error_field, job.id)
-
-
-def record_of(job: Job, rank: int) -> Record:
-    """A job's record as clients may see it: without paths of this machine."""
-    files = sorted(name.removesuffix("_path") for name in job.parameters if name.endswith("_path"))
-    own = {name: value for name, value in job if name in Record.model_fields and value not in (None, ())}
-    if job.group is None:
-        own.pop("n")
-    image = url_for("job_views.image", job_id=job.id) if job.status == "succeeded" else None
-    return Record(**_parameters(job), **own, files=files, image=image, rank=rank)
-
-
-def _parameters(job: Job) -> dict[str, Any]:
-    """A job's parameters; as text if the record was edited and they are no longer valid."""
-    texts = {name: value for name, value in job.parameters.items() if not name.endswith("_path")}
-    try:
-        params = MODELS[job.type].params.model_validate(texts)
-    except (KeyError, ValidationError):
-        return {name: value for name, value in texts.items() if name not in Record.model_fields}
-    return params.model_dump(mode="json", exclude_none=True, exclude={"n"})
 
 
 def retry_after(seconds: float) -> str:

@@ -5,58 +5,28 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mead.imaging.faces import FoundFace
+from mead.job_record import (
+    EXAMPLE_FACE,
+    Answer,
+    Faces,
+    FieldAtFault,
+    Id,
+    Loss,
+    Notes,
+    Rank,
+    Record,
+    Steps,
+    TotalSteps,
+)
 from mead.queue.job import Status
-from mead.registry import MODELS
 
-Id = Annotated[str, Field(description="The job's id.", examples=["8d3f0c6f2b1e4c55a6b1f0c2d4e6a798"])]
-Steps = Annotated[int, Field(ge=0, description="Optimisation steps done.", examples=[40])]
-TotalSteps = Annotated[
-    int | None, Field(description="Steps in total; null until the job starts.", examples=[100])
-]
-Rank = Annotated[int, Field(ge=0, description="Number of jobs ahead of this one.", examples=[3])]
-Loss = Annotated[float | None, Field(description="The loss of the last step.")]
-Notes = Annotated[
-    list[str] | None,
-    Field(
-        description="What was taken but cannot have its effect, each in a sentence: words that the weights "
-        "have not learned, a text whose weight is 0. Left out if there is nothing to say.",
-        examples=[["the demo weights have not learned: cat, astronaut"]],
-    ),
-]
-EXAMPLE_FACE = {"number": 1, "box": [412, 130, 668, 386], "angle": -4}
-Faces = Annotated[
-    list[FoundFace] | None,
-    Field(
-        description="The faces found in the photo, from the left. Left out if neither `output` nor `face` "
-        "asks for more than the most prominent face alone.",
-        examples=[[EXAMPLE_FACE]],
-    ),
-]
 Ids = Annotated[
     list[str] | None,
     Field(description="The ids of all jobs, as their seeds go up; only if the form's `n` is more than 1."),
 ]
-FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
-
-
-def _require_always_present(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Mark as required in the schema what every answer contains."""
-    schema["required"] = [name for name, field in model.model_fields.items() if field.default is not None]
-
-
-class Answer(BaseModel):
-    """A JSON object. A field whose default is None is left out when it is None."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_require_always_present)
-
-    def content(self) -> dict[str, Any]:
-        """The object as it is sent."""
-        optional = {name for name, field in type(self).model_fields.items() if field.default is None}
-        absent = {name for name in optional if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude=absent)
 
 
 class Alive(Answer):
@@ -207,39 +177,6 @@ class Error(Answer):
     message: str = Field(description="What is wrong, and what would be right.", examples=["w0: out of range"])
     field: str | None = Field(description="The field or header at fault, if any.", examples=["w0"])
     id: Id | None = Field(None, description="The job's id, if the error is about a job.")
-
-
-class Record(Answer):
-    """A job's record. It also has the job's parameters, each under its own name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_require_always_present)
-
-    id: Id
-    type: str = Field(
-        description=" or ".join(f"{spec.type} ({spec.name})" for spec in MODELS.values()) + ".",
-        examples=["lr"],
-    )
-    status: Status
-    seq: int = Field(ge=0, description="Number of changes of the record; the id of the latest event.")
-    rank: Rank
-    group: str | None = Field(
-        None, description="The id of the first job of its group, if its form's `n` was more than 1."
-    )
-    n: int | None = Field(None, description="How many jobs its group has.")
-    attempts: int = Field(ge=0, description="How often the job was started.")
-    steps: Steps
-    total_steps: TotalSteps = None
-    loss: Loss = None
-    worker: str | None = Field(None, description="The worker that runs the job, or ran it last.")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
-    image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
-    notes: Notes = None
-    faces: Faces = None
-    error: str | None = Field(None, description="Why the job failed.")
-    error_field: FieldAtFault = None
 
 
 class Records(Answer):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from flask import Request, Response
 
 from mead.http.openapi_texts import EVENT_STREAM
-from mead.http.schemas import Answer
+from mead.job_record import Answer
 
 HEARTBEAT = ": heartbeat\n\n"
 """A comment, which keeps an idle connection open."""

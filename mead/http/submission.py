@@ -38,6 +38,7 @@ from mead.queue.job import Job, KeptLimits
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.storage import Storage
+from mead.webhooks.form import WebhookForm
 from mead.weights.notes import notes_on
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
         answers={200: [Picture, EVENT_STREAM], 202: [Accepted]},
         errors=(400, 403, 404, 409, 413, 415, 422, 429, 500, 503),
         form=spec.params,
+        further=WebhookForm,
         required_files=spec.required_files,
         headers=("Prefer", "Idempotency-Key"),
         examples=spec.examples,
@@ -110,7 +112,7 @@ def accept(
     idempotency_key = read_idempotency_key(request)
     services.readiness.check_submission(services.settings.queue(spec))
     with PendingUploads(services.storage) as uploads:
-        form = services.forms.read(request, spec.params, uploads, spec.required_files)
+        form = services.forms.read(request, spec.params, uploads, spec.required_files, webhooks=True)
         if streamed:
             check_one(form.params)
         notes = notes_on(form.params, services.settings.weights)
@@ -144,7 +146,10 @@ def _enqueue(
     variants = zip(uploads.job_ids, form.params.variants(), strict=True)
     try:
         return services.jobs.enqueue_group(
-            {job_id: _recorded(params, job_id, services.storage) for job_id, params in variants},
+            {
+                job_id: {**_recorded(params, job_id, services.storage), **form.webhook.recorded()}
+                for job_id, params in variants
+            },
             spec.type,
             queue,
             owner=access.owner(),

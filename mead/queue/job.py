@@ -57,6 +57,10 @@ class Job(BaseModel):
     error_field: str | None = None
     owner: str = ""  # short hash of the API key that created it
     client: str = ""  # the client whose limits it counts towards
+    webhook: str | None = None  # the URL of whoever is to be told of it
+    webhook_events_filter: tuple[str, ...] = ()  # of what; separated by commas in the record
+    webhook_status: str | None = None  # of its end: delivered, failed, or waiting after an attempt
+    webhook_error: str | None = None  # why the last attempt has failed
     group: str | None = None  # the first one's id, if it was made together with others
     n: int = 1  # how many were made together
     idempotency_key: str | None = None
@@ -85,6 +89,11 @@ class Job(BaseModel):
             return [FoundFace.model_validate(face) for face in json.loads(value)]
         except (ValueError, TypeError, RecursionError):
             return ()
+
+    @field_validator("webhook_events_filter", mode="before")
+    @classmethod
+    def _read_events(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
 
     @property
     def parameters(self) -> dict[str, str]:

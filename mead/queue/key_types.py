@@ -47,6 +47,7 @@ def _expected(queues: Iterable[str], who: str, owner: str) -> dict[str, str]:
     expected = {
         keys.WORKERS_KEY: "set",
         keys.STATISTICS_KEY: "hash",
+        keys.WEBHOOKS_KEY: "zset",
         keys.unfinished_key(who): "set",
         keys.kept_jobs_key(owner): "zset",
     }

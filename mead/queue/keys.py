@@ -106,8 +106,15 @@ WORKERS_KEY = "workers"
 STATISTICS_KEY = "statistics"
 """Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
 
-SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY})
+WEBHOOKS_KEY = "webhooks"
+"""Sorted set: the outbox of webhooks (`mead.queue.outbox`), by when each is due in ms since 1970."""
+
+WEBHOOK_COUNTS_KEY = f"{WEBHOOKS_KEY}:counts"
+"""Hash: how many webhooks were delivered, and how many have failed for good."""
+
+SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY, WEBHOOKS_KEY, WEBHOOK_COUNTS_KEY})
 KEY_FAMILIES = frozenset(
     {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "kept_jobs", "data_folder"}
+    | {"webhooks"}
 )
 """Prefixes of keys, before the first colon; a queue must not have such a name."""

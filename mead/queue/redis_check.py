@@ -99,6 +99,7 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     yield ["DEL", keys.kept_jobs_key(name)]
     yield from (["DEL", keys.kept_key(name)], ["ZREM", keys.KEPT_KEY, name], ["SREM", keys.WORKERS_KEY, name])
     yield ["HDEL", keys.STATISTICS_KEY, name]
+    yield from (["ZREM", keys.WEBHOOKS_KEY, name], ["HDEL", keys.WEBHOOK_COUNTS_KEY, name])
     for queue in queues:
         yield ["LREM", queue, 0, name]
         for key in (keys.processing_key(queue, name), keys.cancelled_key(queue)):

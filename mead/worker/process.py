@@ -15,11 +15,13 @@ from mead.nn.precision import best_device, check_device
 from mead.provenance import chunks_of
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
+from mead.receivers import AllowedReceivers
 from mead.registry import MODELS
 from mead.settings import Settings
 from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
+from mead.worker.webhooks import WebhookLoop
 from mead.worker.worker import OtherWeightsError, Worker, new_name
 
 
@@ -59,6 +61,14 @@ def make_worker(settings: Settings) -> Worker:
         )
         for spec, pipeline in pipelines
     ]
+    webhooks = WebhookLoop(
+        name,
+        jobs,
+        allowed=AllowedReceivers(settings.webhook_allow),
+        secrets=settings.webhook_secret,
+        timeout=settings.webhook_timeout,
+        retry_seconds=settings.webhook_retry_seconds,
+    )
     return Worker(
         name,
         engines,
@@ -67,6 +77,7 @@ def make_worker(settings: Settings) -> Worker:
         ttl=settings.worker_ttl,
         attempts=settings.job_attempts,
         weights=settings.weights,
+        loops=[webhooks.run],
     )
 
 

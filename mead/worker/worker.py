@@ -1,6 +1,7 @@
 """A worker: the threads of one inference server.
 
-One thread per engine, and one each for the heartbeat, the recovery of dead workers' jobs, and maintenance.
+One thread per engine, and one each for the heartbeat, the recovery of dead workers' jobs, maintenance, and
+webhooks.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class OtherWeightsError(Exception):
 
 
 class Worker:
-    """Runs engines side by side, with a heartbeat, recovery and maintenance.
+    """Runs engines side by side, with a heartbeat, recovery, maintenance and other loops.
 
     Args:
         name: the name under which the engines claim jobs.
@@ -55,6 +56,7 @@ class Worker:
         attempts: a job fails after so many attempts that ended with its worker's death.
         unclaimed: seconds that uploads are kept without a job's record.
         weights: the name of the weights set that the engines run.
+        loops: what else runs, each in a thread of its own.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Worker:
         attempts: int = 3,
         unclaimed: float = UNCLAIMED_SECONDS,
         weights: str | None = None,
+        loops: Sequence[Loop] = (),
     ) -> None:
         self.name = name
         self.engines = engines
@@ -80,6 +83,7 @@ class Worker:
         self.maintenance = MaintenanceLoop(
             name, self.queues, jobs, storage, self.recovery, unclaimed=unclaimed, pause=ttl / 3
         )
+        self.loops = [self.heartbeat.run, self.recovery.run, self.maintenance.run, *loops]
         self._errors: list[BaseException] = []  # that have ended threads
 
     def run(self, stop: threading.Event) -> None:
@@ -94,8 +98,7 @@ class Worker:
                 dead engine never appears alive.
         """
         self._register(stop)
-        loops = [self.heartbeat.run, self.recovery.run, self.maintenance.run]
-        threads = [self._spawn(loop, stop) for loop in (*loops, *(engine.run for engine in self.engines))]
+        threads = [self._spawn(loop, stop) for loop in (*self.loops, *(one.run for one in self.engines))]
         stop.wait()
         deadline = time.monotonic() + STOP_SECONDS
         for thread in threads:

@@ -5,7 +5,7 @@ local queue, worker, now, now_ms, alone = unpack(ARGV)
 for _ = 1, 1000 do
     local id = redis.call('LINDEX', queue, 0)
     if not id then return false end
-    local job = read(id, 'status', 'attempts', 'ticket', 'type', 'created_ms', 'owner')
+    local job = read(id, 'status', 'attempts', 'ticket', 'type', 'created_ms', 'owner', 'webhook_events_filter')
     local queued = job[1] == 'queued'
     local attempts = tonumber(job[2] or 0) or 0
     if queued and attempts > 0 and alone == '0' then return 'alone' end
@@ -19,6 +19,7 @@ for _ = 1, 1000 do
         leave(queue, job[6], ticket, id)
         redis.call('HDEL', JOB .. id, 'error', 'error_kind', 'error_field', 'finished_at', 'notes',
             'faces')
+        notify(job[7], 'start', id, attempts + 1)
         change(id, {status = 'processing', worker = worker, started_at = now, started_ms = now_ms,
             attempts = attempts + 1})
         if attempts == 0 then observe(job[4], 'wait', job[5], now_ms) end

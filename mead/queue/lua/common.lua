@@ -22,10 +22,15 @@ local function observe(kind, what, from_ms, to_ms)
     redis.pcall('HINCRBYFLOAT', STATISTICS, kind .. ':' .. what .. ':sum', string.format('%.3f', took))
 end
 
--- The error of a script that runs after its deadline, in ms since 1970 by Redis's clock; nil before: see TimelyScript.
-local function late(deadline)
+-- The time by Redis's clock, in ms since 1970.
+local function clock()
     local time = redis.call('TIME')
-    if time[1] * 1000 + math.floor(time[2] / 1000) < tonumber(deadline) then return nil end
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The error of a script that runs after its deadline by that clock; nil before: see TimelyScript.
+local function late(deadline)
+    if clock() < tonumber(deadline) then return nil end
     return redis.error_reply('LATE the client has given up')
 end
 
@@ -66,6 +71,14 @@ end
 -- a job that has not ended has no time to live, so PERSIST changes nothing.)
 local function allow_without_memory(id) redis.call('PERSIST', JOB .. id) end
 
+-- Puts an event of a job into the outbox of webhooks, if the job has one for it (`wanted`, a comma-separated text); see
+-- mead/queue/outbox.py. It comes before the change that it tells of: one of a change that was not made is not sent.
+local function notify(wanted, event, id, number)
+    if not wanted or not string.find(',' .. wanted .. ',', ',' .. event .. ',', 1, true) then return end
+    local now = clock()
+    redis.call('ZADD', WEBHOOKS, now, table.concat({event, id, number, 0, now}, ':'))
+end
+
 -- The keys that count what is kept, for all clients and for one. Each is a sorted set of entries ID:BYTES, scored by
 -- the second in which the record expires (inf until the job has ended). A second key holds the sum of the bytes.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
@@ -94,11 +107,13 @@ end
 
 -- Ends a job. `fields` hold its status and, if some of its files are removed, the bytes that stay.
 local function finish(id, fields, now, now_ms, ttl)
-    local job = read(id, 'status', 'type', 'started_ms', 'owner', 'client', 'idempotency_key', 'bytes')
+    local job = read(id, 'status', 'type', 'started_ms', 'owner', 'client', 'idempotency_key', 'bytes',
+        'webhook_events_filter', 'seq')
     local owner, client, bytes = job[4] or '', job[5] or '', job[7] or '0'
     fields.bytes = fields.bytes or bytes
     fields.finished_at = now
     allow_without_memory(id)
+    notify(job[8], 'completed', id, (tonumber(job[9]) or 0) + 1)
     change(id, fields)
     redis.call('EXPIRE', JOB .. id, ttl)
     if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. owner .. ':' .. job[6], ttl) end

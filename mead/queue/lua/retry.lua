@@ -19,7 +19,7 @@ if limited == '1' then redis.call('SADD', UNFINISHED .. client, id) end
 if job[6] then redis.call('PERSIST', IDEMPOTENCY .. owner .. ':' .. job[6]) end
 redis.call('PERSIST', JOB .. id)
 redis.call('HDEL', JOB .. id, 'worker', 'started_at', 'started_ms', 'finished_at', 'loss', 'error', 'error_kind',
-    'error_field', 'notes')
+    'error_field', 'notes', 'webhook_status', 'webhook_error')
 open_queue(queue)
 local ticket = redis.call('INCR', queue .. TICKETS)
 join(queue, owner, {id}, ticket, priority)
