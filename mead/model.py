@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mead.files import write_whole
 from mead.imaging.encoding import add_texts, write_picture
 from mead.imaging.faces import FoundFace
+from mead.imaging.timelapse import TimeLapse, writer_of
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
@@ -86,6 +88,7 @@ class Model:
         self.name = name
         self._load = load
         self.faces: tuple[FoundFace, ...] = ()
+        self._timelapses: list[TimeLapse | None] = []  # of the pictures made last
 
     def __repr__(self) -> str:
         """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
@@ -118,6 +121,28 @@ class Model:
         """
         return self._make(self.params.variants())
 
+    def timelapse(self, path: str | Path, variant: int = 0) -> str:
+        """Write the time-lapse of the picture made last, of the `frames` kept; returns the path.
+
+        Args:
+            path: a file that ends in .webp, for an animated WebP, or in .mp4.
+            variant: which of several pictures, from 0 on.
+
+        Raises:
+            ValueError: for another path, or if no frames were kept.
+            IndexError: if there is no such picture, or none yet.
+            NoVideoError: for an .mp4 without the package "av".
+            OSError: if it cannot be written.
+        """
+        made_by = writer_of(Path(path), "path")
+        if variant not in range(len(self._timelapses)):
+            raise IndexError(f"variant: {variant}, of {len(self._timelapses)} pictures that were made")
+        lapse = self._timelapses[variant]
+        if lapse is None:
+            raise ValueError("frames: none were kept; ask for some, as in frames=24")
+        write_whole(Path(path), made_by(lapse.webp()))
+        return str(path)
+
     def _make(self, variants: Sequence[JobParams]) -> list[str]:
         name = self.name or str(uuid.uuid4())
         numbers = range(2, len(variants) + 1)
@@ -126,6 +151,7 @@ class Model:
         try_output(paths[-1], "output_path")
         pipeline = self._load(self.weights, self.device)
         with self._bar(len(variants)) as callback:
+            self._timelapses = []
             for first in range(0, len(variants), AT_ONCE):
                 revisions = [start(pipeline, params) for params in variants[first : first + AT_ONCE]]
                 self.faces = revisions[0].faces
@@ -135,6 +161,7 @@ class Model:
                     made_by = variants[number], revision.steps, type(self).__name__, self.weights
                     add_texts(picture, chunks_of(*made_by))
                     write_picture(picture, paths[number])
+                self._timelapses += [revision.timelapse for revision in revisions]
         return [str(path) for path in paths]
 
     @contextmanager

@@ -45,7 +45,8 @@ class Provenance(BaseModel):
 
     Attributes:
         model: the name of the model's class.
-        parameters: all that had a value, pictures excepted, as they are written in JSON.
+        parameters: all that had a value, as they are written in JSON; pictures excepted, and what does not
+            change the picture.
         pictures: the form fields of the pictures that were given.
         steps: that were made.
         weights: the set that was used.
@@ -68,7 +69,7 @@ class Provenance(BaseModel):
         """
         pictures = list(params.pictures())
         given = params.model_dump(
-            mode="json", exclude_none=True, exclude={"n", *(f"{field}_path" for field in pictures)}
+            mode="json", exclude_none=True, exclude={"n", "frames", *(f"{field}_path" for field in pictures)}
         )
         return cls(model=model, parameters=given, pictures=pictures, steps=steps, weights=Weights.of(weights))
 

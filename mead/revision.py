@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mead.imaging.faces import FoundFace
+from mead.imaging.timelapse import TimeLapse
 
 if TYPE_CHECKING:
     from mead.upscaling import Upscaler
@@ -62,6 +63,7 @@ class Revision:
     upscaler: Upscaler | None = None  # what enlarges the finished picture
     upscale: int = 1  # how many times as wide and high
     faces: tuple[FoundFace, ...] = ()  # in the job's photo, if all of them were looked for
+    timelapse: TimeLapse | None = None  # takes pictures of the way, if the job asks for them
 
     @property
     def finished(self) -> bool:
@@ -140,14 +142,28 @@ def _tell(revisions: Sequence[Revision], losses: Losses) -> None:
 
 
 def start(pipeline: Pipeline[R], params: Any) -> R:
-    """`pipeline.start`, with a check of its result.
+    """`pipeline.start`, with a check of its result, and the first picture of its time-lapse.
 
     Raises:
         FloatingPointError: if the first latents are not finite.
     """
     revision = pipeline.start(params)
     _check_latents(revision)
+    if params.frames:
+        revision.timelapse = TimeLapse(params.frames, revision.step, revision.steps)
+        take_frame(pipeline, revision)
     return revision
+
+
+def take_frame(pipeline: Pipeline[R], revision: R) -> None:
+    """Take a picture for the time-lapse, if one is due now.
+
+    Raises:
+        FloatingPointError: if the latents or the picture are not finite.
+    """
+    lapse = revision.timelapse
+    if lapse is not None and lapse.is_due(revision.step):
+        lapse.take(picture_of(pipeline, revision))
 
 
 def check_loss(revision: Revision) -> None:
@@ -249,6 +265,7 @@ def finish(
         pipeline.step(list(going.values()))
         for n, revision in going.items():
             check_loss(revision)
+            take_frame(pipeline, revision)
             if callback is not None:
                 callback(progress_of(pipeline, revision, n))
     return [result_of(pipeline, revision) for revision in revisions]

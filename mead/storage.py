@@ -6,9 +6,9 @@ servers of a queue must use the same one.
 A job's record holds the names of its files, so servers may see a folder under different paths. A record is
 never trusted as a path: only the job's own files are opened.
 
-A result is kept as long as its job's record. Uploads are removed once their job has succeeded, was cancelled
-or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
-Previews are removed once their job has ended.
+A result is kept as long as its job's record, and so is its time-lapse, which is named after it. Uploads are
+removed once their job has succeeded, was cancelled or failed because of its input; a job that failed for
+another reason keeps them, so that it can be requeued. Previews are removed once their job has ended.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ _NAME = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
 # The names that the sweep may remove; job ids are 32 hex digits.
 _UPLOAD = r"([0-9a-f]{32})\.[a-z][a-z0-9_]*\.(upload|bmp)"  # .bmp: from older versions
 _RESULT = r"([0-9a-f]{32})\.[0-9a-f]{8}\.png"
+_TIMELAPSE = r"([0-9a-f]{32})\.[0-9a-f]{8}\.webp"
 _PREVIEW = r"([0-9a-f]{32})\.preview\.png"
-_UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_PREVIEW})\.[0-9a-f]{{8}}")
+_UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_TIMELAPSE}|{_PREVIEW})\.[0-9a-f]{{8}}")
 
 
 class StorageUnavailableError(OSError):
@@ -67,7 +68,7 @@ class Entry:
 
 
 class Storage(ABC):
-    """Uploads, results and previews, in `uploads`, `results` and `previews` below `root`.
+    """Uploads, results, time-lapses and previews, in folders of these names below `root`.
 
     Files are written whole or not at all. Methods that write or read raise OSError when that fails,
     StorageUnavailableError when it may succeed later, and FileNotFoundError when there is no such file.
@@ -82,6 +83,7 @@ class Storage(ABC):
         self.root = root
         self.uploads = root / "uploads"
         self.results = root / "results"
+        self.timelapses = root / "timelapses"
         self.previews = root / "previews"
         self.marker = root / ".mead-id"
 
@@ -104,6 +106,10 @@ class Storage(ABC):
         The job's record names the one that counts.
         """
         return self.results / f"{_checked(job_id)}.{secrets.token_hex(4)}.png"
+
+    def timelapse_path(self, result: Path) -> Path:
+        """The path of a result's time-lapse, an animated WebP."""
+        return self.timelapses / f"{result.stem}.webp"
 
     def preview_path(self, job_id: str) -> Path:
         """The path of a running job's preview."""
@@ -146,6 +152,14 @@ class Storage(ABC):
             FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
         return self.read(_own(self.results, job.id, job.out_path or ""))
+
+    def read_timelapse(self, job: Job) -> bytes:
+        """The animated WebP of a job that has succeeded.
+
+        Raises:
+            FileNotFoundError: the record names a file that is not the job's own, or there is no time-lapse.
+        """
+        return self.read(self.timelapse_path(_own(self.results, job.id, job.out_path or "")))
 
     def result_link(self, job: Job, valid: timedelta) -> str | None:
         """A URL under which anyone can fetch the job's result for a while; None if there are no such URLs.
@@ -192,8 +206,8 @@ class Storage(ABC):
             outcomes: `Jobs.outcomes`.
             unclaimed: seconds that an upload or preview is kept without a record, and that an unfinished file
                 is kept.
-            kept: seconds that a result is kept without a record: as long as the record would have been, so
-                that results survive when Redis loses its data.
+            kept: seconds that a result or time-lapse is kept without a record: as long as the record would
+                have been, so that results survive when Redis loses its data.
 
         Returns:
             How many files were removed.
@@ -205,7 +219,9 @@ class Storage(ABC):
             known = outcomes(sorted({job_id for _, job_id in batch if job_id}))
             unneeded = []
             for entry, job_id in batch:
-                longest = kept if entry.path.parent == self.results and job_id else unclaimed
+                longest = (
+                    kept if entry.path.parent in (self.results, self.timelapses) and job_id else unclaimed
+                )
                 if not self._needed(entry, known.get(job_id), longest):
                     unneeded.append(entry.path)
             removed += self.remove(unneeded)
@@ -213,7 +229,13 @@ class Storage(ABC):
 
     def _swept(self) -> Iterator[tuple[Entry, str]]:
         """All files with names that the service gives, each with its job's id ("" for an unfinished file)."""
-        for folder, pattern in ((self.uploads, _UPLOAD), (self.results, _RESULT), (self.previews, _PREVIEW)):
+        patterns = {
+            self.uploads: _UPLOAD,
+            self.results: _RESULT,
+            self.timelapses: _TIMELAPSE,
+            self.previews: _PREVIEW,
+        }
+        for folder, pattern in patterns.items():
             try:
                 for entry in self.entries(folder):
                     match = re.fullmatch(pattern, entry.path.name)
@@ -229,8 +251,8 @@ class Storage(ABC):
             return self.age(entry) < longest
         if not outcome.ended:
             return True
-        if entry.path.parent == self.results:
-            return outcome.out_path is not None and PurePath(outcome.out_path).name == entry.path.name
+        if entry.path.parent in (self.results, self.timelapses):
+            return outcome.out_path is not None and PurePath(outcome.out_path).stem == entry.path.stem
         return entry.path.parent == self.uploads and outcome.needs_uploads
 
     # What each kind of storage does in its own way

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mead.cli.model_commands import given, out_paths, parameters_of, spec_called
+from mead.cli.model_commands import given, lapse_paths, out_paths, parameters_of, spec_called
 from mead.cli.parser import (
     FAILED,
     NO_ANSWER,
@@ -24,6 +24,7 @@ from mead.cli.parser import (
 )
 from mead.cli.progress_bar import ProgressBar
 from mead.client import Client, Job, MeadError, Picture, RefusedError, UnreachableError
+from mead.files import write_whole
 from mead.params import check
 from mead.registry import MODELS
 from mead.terminal import format_size, say
@@ -120,20 +121,33 @@ def wait_command(name: str) -> click.Command:
     @click.command(name)
     @ids_argument
     @click.option("-o", "--out", type=click.Path(path_type=Path), help="The PNG file; of several, the first.")
+    @click.option(
+        "--timelapse",
+        type=click.Path(path_type=Path),
+        help="File for the time-lapse, .webp or .mp4, of a job with frames; of several, the first.",
+    )
     @click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for each job.")
     @_asking
     def wait(
-        client: Client, ids: Sequence[str], out: Path | None, timeout: float | None, as_json: bool
+        client: Client,
+        ids: Sequence[str],
+        out: Path | None,
+        timelapse: Path | None,
+        timeout: float | None,
+        as_json: bool,
     ) -> None:
         """Wait until jobs have ended, save their pictures and print the paths.
 
         Without --out, the pictures are saved as ID.png.
         """
         paths = out_paths(out, len(ids)) if out is not None else [Path(f"{job_id}.png") for job_id in ids]
+        lapses = lapse_paths(timelapse, len(ids)) if timelapse is not None else []
         saved = []
-        for job_id, path in zip(ids, paths, strict=True):
+        for number, (job_id, path) in enumerate(zip(ids, paths, strict=True)):
             picture = _wait(client.job(job_id), timeout)
             saved.append({"path": str(picture.save(path)), "id": picture.id, "seed": picture.seed})
+            if lapses:
+                write_whole(lapses[number], client.job(job_id).timelapse(lapses[number].suffix[1:]))
             if not as_json:
                 print(path, flush=True)
         if as_json:

@@ -251,3 +251,16 @@ class AsyncJob:
     async def preview(self) -> bytes | None:
         """The (first) picture so far, a PNG file; None if there is none yet."""
         return await self._client._run(self._operations.preview(self.id))
+
+    async def timelapse(self, kind: str = "webp") -> bytes:
+        """The time-lapse of the (first) picture, once it is finished, if the job has asked for `frames`.
+
+        Args:
+            kind: "webp", an animated WebP file, or "mp4", a video.
+
+        Raises:
+            ValueError: for another kind.
+            RefusedError: there is none, or the service makes no videos.
+            UnreachableError
+        """
+        return await self._client._run(self._operations.timelapse(self.id, kind))

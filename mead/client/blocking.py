@@ -248,3 +248,16 @@ class Job:
     def preview(self) -> bytes | None:
         """The (first) picture so far, a PNG file; None if there is none yet."""
         return self._client._run(self._operations.preview(self.id))
+
+    def timelapse(self, kind: str = "webp") -> bytes:
+        """The time-lapse of the (first) picture, once it is finished, if the job has asked for `frames`.
+
+        Args:
+            kind: "webp", an animated WebP file, or "mp4", a video.
+
+        Raises:
+            ValueError: for another kind.
+            RefusedError: there is none, or the service makes no videos.
+            UnreachableError
+        """
+        return self._client._run(self._operations.timelapse(self.id, kind))

@@ -95,6 +95,13 @@ class Operations:
         reply = yield from send(Request("GET", f"/jobs/{job_id}/preview"), self.patience)
         return reply.content if reply.headers.get("content-type") == "image/png" else None
 
+    def timelapse(self, job_id: str, kind: str) -> Flow[bytes]:
+        """A finished job's time-lapse, "webp" or "mp4"."""
+        if kind not in ("webp", "mp4"):
+            raise ValueError(f'kind: must be "webp" or "mp4", not {kind!r}')
+        reply = yield from send(Request("GET", f"/jobs/{job_id}/timelapse.{kind}"), self.patience)
+        return reply.content
+
     def cancel(self, ids: Sequence[str]) -> Flow[Record]:
         """Cancel a job or a group."""
         if len(ids) == 1:

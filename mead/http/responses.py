@@ -96,7 +96,9 @@ def record_of(job: Job, rank: int) -> Record:
     if job.group is None:
         own.pop("n")
     image = url_for("job_views.image", job_id=job.id) if job.status == "succeeded" else None
-    return Record(**_parameters(job), **own, files=files, image=image, rank=rank)
+    has_lapse = image is not None and job.parameters.get("frames") is not None
+    lapse = url_for("job_views.timelapse_webp", job_id=job.id) if has_lapse else None
+    return Record(**_parameters(job), **own, files=files, image=image, timelapse=lapse, rank=rank)
 
 
 def _parameters(job: Job) -> dict[str, Any]:

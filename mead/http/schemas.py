@@ -230,6 +230,11 @@ class Record(Answer):
     finished_at: datetime | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
     image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    timelapse: str | None = Field(
+        None,
+        description="The address of its time-lapse, if its form asked for `frames`; with .mp4 in place of "
+        ".webp, that of the video.",
+    )
     notes: Notes = None
     faces: Faces = None
     error: str | None = Field(None, description="Why the job failed.")

@@ -11,6 +11,7 @@ from mead.http.concurrency import ConcurrencyLimit, open_request_limit
 from mead.http.events import Events
 from mead.http.forms import FormReader
 from mead.http.readiness import Readiness
+from mead.http.videos import Videos
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.settings import Settings
@@ -30,6 +31,7 @@ class Services:
     forms: FormReader
     readiness: Readiness
     open_requests: ConcurrencyLimit
+    videos: Videos
 
     @classmethod
     def create(cls, settings: Settings) -> Services:
@@ -45,6 +47,7 @@ class Services:
             forms=FormReader(settings),
             readiness=Readiness(settings, jobs, storage),
             open_requests=open_request_limit(settings),
+            videos=Videos(),
         )
 
     def init_app(self, app: Flask) -> None:

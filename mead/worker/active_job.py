@@ -17,7 +17,7 @@ from mead.imaging.faces import FoundFace
 from mead.log import reason
 from mead.params import ParamsError
 from mead.queue.job import Job
-from mead.revision import Pipeline, R, picture_of, render
+from mead.revision import Pipeline, R, picture_of, render, take_frame
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class ActiveJob(Generic[R]):
             if self.storing is None:
                 add_texts(self.picture, self.chunks)
                 path = storage.new_result_path(self.job.id)
-                self.storing = path, writers.submit(storage.write_picture, self.picture, path)
+                self.storing = path, writers.submit(self._write, storage, self.picture, path)
             path, stored = self.storing
             wait([stored], PATIENCE)
             if not stored.done():
@@ -110,6 +110,25 @@ class ActiveJob(Generic[R]):
             self.error = error
         else:
             self.result = path
+
+    def _write(self, storage: Storage, picture: Image.Image, path: Path) -> int:
+        """Write the picture, and its time-lapse before it; both or none. Returns their size in bytes."""
+        lapse, beside = self.revision.timelapse, storage.timelapse_path(path)
+        size = storage.write(lapse.webp(), beside) if lapse is not None and lapse.frames else 0
+        try:
+            return size + storage.write_picture(picture, path)
+        except OSError:
+            storage.remove([beside])
+            raise
+
+    def take_frame(self, pipeline: Pipeline[R]) -> None:
+        """Take a picture for the time-lapse, if one is due now. Never raises."""
+        if self.error is not None:
+            return
+        try:
+            take_frame(pipeline, self.revision)
+        except Exception as error:  # the job itself may still succeed
+            log.warning("no picture for the time-lapse", extra=self._context(error))
 
     def preview(self, pipeline: Pipeline[R], storage: Storage, writers: Executor) -> None:
         """Store the picture so far, at most once per PREVIEW_PAUSE. Never raises."""
@@ -131,7 +150,7 @@ class ActiveJob(Generic[R]):
     def discard(self, storage: Storage) -> None:
         """Remove a stored result that no record names; if that fails, the sweep removes it."""
         if self.result is not None:
-            storage.remove([self.result])
+            storage.remove([self.result, storage.timelapse_path(self.result)])
 
     def _context(self, error: Exception) -> dict[str, str | None]:
         return {"job": self.job.id, "worker": self.job.worker, "error": reason(error)}

@@ -122,7 +122,8 @@ class Engine(Generic[R]):
         """
         self.admit()
         self.batch.advance()
-        for active in self.batch.unfinished():
+        for active in self.batch.jobs.values():
+            active.take_frame(self.pipeline)
             active.check_time(self.max_job_seconds)
         self.report()
 

@@ -31,10 +31,13 @@ def asked(service: Service, *arguments: str, **more: Any) -> str:
 
 def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
     options = ["--iterations", "1", "--size", "64x64", "--upscale", "1", "--seed", "7"]
-    ids = asked(service, "submit", "generate", "a red house", *options, "-n", "2").split()
+    ids = asked(service, "submit", "generate", "a red house", *options, "-n", "2", "--frames", "2").split()
     assert len(ids) == 2
-    paths = asked(service, "wait", *ids, "-o", "house.png", cwd=tmp_path).split()
+    lapses = ["--timelapse", "house.webp"]
+    paths = asked(service, "wait", *ids, "-o", "house.png", *lapses, cwd=tmp_path).split()
     assert paths == ["house.png", "house-2.png"]
+    for name in ("house.webp", "house-2.webp"):
+        assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
     assert asked(service, "status", *ids).splitlines() == [f"{job_id}  succeeded" for job_id in ids]
     again = json.loads(asked(service, "submit", "generate", "a red house", *options, "--json"))
     assert again["seed"] == 7 and again["notes"] == []

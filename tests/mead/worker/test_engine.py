@@ -95,6 +95,50 @@ def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: FolderStorage, co
         assert picture.info == {"mead": "teal in 5 steps"}
 
 
+def test_frames_lie_beside_the_result(
+    engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any
+) -> None:
+    put(jobs, "a", frames=3)
+    put(jobs, "b", seed=2)
+    steps(engine, 5)
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    (stored,) = storage.timelapses.iterdir()
+    assert stored.stem == Path(str(jobs.get("a").out_path)).stem
+    with Image.open(stored) as animation:
+        assert animation.n_frames == 3
+    check_picture(jobs, storage, colours, "a", 1)
+
+
+def test_a_job_admitted_at_its_last_step_has_all_its_frames(
+    engine: Engine, jobs: Jobs, storage: FolderStorage
+) -> None:
+    put(jobs, "a", iterations=1, frames=100)
+    steps(engine, 1)
+    (stored,) = storage.timelapses.iterdir()
+    with Image.open(stored) as animation:
+        assert animation.n_frames == 2  # before the step and after it
+
+
+def test_frames_that_cannot_be_made_end_nothing(
+    jobs: Jobs, storage: FolderStorage, colours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(colours, jobs, storage)
+    put(jobs, "a", frames=6)
+    put(jobs, "b", frames=1)
+    steps(engine, 1)
+    image = colours.image
+    monkeypatch.setattr(colours, "image", lambda revision: 1 / 0)
+    steps(engine, 3)
+    monkeypatch.setattr(colours, "image", image)
+    steps(engine, 1)
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    lengths = {}
+    for stored in storage.timelapses.iterdir():
+        with Image.open(stored) as animation:
+            lengths[stored.name[0]] = animation.n_frames
+    assert lengths == {"a": 3, "b": 1}
+
+
 def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any) -> None:
     put(jobs, "a")
     steps(engine, 2)
@@ -365,14 +409,16 @@ def in_the_way(storage: FolderStorage, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_result_that_cannot_be_stored_is_kept_for_a_while(
     engine: Engine, jobs: Jobs, storage: FolderStorage, in_the_way: Path, colours: Any
 ) -> None:
-    put(jobs, "a")
+    put(jobs, "a", frames=2)
     steps(engine, 8)
     put(jobs, "b", iterations=6)
     steps(engine, 5)
     assert jobs.get("a").status == "processing" and jobs.get("a").steps == 5
+    assert not list(storage.timelapses.iterdir())  # both or none
     in_the_way.unlink()
     steps(engine, 1)
     assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    assert len(list(storage.timelapses.iterdir())) == 1
     check_picture(jobs, storage, colours, "a", 1)
     assert colours.batches[:11] == [1] * 11  # it was not made twice
 
