@@ -121,3 +121,20 @@ class LatentRevisions(Model):
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress
         )
+
+    def resume(self, iterations: int) -> str:
+        """Take further steps with the picture that `run` has made, and return the path of another PNG.
+
+        The steps go on exactly where it was. Where the way does not depend on the number of steps, the PNG is
+        the same, byte for byte, as that of one run with all the steps. Otherwise it goes on as the last step
+        was: in a `story` with the last text, and where the denoiser starts from noise, at its lowest level.
+
+        Args:
+            iterations: further steps; with those before them at most 2000.
+
+        Raises:
+            RuntimeError: if `run` has not made a picture, or `run_all` has made several.
+            ValueError: for a wrong number of steps.
+            OSError, FloatingPointError: as `run`.
+        """
+        return self._go_on(iterations)

@@ -149,9 +149,11 @@ class BucketStorage(Storage):
         outcomes: Callable[[Sequence[str]], Mapping[str, JobOutcome]],
         unclaimed: float,
         kept: float,
+        latents: float = 0.0,
     ) -> int:
         """Remove objects and copies that no job needs; see `Storage.sweep`."""
-        return super().sweep(outcomes, unclaimed, kept) + self.cache.sweep(outcomes, unclaimed, kept)
+        seconds = (unclaimed, kept, latents)
+        return super().sweep(outcomes, *seconds) + self.cache.sweep(outcomes, *seconds)
 
     def read_id(self) -> str | None:
         """The prefix's id; None if it has none yet."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mead.cli.model_commands import given, lapse_paths, out_paths, parameters_of, spec_called
 from mead.cli.parser import (
@@ -64,11 +65,36 @@ def _code_of(error: MeadError) -> int:
 
 
 def submit_command(name: str) -> click.Command:
-    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`."""
+    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`; and `mead submit --from ID`."""
+
+    @click.command
+    @click.option(
+        "--from", "source", metavar="ID", help="Go on with this job, with --iterations further steps."
+    )
+    @click.option("--iterations", metavar="ITERATIONS", help="With --from: how many further steps.")
+    @click.option("--frames", metavar="FRAMES", help="With --from: frames of a time-lapse of these steps.")
+    @click.option("--upscale", type=click.Choice(["1", "2", "4"]), help="With --from: another size.")
+    @_asking
+    def go_on(client: Client, source: str, as_json: bool, **fields: Any) -> None:
+        job = client.job(source).resume(**fields)
+        _tell_accepted(job, as_json)
+
+    def submit(**options: Any) -> None:
+        context = click.get_current_context()
+        sources = map(context.get_parameter_source, options)
+        given_here = ParameterSource.COMMANDLINE in sources
+        if context.invoked_subcommand is None and options["source"]:
+            context.invoke(go_on, **options)
+        elif context.invoked_subcommand is None or given_here:
+            raise click.UsageError("give a model, as in `mead submit generate PROMPT`, or --from ID alone")
+
     return LazyGroup(
         name,
         commands_at={spec.command_name: f"{__name__}.submit_to" for spec in MODELS.values()},
         aliases={spec.route: f"{__name__}.submit_to" for spec in MODELS.values()},
+        params=go_on.params,
+        callback=submit,
+        invoke_without_command=True,
         help="Send a job to a service and print its id, without waiting. `mead wait ID` fetches the picture.",
     )
 
@@ -84,17 +110,22 @@ def submit_to(name: str) -> click.Command:
         fields: dict[str, Any] = {field.removesuffix("_path"): value for field, value in parameters.items()}
         fields |= {"seed": checked.seed, "n": checked.n}
         job = client.submit(model=spec.route, **fields)
-        for note in job.notes:
-            say(f"mead: {note}", file=sys.stderr)
         tell(f"seed {checked.seed}")
-        if as_json:
-            print_json({"ids": list(job.ids), "seed": checked.seed, "notes": list(job.notes)})
-        else:
-            print(*job.ids, sep="\n")
+        _tell_accepted(job, as_json, seed=checked.seed)
 
     command: click.Command = click.command(name, help=f"{spec.summary} Sends the job to a service.")(submit)
     command.params = [*parameters_of(spec, name), *command.params]
     return command
+
+
+def _tell_accepted(job: Job, as_json: bool, **more: Any) -> None:
+    """Print the ids of a job that was accepted, and the notes on it."""
+    for note in job.notes:
+        say(f"mead: {note}", file=sys.stderr)
+    if as_json:
+        print_json({"ids": list(job.ids), **more, "notes": list(job.notes)})
+    else:
+        print(*job.ids, sep="\n")
 
 
 def status_command(name: str) -> click.Command:

@@ -56,10 +56,12 @@ class Form(Generic[P]):
     Attributes:
         params: the job's parameters; the pictures that they name are stored.
         fingerprint: equal only for equal fields and files.
+        also: what the jobs' records hold beside their parameters.
     """
 
     params: P
     fingerprint: str
+    also: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class FormReader:
                 missing_files = [field for field in required_files if field not in files]
                 checked = _check(params, {**texts, **paths}, missing_files)
                 check_limits(checked, self.settings)
-                fingerprint = _fingerprint(request.path, texts, files)
+                fingerprint = fingerprint_of(request.path, texts, files)
                 uploads.number(checked.n)
             for field, file in files.items():
                 decoders = self._whole if field in checked.whole_pictures() else self._decoders
@@ -254,7 +256,17 @@ def _size(file: FileStorage) -> int:
     return file.stream.seek(0, os.SEEK_END)
 
 
-def _fingerprint(route: str, texts: Mapping[str, str], files: Mapping[str, FileStorage]) -> str:
+def read_texts(request: Request, names: Set[str]) -> dict[str, str]:
+    """The texts that were filled in of a form with these fields and no others.
+
+    Raises:
+        ApiError: 400, 415: as `FormReader.read`.
+    """
+    return _read_fields(request, _Fields(frozenset(names), frozenset(), frozenset()))[0]
+
+
+def fingerprint_of(route: str, texts: Mapping[str, str], files: Mapping[str, FileStorage]) -> str:
+    """What tells a request from others: equal only for equal fields and files."""
     digests = {}
     for field, file in files.items():
         file.stream.seek(0)

@@ -211,18 +211,8 @@ def events(job_id: str) -> Response:
 
 
 def _find_job(job_id: str, services: Services, field: str | None = None) -> Job:
-    """The job, if this request may see it.
-
-    Raises:
-        JobNotFoundError: there is no such job, or this request may not see it.
-    """
-    try:
-        job = services.jobs.get(job_id)
-    except UnknownJobError:
-        raise JobNotFoundError(job_id, field) from None
-    if not access.may_see(job):
-        raise JobNotFoundError(job_id, field)
-    return job
+    """The job, if this request may see it. Raises as `Services.find_job`."""
+    return services.find_job(job_id, field)
 
 
 def _link(job: Job, services: Services) -> Response | None:

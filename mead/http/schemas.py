@@ -216,6 +216,7 @@ class Record(Answer):
     status: Status
     seq: int = Field(ge=0, description="Number of changes of the record; the id of the latest event.")
     rank: Rank
+    continues: str | None = Field(None, description="The id of the job that it goes on with.")
     group: str | None = Field(
         None, description="The id of the first job of its group, if its form's `n` was more than 1."
     )

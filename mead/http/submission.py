@@ -11,7 +11,7 @@ import redis
 from flask import Blueprint, Response, g, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from mead.http import access
+from mead.http import access, continuation
 from mead.http.description import Description, describe
 from mead.http.errors import NO_WORKER, ApiError, JobExpiredError
 from mead.http.forms import Form, check_one
@@ -65,6 +65,7 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
         form=spec.params,
         required_files=spec.required_files,
         headers=("Prefer", "Idempotency-Key"),
+        continues=spec.goes_on,
         examples=spec.examples,
         tag="pictures",
     )
@@ -109,7 +110,10 @@ def accept(
     idempotency_key = read_idempotency_key(request)
     services.readiness.check_submission(services.settings.queue(spec))
     with PendingUploads(services.storage) as uploads:
-        form = services.forms.read(request, spec.params, uploads, spec.required_files)
+        if continuation.goes_on(request, spec):
+            form = continuation.read(request, spec, uploads, services)
+        else:
+            form = services.forms.read(request, spec.params, uploads, spec.required_files)
         if streamed:
             check_one(form.params)
         notes = notes_on(form.params, services.settings.weights)
@@ -138,9 +142,10 @@ def _enqueue(
     settings = services.settings
     queue = settings.queue(spec)
     variants = zip(uploads.job_ids, form.params.variants(), strict=True)
+    also = form.also or {}
     try:
         return services.jobs.enqueue_group(
-            {job_id: _recorded(params, job_id, services.storage) for job_id, params in variants},
+            {job_id: {**_recorded(params, job_id, services.storage), **also} for job_id, params in variants},
             spec.type,
             queue,
             owner=access.owner(),

@@ -17,6 +17,7 @@ from mead.imaging.faces import FoundFace
 from mead.log import reason
 from mead.params import ParamsError
 from mead.queue.job import Job
+from mead.resuming import Origin, latents_file
 from mead.revision import Pipeline, R, picture_of, render, take_frame
 from mead.storage import Storage
 
@@ -45,6 +46,8 @@ class ActiveJob(Generic[R]):
     result: Path | None = None  # the picture's file, once it is stored
     result_bytes: int = 0
     error: Exception | None = None  # why the job must fail
+    origin: Origin | None = None  # what makes its latents; None: they are not stored
+    can_go_on: bool = False  # whether its latents are stored
     # Times of time.monotonic:
     previewed: float = float("-inf")
     store_after: float = float("-inf")
@@ -112,14 +115,30 @@ class ActiveJob(Generic[R]):
             self.result = path
 
     def _write(self, storage: Storage, picture: Image.Image, path: Path) -> int:
-        """Write the picture, and its time-lapse before it; both or none. Returns their size in bytes."""
+        """Write the picture, and before it what lies beside it; all or nothing.
+
+        Returns:
+            The size in bytes, without the latents, which do not stay for long.
+        """
         lapse, beside = self.revision.timelapse, storage.timelapse_path(path)
         size = storage.write(lapse.webp(), beside) if lapse is not None and lapse.frames else 0
         try:
+            self._write_latents(storage, path)
             return size + storage.write_picture(picture, path)
         except OSError:
-            storage.remove([beside])
+            storage.remove([beside, storage.latents_path(path)])
             raise
+
+    def _write_latents(self, storage: Storage, path: Path) -> None:
+        """Write the latents beside a result; if that fails, the job cannot go on, but succeeds."""
+        latents = None if self.origin is None else latents_file(self.revision, self.origin)
+        if latents is None:
+            return
+        try:
+            storage.write(latents, storage.latents_path(path))
+            self.can_go_on = True
+        except OSError as error:
+            log.warning("latents cannot be stored", extra=self._context(error))
 
     def take_frame(self, pipeline: Pipeline[R]) -> None:
         """Take a picture for the time-lapse, if one is due now. Never raises."""
@@ -150,7 +169,8 @@ class ActiveJob(Generic[R]):
     def discard(self, storage: Storage) -> None:
         """Remove a stored result that no record names; if that fails, the sweep removes it."""
         if self.result is not None:
-            storage.remove([self.result, storage.timelapse_path(self.result)])
+            beside = [storage.timelapse_path(self.result), storage.latents_path(self.result)]
+            storage.remove([self.result, *beside])
 
     def _context(self, error: Exception) -> dict[str, str | None]:
         return {"job": self.job.id, "worker": self.job.worker, "error": reason(error)}

@@ -9,13 +9,16 @@ import threading
 from functools import partial
 from typing import NoReturn
 
+import torch
+
 from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
-from mead.provenance import chunks_of
+from mead.provenance import Weights, chunks_of
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
+from mead.resuming import Origin
 from mead.settings import Settings
 from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
@@ -41,6 +44,7 @@ def make_worker(settings: Settings) -> Worker:
     if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
             pipeline.record_graphs(settings.threads(spec))
+    weights = Weights.of(settings.weights)
     engines = [
         Engine(
             pipeline,
@@ -56,6 +60,8 @@ def make_worker(settings: Settings) -> Worker:
             notes_on=partial(notes_on, weights=settings.weights),
             check_steps=partial(check_steps, settings=settings),
             chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
+            origin=Origin(model=spec.name, weights=weights, device=torch.device(device).type),
+            keeps_latents=settings.latents_ttl > 0,
         )
         for spec, pipeline in pipelines
     ]
@@ -66,6 +72,7 @@ def make_worker(settings: Settings) -> Worker:
         storage,
         ttl=settings.worker_ttl,
         attempts=settings.job_attempts,
+        latents=settings.latents_ttl,
         weights=settings.weights,
     )
 

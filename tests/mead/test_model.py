@@ -26,7 +26,7 @@ from mead.revision import Progress
 from mead.weights.errors import WeightsError
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
-from tests.conftest import ROOT, psnr
+from tests.conftest import ROOT, frames_of, psnr
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
 
@@ -366,14 +366,14 @@ def test_a_time_lapse_of_each_picture(colours: Any, tmp_path: Path) -> None:
     paths = made.run_all()
     for variant in (0, 4):
         path = Path(made.timelapse(tmp_path / f"{variant}.webp", variant))
-        with Image.open(path) as animation, Image.open(paths[variant]) as picture:
-            assert animation.n_frames == 3
-            animation.seek(2)
-            assert psnr(animation.convert("RGB"), picture) > 20  # compressed, 8 x 8
+        frames = frames_of(path)
+        assert len(frames) == 3
+        with Image.open(paths[variant]) as picture:
+            assert psnr(frames[2], picture) > 12 > psnr(frames[0], picture)  # 8 x 8, of compressed colours
     assert Path(made.timelapse(tmp_path / "a.mp4")).read_bytes()[4:8] == b"ftyp"
-    for path in ("a.gif", "a"):
+    for name in ("a.gif", "a"):
         with pytest.raises(ValueError, match=r"^path: .* ends neither in"):
-            made.timelapse(tmp_path / path)
+            made.timelapse(tmp_path / name)
     alone = model()
     assert Path(alone.run()).read_bytes() == Path(paths[0]).read_bytes()  # the frames change nothing
     with pytest.raises(ValueError, match=r"^frames: none were kept"):

@@ -54,6 +54,25 @@ def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
     assert "latentrevisions_queue: 0 waiting" in asked(service, "queue")
 
 
+def test_going_on(service: Service, tmp_path: Path) -> None:
+    options = ["--size", "64x64", "--upscale", "1", "--seed", "7"]
+    first, whole = (
+        asked(service, "submit", "generate", "a red house", "--iterations", steps, *options).strip()
+        for steps in ("1", "3")
+    )
+    asked(service, "wait", first, whole, cwd=tmp_path)
+    longer = asked(service, "submit", "--from", first, "--iterations", "2").strip()
+    asked(service, "wait", longer, cwd=tmp_path)
+    assert (tmp_path / f"{longer}.png").read_bytes() == (tmp_path / f"{whole}.png").read_bytes()
+    told = json.loads(asked(service, "submit", "--from", longer, "--iterations", "1", "--json"))
+    assert len(told["ids"]) == 1 and told["notes"] == []
+    for arguments in (["--iterations", "2"], ["--from", first, "generate", "x"], []):
+        wrong = mead("submit", *arguments, MEAD_URL=service.url)
+        assert wrong.returncode == 2 and "or --from ID alone" in wrong.stderr
+    gone = mead("submit", "--from", "0" * 32, MEAD_URL=service.url)
+    assert gone.returncode == 1 and gone.stderr == f"mead: there is no job {'0' * 32}\n"
+
+
 def test_an_edit(service: Service, face: Path, tmp_path: Path) -> None:
     job_id = asked(service, "submit", "edit", str(face), "a person with glasses", "--iterations", "1").strip()
     assert asked(service, "wait", job_id, cwd=tmp_path) == f"{job_id}.png\n"

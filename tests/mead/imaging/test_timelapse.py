@@ -50,7 +50,7 @@ def test_pictures_are_due_at_equal_distances(frames: int, first: int, last: int,
 def test_pillow_reads_the_animation() -> None:
     webp = lapse()
     with Image.open(io.BytesIO(webp)) as animation:
-        assert animation.format == "WEBP" and animation.n_frames == 5 and animation.info["loop"] == 0
+        assert animation.format == "WEBP" and animation.info["loop"] == 0
         shown = []
         for frame, shade in zip(ImageSequence.Iterator(animation), SHADES, strict=True):
             assert psnr(frame.convert("RGB"), picture(shade)) > 35

@@ -27,6 +27,7 @@ from tests.conftest import (
     end_of,
     eventually,
     follow_until,
+    frames_of,
     make_engine,
     recover,
     running,
@@ -85,7 +86,10 @@ def test_notes_are_in_the_record_from_the_first_step_on(
 
 def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: FolderStorage, colours: Any) -> None:
     engine = make_engine(
-        colours, jobs, storage, chunks_of=lambda params, steps: {"mead": f"{params.prompt} in {steps} steps"}
+        colours,
+        jobs,
+        storage,
+        chunks_of=lambda params, steps, further: {"mead": f"{params.prompt} in {steps} steps"},
     )
     put(jobs, "a")
     steps(engine, 5)
@@ -104,8 +108,7 @@ def test_frames_lie_beside_the_result(
     assert jobs.get("a").status == jobs.get("b").status == "succeeded"
     (stored,) = storage.timelapses.iterdir()
     assert stored.stem == Path(str(jobs.get("a").out_path)).stem
-    with Image.open(stored) as animation:
-        assert animation.n_frames == 3
+    assert len(frames_of(stored)) == 3
     check_picture(jobs, storage, colours, "a", 1)
 
 
@@ -115,8 +118,7 @@ def test_a_job_admitted_at_its_last_step_has_all_its_frames(
     put(jobs, "a", iterations=1, frames=100)
     steps(engine, 1)
     (stored,) = storage.timelapses.iterdir()
-    with Image.open(stored) as animation:
-        assert animation.n_frames == 2  # before the step and after it
+    assert len(frames_of(stored)) == 2  # before the step and after it
 
 
 def test_frames_that_cannot_be_made_end_nothing(
@@ -132,10 +134,7 @@ def test_frames_that_cannot_be_made_end_nothing(
     monkeypatch.setattr(colours, "image", image)
     steps(engine, 1)
     assert jobs.get("a").status == jobs.get("b").status == "succeeded"
-    lengths = {}
-    for stored in storage.timelapses.iterdir():
-        with Image.open(stored) as animation:
-            lengths[stored.name[0]] = animation.n_frames
+    lengths = {stored.name[0]: len(frames_of(stored)) for stored in storage.timelapses.iterdir()}
     assert lengths == {"a": 3, "b": 1}
 
 
