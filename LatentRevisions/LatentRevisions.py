@@ -36,6 +36,7 @@ class LatentRevisions(Model):
         seed: int | None = None,
         iterations: int | None = None,
         n: int = 1,
+        frames: int = 0,
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
@@ -71,6 +72,8 @@ class LatentRevisions(Model):
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
             n: how many pictures `run_all` makes, with the seeds `seed`, `seed` + 1 and so on; 1 to 16,
                 default 1.
+            frames: how many pictures of the way are kept for `timelapse`, evenly spread over the steps; 0 to
+                100, default 0.
             cutouts: random crops CLIP sees in each step; 1 to 256, default None: the weights set's.
             size: (width, height) in pixels, before `upscale`; each a multiple of 16, 16 to 1024, default
                 None: the weights set's.
@@ -107,6 +110,7 @@ class LatentRevisions(Model):
             "seed": seed,
             "iterations": iterations,
             "n": n,
+            "frames": frames,
             "cutouts": cutouts,
             "size": size,
             "start": start,
@@ -117,3 +121,20 @@ class LatentRevisions(Model):
         super().__init__(
             LatentRevisionsParams, given, load_pipeline, output_path, weights, device, callback, progress
         )
+
+    def resume(self, iterations: int) -> str:
+        """Take further steps with the picture that `run` has made, and return the path of another PNG.
+
+        The steps go on exactly where it was. Where the way does not depend on the number of steps, the PNG is
+        the same, byte for byte, as that of one run with all the steps. Otherwise it goes on as the last step
+        was: in a `story` with the last text, and where the denoiser starts from noise, at its lowest level.
+
+        Args:
+            iterations: further steps; with those before them at most 2000.
+
+        Raises:
+            RuntimeError: if `run` has not made a picture, or `run_all` has made several.
+            ValueError: for a wrong number of steps.
+            OSError, FloatingPointError: as `run`.
+        """
+        return self._go_on(iterations)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from LatentRevisions.story import Chapters
 from mead.nn.cutouts import Cutouts
 from mead.nn.losses import Sum
 from mead.revision import Revision
+from mead.revision_state import common_state, restore_common
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,13 +35,47 @@ class LatentRevision(Revision):
     noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
     first: Tensor  # latents of the starter picture or wherever it starts, without noise
     masked: Masked | None  # what of the starter picture stays
+    scheduled: int = field(init=False)  # the steps of the schedule; further ones go on at its end
+
+    def __post_init__(self) -> None:
+        self.scheduled = self.steps
 
     @property
     def noise_level(self) -> float:
         """The level that the prior expects now: it falls by the same factor with each step of a chapter."""
         first, last = self.noise
-        done = self.step / self.steps if self.chapters is None else self.chapters.done(self.step)
+        if self.chapters is None:
+            done = min(1.0, self.step / self.scheduled)
+        else:
+            done = self.chapters.done(self.step)
         return first * float((last / first) ** done)
+
+    @property
+    def planned(self) -> int:
+        """As `Revision.planned`."""
+        falls = self.hints is not None and self.noise[0] != self.noise[1]
+        return self.scheduled if falls or self.chapters is not None else self.steps
+
+    def state(self) -> dict[str, Tensor]:
+        """As `Revision.state`."""
+        state = common_state(self)
+        state["scheduled"] = torch.tensor(self.scheduled)
+        state["noise"] = torch.tensor((*self.noise, self.guidance), dtype=torch.float64)
+        if self.chapters is not None:  # which move what the picture stays close to
+            state["anchor"] = self.anchor.first
+            state |= {} if self.coming is None else {"coming": self.coming}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """As `Revision.restore`."""
+        restore_common(self, state)
+        self.scheduled = int(state["scheduled"])
+        first, last, self.guidance = state["noise"].tolist()
+        self.noise = (first, last)
+        if self.chapters is not None:
+            self.chapters.steps = self.scheduled
+            self.anchor.first = state["anchor"].to(self.latents.device)
+            self.coming = state["coming"].to(self.latents.device) if "coming" in state else None
 
     def seen(self, picture: Tensor) -> Tensor:
         """What CLIP sees of a picture [1, 3, H, W]: through a mask, over the starter."""

@@ -83,5 +83,6 @@ SPEC = ModelSpec(
         },
         "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
     },
+    goes_on=True,
     demo=({"prompt": "a girl with green hair", "w2": "1", "seed": "9"}, {"img_enc": "face.jpeg"}),
 )

@@ -10,7 +10,7 @@ BLEND = 0.1  # share of a chapter in which its target takes over from the one be
 
 
 class Chapters:
-    """Targets, each for an equal share of a job's steps.
+    """Targets, each for an equal share of a job's steps. The last one goes on if the job does.
 
     Args:
         targets: of unit length, [chapters, d].
@@ -23,6 +23,8 @@ class Chapters:
 
     def target(self, step: int) -> Tensor:
         """The target [d] of a step, counted from 0."""
+        if step >= self.steps:
+            return self.targets[-1]
         chapter, done = self._place(step)
         if chapter == 0 or done >= BLEND:
             return self.targets[chapter]
@@ -48,6 +50,8 @@ class Chapters:
 
     def done(self, steps: int) -> float:
         """How much of the current chapter is done after so many steps, at least one."""
+        if steps > self.steps:
+            return 1.0
         return min(1.0, self._place(steps - 1)[1] + len(self.targets) / self.steps)
 
     def _place(self, step: int) -> tuple[int, float]:

@@ -322,6 +322,7 @@ class StyleCLIP(Model):
         seed: int | None = None,
         iterations: int | None = None,
         n: int = 1,
+        frames: int = 0,
         method: str = "optimisation",
         start: str | None = None,
         neutral: str | None = None,
@@ -350,6 +351,8 @@ class StyleCLIP(Model):
             iterations: optimisation steps; 1 to 2000, default None: the weights set's.
             n: how many pictures `run_all` makes, with the seeds `seed`, `seed` + 1 and so on; 1 to 16,
                 default 1.
+            frames: how many pictures of the way are kept for `timelapse`, evenly spread over the steps; 0 to
+                100, default 0.
             method: how the edit is found: by optimising the codes, or in one pass by a global direction;
                 "optimisation" or "global", default "optimisation".
             start: where to start: at the face's own codes or where the mapper moves them; "inversion" or
@@ -386,6 +389,7 @@ class StyleCLIP(Model):
             "seed": seed,
             "iterations": iterations,
             "n": n,
+            "frames": frames,
             "method": method,
             "start": start,
             "neutral": neutral,

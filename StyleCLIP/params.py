@@ -161,7 +161,7 @@ class StyleCLIPParams(JobParams):
         idle: tuple[str, ...] = ("neutral", "alpha", "beta")
         why = "the edit is optimised"
         if self.method == "global":
-            idle, why = ("start", "iterations", "l2", "identity"), "nothing is optimised"
+            idle, why = ("start", "iterations", "l2", "identity", "frames"), "nothing is optimised"
         if self.face != "largest" and self.img_path is None:
             found["face"] = "there is no img"
-        return found | {field: why for field in idle if getattr(self, field) is not None}
+        return found | {field: why for field in idle if getattr(self, field) not in (None, 0)}

@@ -15,7 +15,7 @@ from mead.nn.losses import Sum
 from mead.revision import Revision
 from StyleCLIP.photo import PhotoEdit
 
-OF_THE_JOB = frozenset({"generator", "steps", "step", "loss", "started", "faces", "photo"})
+OF_THE_JOB = frozenset({"generator", "steps", "step", "loss", "started", "faces", "photo", "timelapse"})
 """Fields that stay when a job turns to the next face of its photo."""
 
 

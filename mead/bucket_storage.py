@@ -33,6 +33,7 @@ REQUEST_SECONDS = 10.0
 RETRY_SECONDS = 5.0  # since the first attempt, after which a failed request is not sent again
 RETRIES = 3
 KNOWN_UP_SECONDS = 2.0  # that a store which has answered is assumed to be up
+MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp"}
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -87,7 +88,7 @@ class BucketStorage(Storage):
 
     def write(self, content: bytes | bytearray, path: Path) -> int:
         """Write an object; returns its size."""
-        kind = "image/png" if path.suffix == ".png" else "application/octet-stream"
+        kind = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
         with _translated(), _bucket_exists():
             self._store.put(path.as_posix(), content, attributes={"Content-Type": kind}, use_multipart=False)
         return len(content)
@@ -148,9 +149,11 @@ class BucketStorage(Storage):
         outcomes: Callable[[Sequence[str]], Mapping[str, JobOutcome]],
         unclaimed: float,
         kept: float,
+        latents: float = 0.0,
     ) -> int:
         """Remove objects and copies that no job needs; see `Storage.sweep`."""
-        return super().sweep(outcomes, unclaimed, kept) + self.cache.sweep(outcomes, unclaimed, kept)
+        seconds = (unclaimed, kept, latents)
+        return super().sweep(outcomes, *seconds) + self.cache.sweep(outcomes, *seconds)
 
     def read_id(self) -> str | None:
         """The prefix's id; None if it has none yet."""

@@ -69,6 +69,7 @@ class Record(Answer):
     status: Status
     seq: int = Field(ge=0, description="Number of changes of the record; the id of the latest event.")
     rank: Rank
+    continues: str | None = Field(None, description="The id of the job that it goes on with.")
     group: str | None = Field(
         None, description="The id of the first job of its group, if its form's `n` was more than 1."
     )
@@ -83,6 +84,11 @@ class Record(Answer):
     finished_at: datetime | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
     image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    timelapse: str | None = Field(
+        None,
+        description="The address of its time-lapse, if its form asked for `frames`; with .mp4 in place of "
+        ".webp, that of the video.",
+    )
     notes: Notes = None
     faces: Faces = None
     error: str | None = Field(None, description="Why the job failed.")
@@ -110,7 +116,9 @@ def record_of(job: Job, rank: int, root: str = "") -> Record:
         if job.ended and "completed" in job.webhook_events_filter:
             own.setdefault("webhook_status", "waiting")
     image = f"{root}/jobs/{job.id}/image" if job.status == "succeeded" else None
-    return Record(**_parameters(job), **own, files=files, image=image, rank=rank)
+    has_lapse = image is not None and job.parameters.get("frames") is not None
+    lapse = f"{root}/jobs/{job.id}/timelapse.webp" if has_lapse else None
+    return Record(**_parameters(job), **own, files=files, image=image, timelapse=lapse, rank=rank)
 
 
 def _parameters(job: Job) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from mead.files import write_whole
 from mead.imaging.encoding import add_texts, write_picture
 from mead.imaging.faces import FoundFace
+from mead.imaging.timelapse import writer_of
 from mead.nn.precision import best_device, check_device
 from mead.output import try_output
 from mead.params import JobParams, check
 from mead.provenance import chunks_of
-from mead.revision import Pipeline, Progress, finish, start
+from mead.revision import Pipeline, Progress, Revision, begin_timelapse, finish, start
 from mead.weights.notes import notes_on
 from mead.weights.optional import check_optional
 from mead.weights.texts import check_texts
@@ -86,6 +90,7 @@ class Model:
         self.name = name
         self._load = load
         self.faces: tuple[FoundFace, ...] = ()
+        self._made: list[Revision] = []  # of the pictures made last
 
     def __repr__(self) -> str:
         """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
@@ -118,34 +123,87 @@ class Model:
         """
         return self._make(self.params.variants())
 
+    def timelapse(self, path: str | Path, variant: int = 0) -> str:
+        """Write the time-lapse of the picture made last, of the `frames` kept; returns the path.
+
+        Args:
+            path: a file that ends in .webp, for an animated WebP, or in .mp4.
+            variant: which of several pictures, from 0 on.
+
+        Raises:
+            ValueError: for another path, or if no frames were kept.
+            IndexError: if there is no such picture, or none yet.
+            NoVideoError: for an .mp4 without the package "av".
+            OSError: if it cannot be written.
+        """
+        made_by = writer_of(Path(path), "path")
+        if variant not in range(len(self._made)):
+            raise IndexError(f"variant: {variant}, of {len(self._made)} pictures that were made")
+        lapse = self._made[variant].timelapse
+        if lapse is None:
+            raise ValueError("frames: none were kept; ask for some, as in frames=24")
+        write_whole(Path(path), made_by(lapse.webp()))
+        return str(path)
+
     def _make(self, variants: Sequence[JobParams]) -> list[str]:
-        name = self.name or str(uuid.uuid4())
-        numbers = range(2, len(variants) + 1)
-        names = [name, *(f"{name}-{number}" for number in numbers)]
-        paths = [self.output_path / f"{name}.png" for name in names]
-        try_output(paths[-1], "output_path")
+        paths = self._paths(len(variants))
         pipeline = self._load(self.weights, self.device)
+        self._made = []
         with self._bar(len(variants)) as callback:
             for first in range(0, len(variants), AT_ONCE):
-                revisions = [start(pipeline, params) for params in variants[first : first + AT_ONCE]]
+                together = variants[first : first + AT_ONCE]
+                revisions = [start(pipeline, params) for params in together]
                 self.faces = revisions[0].faces
-                numbered = callback and partial(_number, callback, first)
-                pictures = finish(pipeline, revisions, numbered)
-                for number, (picture, revision) in enumerate(zip(pictures, revisions, strict=True), first):
-                    made_by = variants[number], revision.steps, type(self).__name__, self.weights
-                    add_texts(picture, chunks_of(*made_by))
-                    write_picture(picture, paths[number])
+                pictures = finish(pipeline, revisions, callback and partial(_number, callback, first))
+                for params, revision, picture in zip(together, revisions, pictures, strict=True):
+                    self._write(picture, paths[len(self._made)], params, revision)
+                    self._made.append(revision)
         return [str(path) for path in paths]
 
+    def _go_on(self, iterations: int) -> str:
+        """Take further steps with the picture that `run` has made last, and return the path of a new PNG."""
+        if len(self._made) != 1:
+            raise RuntimeError("resume: goes on with the picture that run() has made; call that first")
+        (revision,) = self._made
+        check(type(self.params), {"prompt": self.params.prompt, "iterations": iterations})
+        given = {**self.params.model_dump(), "n": 1, "iterations": revision.steps + iterations}
+        params = check(type(self.params), given)
+        (path,) = self._paths(1)
+        pipeline = self._load(self.weights, self.device)
+        with self._bar(1, done=revision.step) as callback:
+            revision.steps += iterations
+            begin_timelapse(pipeline, revision, params.frames)
+            (picture,) = finish(pipeline, [revision], callback)
+        self._write(picture, path, params, revision)
+        return str(path)
+
+    def _paths(self, n: int) -> list[Path]:
+        """The files of the next `n` pictures; it is tried whether they can be written."""
+        name = self.name or str(uuid.uuid4())
+        names = [name, *(f"{name}-{number}" for number in range(2, n + 1))]
+        paths = [self.output_path / f"{name}.png" for name in names]
+        try_output(paths[-1], "output_path")
+        return paths
+
+    def _write(self, picture: Image.Image, path: Path, params: JobParams, revision: Revision) -> None:
+        """Write a picture that says how it was made."""
+        further = revision.steps - revision.planned
+        add_texts(picture, chunks_of(params, revision.steps, type(self).__name__, self.weights, further))
+        write_picture(picture, path)
+
     @contextmanager
-    def _bar(self, pictures: int) -> Iterator[Callable[[Progress], None] | None]:
-        """A progress bar, if it was asked for; yields the callback that moves it and calls the user's."""
+    def _bar(self, pictures: int, done: int = 0) -> Iterator[Callable[[Progress], None] | None]:
+        """A progress bar, if it was asked for; yields the callback that moves it and calls the user's.
+
+        Args:
+            done: steps that were made before.
+        """
         if not self.progress:
             yield self.callback
             return
         from tqdm.auto import tqdm  # which looks for a notebook when it is imported
 
-        with tqdm(desc=type(self).__name__, unit="step") as bar:
+        with tqdm(desc=type(self).__name__, unit="step", initial=done) as bar:
 
             def step(progress: Progress) -> None:
                 bar.total = pictures * progress.steps

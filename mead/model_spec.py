@@ -118,6 +118,7 @@ class ModelSpec:
         required_files: file fields that its POST requires.
         examples: examples of its form, by title.
         demo: the form and the files (names of sample photos) of the demo's job.
+        goes_on: whether its jobs can go on after their last step, see `mead.resuming`.
         finder: a function that loads with a weights set what finds the faces of an RGB photo, as its jobs
             would, "package.module.name"; "" if it looks for no faces.
     """
@@ -137,6 +138,7 @@ class ModelSpec:
     required_files: tuple[str, ...] = ()
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     demo: tuple[Mapping[str, str], Mapping[str, str]] | None = None
+    goes_on: bool = False
     finder: str = ""
 
     @property

@@ -35,6 +35,7 @@ MAX_ITERATIONS = 2000
 MAX_CUTOUTS = 256
 MAX_SEED = 2**63 - 1
 MAX_VARIANTS = 16
+MAX_FRAMES = 100
 MAX_WEIGHT = 1000
 
 
@@ -155,6 +156,16 @@ class JobParams(BaseModel):
         ge=1,
         le=MAX_VARIANTS,
         description="How many pictures to make, with the seeds `seed`, `seed` + 1 and so on.",
+    )
+
+    # A record of a job that leaves it out has no such field, as before there was any.
+    frames: int = Field(
+        0,
+        ge=0,
+        le=MAX_FRAMES,
+        exclude_if=lambda frames: frames == 0,
+        description="How many pictures of the way are kept for the time-lapse, evenly spread over the steps; "
+        "the last is that after the last step.",
     )
 
     @field_validator("*", mode="before")

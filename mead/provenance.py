@@ -45,9 +45,12 @@ class Provenance(BaseModel):
 
     Attributes:
         model: the name of the model's class.
-        parameters: all that had a value, pictures excepted, as they are written in JSON.
+        parameters: all that had a value, as they are written in JSON; pictures excepted, and what does not
+            change the picture.
         pictures: the form fields of the pictures that were given.
         steps: that were made.
+        further: how many of them a job made that went on after its last step, on a way that depends on the
+            number of steps; 0 if a job that asks for all of them makes the same.
         weights: the set that was used.
         version: of this project.
     """
@@ -56,21 +59,34 @@ class Provenance(BaseModel):
     parameters: Mapping[str, str | int | float]
     pictures: Sequence[str] = ()
     steps: int
+    further: int = Field(0, exclude_if=lambda further: further == 0)
     weights: Weights
     version: str = Field(default_factory=version)
 
     @classmethod
-    def of(cls, model: str, params: JobParams, steps: int, weights: str) -> Provenance:
+    def of(cls, model: str, params: JobParams, steps: int, weights: str, further: int = 0) -> Provenance:
         """That of a job's picture.
+
+        Args:
+            steps, further: as the attributes.
 
         Raises:
             WeightsError: there is no such weights set.
         """
         pictures = list(params.pictures())
         given = params.model_dump(
-            mode="json", exclude_none=True, exclude={"n", *(f"{field}_path" for field in pictures)}
+            mode="json", exclude_none=True, exclude={"n", "frames", *(f"{field}_path" for field in pictures)}
         )
-        return cls(model=model, parameters=given, pictures=pictures, steps=steps, weights=Weights.of(weights))
+        if further:
+            given["iterations"] = steps - further
+        return cls(
+            model=model,
+            parameters=given,
+            pictures=pictures,
+            steps=steps,
+            further=further,
+            weights=Weights.of(weights),
+        )
 
     def chunks(self) -> dict[str, str]:
         """The text chunks of the picture's PNG, by keyword."""
@@ -79,6 +95,7 @@ class Provenance(BaseModel):
     def _text(self) -> str:
         """As AUTOMATIC1111's web UI writes it: the prompt, and a line of what else there is to say."""
         told: dict[str, Any] = {"Steps": self.steps, "Seed": self.parameters.get("seed")}
+        told |= {"Further steps": self.further} if self.further else {}
         told |= {"Model": self.model, "Weights": self.weights.name}
         told |= {name: value for name, value in self.parameters.items() if name not in ("prompt", "seed")}
         told |= {"pictures": " ".join(self.pictures)} if self.pictures else {}
@@ -87,9 +104,9 @@ class Provenance(BaseModel):
         return f"{self.parameters.get('prompt', '')}\n{line}"
 
 
-def chunks_of(params: JobParams, steps: int, model: str, weights: str) -> dict[str, str]:
+def chunks_of(params: JobParams, steps: int, model: str, weights: str, further: int = 0) -> dict[str, str]:
     """The text chunks of a job's picture, see `Provenance.of`."""
-    return Provenance.of(model, params, steps, weights).chunks()
+    return Provenance.of(model, params, steps, weights, further).chunks()
 
 
 def _quoted(value: str) -> str:

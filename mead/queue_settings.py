@@ -33,6 +33,12 @@ class QueueSettings(BaseSettings):
     job_ttl: int = Field(
         24 * 3600, ge=1, description="Seconds that the record and result of an ended job are kept."
     )
+    latents_ttl: int = Field(
+        3600,
+        ge=0,
+        description="Seconds after its end for which a LatentRevisions job can go on (`from`): its latents "
+        "and uploads are kept, at most as long as its record. 0: never.",
+    )
     job_attempts: int = Field(
         3, ge=1, description="Number of times a job is started before it fails because its workers died."
     )

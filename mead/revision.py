@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mead.imaging.faces import FoundFace
+from mead.imaging.timelapse import TimeLapse
 
 if TYPE_CHECKING:
     from mead.upscaling import Upscaler
@@ -62,10 +63,34 @@ class Revision:
     upscaler: Upscaler | None = None  # what enlarges the finished picture
     upscale: int = 1  # how many times as wide and high
     faces: tuple[FoundFace, ...] = ()  # in the job's photo, if all of them were looked for
+    timelapse: TimeLapse | None = None  # takes pictures of the way, if the job asks for them
 
     @property
     def finished(self) -> bool:
         return self.step >= self.steps
+
+    @property
+    def planned(self) -> int:
+        """The steps that a job must ask for to come as far in the same way.
+
+        Fewer than it has taken if it went on after its last step, and its way depends on their number.
+        """
+        return self.steps
+
+    def state(self) -> dict[str, torch.Tensor] | None:
+        """What its next step depends on beside its parameters; None if it cannot go on after the last one."""
+        return None
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on where another revision has ended, of the same parameters but for the number of steps.
+
+        Args:
+            state: of `state`.
+
+        Raises:
+            LookupError, ValueError, RuntimeError: it is not that of such a revision.
+        """
+        raise ValueError("this model cannot go on after its last step")
 
     def enlarge(self, picture: Image.Image) -> Iterator[Image.Image | None]:
         """Enlarge the finished picture as the job asks, in parts.
@@ -139,15 +164,37 @@ def _tell(revisions: Sequence[Revision], losses: Losses) -> None:
         revision.loss = before[0][before[1]]
 
 
-def start(pipeline: Pipeline[R], params: Any) -> R:
-    """`pipeline.start`, with a check of its result.
+def start(pipeline: Pipeline[R], params: Any, prepare: Callable[[R], None] = lambda revision: None) -> R:
+    """`pipeline.start`, with a check of its result, and the first picture of its time-lapse.
+
+    Args:
+        prepare: called with the revision, before anything else is done with it.
 
     Raises:
         FloatingPointError: if the first latents are not finite.
     """
     revision = pipeline.start(params)
+    prepare(revision)
     _check_latents(revision)
+    begin_timelapse(pipeline, revision, params.frames)
     return revision
+
+
+def begin_timelapse(pipeline: Pipeline[R], revision: R, frames: int) -> None:
+    """Begin a time-lapse of so many frames of the steps to come; of 0, none. Raises as `take_frame`."""
+    revision.timelapse = TimeLapse(frames, revision.step, revision.steps) if frames else None
+    take_frame(pipeline, revision)
+
+
+def take_frame(pipeline: Pipeline[R], revision: R) -> None:
+    """Take a picture for the time-lapse, if one is due now.
+
+    Raises:
+        FloatingPointError: if the latents or the picture are not finite.
+    """
+    lapse = revision.timelapse
+    if lapse is not None and lapse.is_due(revision.step):
+        lapse.take(picture_of(pipeline, revision))
 
 
 def check_loss(revision: Revision) -> None:
@@ -249,6 +296,7 @@ def finish(
         pipeline.step(list(going.values()))
         for n, revision in going.items():
             check_loss(revision)
+            take_frame(pipeline, revision)
             if callback is not None:
                 callback(progress_of(pipeline, revision, n))
     return [result_of(pipeline, revision) for revision in revisions]

@@ -6,9 +6,12 @@ servers of a queue must use the same one.
 A job's record holds the names of its files, so servers may see a folder under different paths. A record is
 never trusted as a path: only the job's own files are opened.
 
-A result is kept as long as its job's record. Uploads are removed once their job has succeeded, was cancelled
-or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
-Previews are removed once their job has ended.
+A result is kept as long as its job's record, and so is its time-lapse, which is named after it. Uploads are
+removed once their job has succeeded, was cancelled or failed because of its input; a job that failed for
+another reason keeps them, so that it can be requeued. Previews are removed once their job has ended.
+
+A model that can go on after its last step leaves latents, named after the result. They are kept for a while
+after the job's success, and so are its uploads, which a job that goes on needs.
 """
 
 from __future__ import annotations
@@ -29,6 +32,18 @@ from PIL import Image
 
 from mead.imaging.encoding import Bitmap, png_bytes, webp_bytes
 from mead.queue.job import Job, JobOutcome
+from mead.stored_names import (
+    LATENTS,
+    PART,
+    PREVIEW,
+    RESULT,
+    TIMELAPSE,
+    UNFINISHED,
+    UPLOAD,
+    checked_id,
+    is_of,
+    own_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +51,6 @@ UPLOAD_GROWTH = 32  # bytes stored for each that was sent, as a photo of JPEG qu
 DISK_BLOCK = 4096  # bytes; no file takes less of a disk
 LONGEST_WEBP_SIDE = 16_383  # pixels
 SWEEP_BATCH = 500  # files whose jobs are looked up at a time
-
-_PART = r"[0-9A-Za-z_-]{1,64}"  # of a file's name; job ids are one
-_NAME = re.compile(rf"{_PART}(\.{_PART}){{1,2}}")
-
-# The names that the sweep may remove; job ids are 32 hex digits.
-_UPLOAD = r"([0-9a-f]{32})\.[a-z][a-z0-9_]*\.(upload|bmp)"  # .bmp: from older versions
-_RESULT = r"([0-9a-f]{32})\.[0-9a-f]{8}\.png"
-_PREVIEW = r"([0-9a-f]{32})\.preview\.png"
-_UNFINISHED = re.compile(rf"\.(probe|{_UPLOAD}|{_RESULT}|{_PREVIEW})\.[0-9a-f]{{8}}")
 
 
 class StorageUnavailableError(OSError):
@@ -67,7 +73,7 @@ class Entry:
 
 
 class Storage(ABC):
-    """Uploads, results and previews, in `uploads`, `results` and `previews` below `root`.
+    """Uploads, results, time-lapses, latents and previews, in folders of these names below `root`.
 
     Files are written whole or not at all. Methods that write or read raise OSError when that fails,
     StorageUnavailableError when it may succeed later, and FileNotFoundError when there is no such file.
@@ -82,6 +88,8 @@ class Storage(ABC):
         self.root = root
         self.uploads = root / "uploads"
         self.results = root / "results"
+        self.timelapses = root / "timelapses"
+        self.latents = root / "latents"
         self.previews = root / "previews"
         self.marker = root / ".mead-id"
 
@@ -96,18 +104,26 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: the id cannot be part of a file's name. So do all methods that take an id.
         """
-        return self.uploads / f"{_checked(job_id)}.{field}.upload"
+        return self.uploads / f"{checked_id(job_id)}.{field}.upload"
 
     def new_result_path(self, job_id: str) -> Path:
         """A new path for a job's finished picture, so that no attempt overwrites the result of another.
 
         The job's record names the one that counts.
         """
-        return self.results / f"{_checked(job_id)}.{secrets.token_hex(4)}.png"
+        return self.results / f"{checked_id(job_id)}.{secrets.token_hex(4)}.png"
+
+    def timelapse_path(self, result: Path) -> Path:
+        """The path of a result's time-lapse, an animated WebP."""
+        return self.timelapses / f"{result.stem}.webp"
+
+    def latents_path(self, result: Path) -> Path:
+        """The path of the latents that the job of a result can go on with, see `mead.resuming`."""
+        return self.latents / f"{result.stem}.safetensors"
 
     def preview_path(self, job_id: str) -> Path:
         """The path of a running job's preview."""
-        return self.previews / f"{_checked(job_id)}.preview.png"
+        return self.previews / f"{checked_id(job_id)}.preview.png"
 
     # Writing and reading
 
@@ -133,11 +149,19 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
-        _checked(job.id)
+        checked_id(job.id)
         return {
-            name: str(self.local(_own(self.uploads, job.id, value))) if name.endswith("_path") else value
+            name: str(self.local(own_file(self.uploads, job.id, value))) if name.endswith("_path") else value
             for name, value in job.parameters.items()
         }
+
+    def read_upload(self, job: Job, named: str) -> bytes:
+        """One of a job's uploads, as its record names it.
+
+        Raises:
+            FileNotFoundError: that is not the job's own, or it is missing.
+        """
+        return self.read(own_file(self.uploads, job.id, named))
 
     def read_result(self, job: Job) -> bytes:
         """The PNG of a job that has succeeded.
@@ -145,7 +169,23 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: the record names a file that is not the job's own, or that is missing.
         """
-        return self.read(_own(self.results, job.id, job.out_path or ""))
+        return self.read(own_file(self.results, job.id, job.out_path or ""))
+
+    def read_timelapse(self, job: Job) -> bytes:
+        """The animated WebP of a job that has succeeded.
+
+        Raises:
+            FileNotFoundError: the record names a file that is not the job's own, or there is no time-lapse.
+        """
+        return self.read(self.timelapse_path(own_file(self.results, job.id, job.out_path or "")))
+
+    def read_latents(self, job: Job) -> bytes:
+        """The latents of a job that has succeeded.
+
+        Raises:
+            FileNotFoundError: the record names a file that is not the job's own, or there are none any more.
+        """
+        return self.read(self.latents_path(own_file(self.results, job.id, job.out_path or "")))
 
     def result_link(self, job: Job, valid: timedelta) -> str | None:
         """A URL under which anyone can fetch the job's result for a while; None if there are no such URLs.
@@ -153,7 +193,7 @@ class Storage(ABC):
         Raises:
             FileNotFoundError: the record names a file that is not the job's own.
         """
-        return self.link(_own(self.results, job.id, job.out_path or ""), valid)
+        return self.link(own_file(self.results, job.id, job.out_path or ""), valid)
 
     def read_preview(self, job_id: str) -> bytes:
         """A running job's preview, a PNG.
@@ -174,8 +214,8 @@ class Storage(ABC):
 
         Never raises; the sweep removes what could not be removed now.
         """
-        own = [] if keep_uploads else [name for name in job.pictures if _is_of(name.name, job.id)]
-        previews = [self.preview_path(job.id)] if re.fullmatch(_PART, job.id) else []
+        own = [] if keep_uploads else [name for name in job.uploads if is_of(name.name, job.id)]
+        previews = [self.preview_path(job.id)] if re.fullmatch(PART, job.id) else []
         self.remove([*previews, *(self.uploads / picture.name for picture in own)])
 
     def sweep(
@@ -183,6 +223,7 @@ class Storage(ABC):
         outcomes: Callable[[Sequence[str]], Mapping[str, JobOutcome]],
         unclaimed: float,
         kept: float,
+        latents: float = 0.0,
     ) -> int:
         """Remove files that their jobs no longer need, or whose jobs have no record.
 
@@ -192,8 +233,9 @@ class Storage(ABC):
             outcomes: `Jobs.outcomes`.
             unclaimed: seconds that an upload or preview is kept without a record, and that an unfinished file
                 is kept.
-            kept: seconds that a result is kept without a record: as long as the record would have been, so
-                that results survive when Redis loses its data.
+            kept: seconds that a result or time-lapse is kept without a record: as long as the record would
+                have been, so that results survive when Redis loses its data.
+            latents: seconds after a job's success that its latents are kept, and its uploads with them.
 
         Returns:
             How many files were removed.
@@ -205,33 +247,45 @@ class Storage(ABC):
             known = outcomes(sorted({job_id for _, job_id in batch if job_id}))
             unneeded = []
             for entry, job_id in batch:
-                longest = kept if entry.path.parent == self.results and job_id else unclaimed
-                if not self._needed(entry, known.get(job_id), longest):
+                longest = (
+                    kept if entry.path.parent in (self.results, self.timelapses) and job_id else unclaimed
+                )
+                if not self._needed(entry, known.get(job_id), longest, latents):
                     unneeded.append(entry.path)
             removed += self.remove(unneeded)
         return removed
 
     def _swept(self) -> Iterator[tuple[Entry, str]]:
         """All files with names that the service gives, each with its job's id ("" for an unfinished file)."""
-        for folder, pattern in ((self.uploads, _UPLOAD), (self.results, _RESULT), (self.previews, _PREVIEW)):
+        patterns = {
+            self.uploads: UPLOAD,
+            self.results: RESULT,
+            self.timelapses: TIMELAPSE,
+            self.latents: LATENTS,
+            self.previews: PREVIEW,
+        }
+        for folder, pattern in patterns.items():
             try:
                 for entry in self.entries(folder):
                     match = re.fullmatch(pattern, entry.path.name)
-                    if match or _UNFINISHED.fullmatch(entry.path.name):
+                    if match or UNFINISHED.fullmatch(entry.path.name):
                         yield entry, match[1] if match else ""
             except FileNotFoundError:  # nothing has been stored yet
                 continue
             except OSError as error:
                 log.warning("cannot sweep", extra={"folder": str(folder), "error": str(error)})
 
-    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float) -> bool:
+    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float, latents: float) -> bool:
         if outcome is None:
             return self.age(entry) < longest
         if not outcome.ended:
             return True
-        if entry.path.parent == self.results:
-            return outcome.out_path is not None and PurePath(outcome.out_path).name == entry.path.name
-        return entry.path.parent == self.uploads and outcome.needs_uploads
+        folder, may_go_on = entry.path.parent, outcome.succeeded_within(latents)
+        if folder == self.uploads:
+            return outcome.needs_uploads or may_go_on
+        if folder == self.previews or (folder == self.latents and not may_go_on):
+            return False
+        return outcome.out_path is not None and PurePath(outcome.out_path).stem == entry.path.stem
 
     # What each kind of storage does in its own way
 
@@ -286,23 +340,3 @@ class Storage(ABC):
     @abstractmethod
     def free_bytes(self) -> int | None:
         """Free bytes for uploads and results; None if there is no limit."""
-
-
-def _checked(job_id: str) -> str:
-    """The job's id, if it can be part of a file's name."""
-    if not re.fullmatch(_PART, job_id):
-        raise FileNotFoundError(errno.ENOENT, "no file can belong to a job of this id", job_id)
-    return job_id
-
-
-def _is_of(name: str, job_id: str) -> bool:
-    """Whether a file with this name belongs to a job."""
-    return bool(_NAME.fullmatch(name)) and name.partition(".")[0] == job_id
-
-
-def _own(folder: Path, job_id: str, named: str) -> Path:
-    """The job's own file in `folder` that its record names. Records of older versions hold paths."""
-    name = PurePath(named).name
-    if not _is_of(name, job_id):
-        raise FileNotFoundError(errno.ENOENT, "not a file of this job", named)
-    return folder / name

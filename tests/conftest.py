@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import redis
 import requests
 import torch
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageSequence
 from playwright.sync_api import Browser, sync_playwright
 
 from caching_config import Settings, connect
@@ -35,6 +36,7 @@ from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
 from mead.queue.recovery import Recovery
 from mead.revision import Revision
+from mead.revision_state import common_state, restore_common
 from mead.storage import Storage
 from mead.worker.engine import Engine
 from tests.object_store import BUCKET, ObjectStore
@@ -82,6 +84,14 @@ class ColourRevision(Revision):
     """A picture on its way to one colour."""
 
     target: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 3, 1, 1))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """It can go on after its last step."""
+        return common_state(self)
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on where another one has ended."""
+        restore_common(self, state)
 
 
 class ColourPipeline:
@@ -410,6 +420,12 @@ def door() -> Iterator[Callable[..., str]]:
     yield start
     for process in started:
         process.stop()
+
+
+def frames_of(file: bytes | Path) -> list[Image.Image]:
+    """The frames of an animation, RGB."""
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as animation:
+        return [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

@@ -99,7 +99,7 @@ def test_forms_are_described_by_the_models_that_check_them(settings: Settings) -
     body = description(settings)["paths"]["/latent_revision"]["post"]["requestBody"]
     form = body["content"]["multipart/form-data"]["schema"]
     names = {name.removesuffix("_path") for name in LatentRevisionsParams.model_fields}
-    assert set(form["properties"]) == names | {"webhook", "webhook_events_filter"}
+    assert set(form["properties"]) == names | {"from", "webhook", "webhook_events_filter"}
     assert form["required"] == ["prompt"] and not form["additionalProperties"]
     assert form["properties"]["w0"]["maximum"] == 1000 and form["properties"]["w0"]["default"] == 5
     size = form["properties"]["size"]["pattern"]

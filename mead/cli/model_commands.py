@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from mead.cli.parser import json_option, print_json, tell, watched
+from mead.cli.parser import CommandError, json_option, print_json, tell, watched
 from mead.cli.progress_bar import ProgressBar
 from mead.model_spec import ModelSpec
 from mead.output import try_output
@@ -72,7 +72,33 @@ def out_paths(out: Path, n: int) -> list[Path]:
     """
     if out.suffix != ".png":
         raise click.BadParameter(f"{str(out)!r} does not end in .png", param_hint="'-o' / '--out'")
-    return [out, *(out.with_name(f"{out.stem}-{number}.png") for number in range(2, n + 1))]
+    return numbered(out, n)
+
+
+def lapse_paths(path: Path, n: int) -> list[Path]:
+    """The files of the time-lapses of `n` pictures: NAME.webp, NAME-2.webp and so on.
+
+    Raises:
+        click.BadParameter: for a file of another kind.
+        OSError: the file cannot be written.
+    """
+    if path.suffix not in (".webp", ".mp4"):
+        why = f"{str(path)!r} ends neither in .webp nor in .mp4"
+        raise click.BadParameter(why, param_hint="'--timelapse'")
+    try_output(path, "timelapse")
+    return numbered(path, n)
+
+
+timelapse_option = click.Option(
+    ["--timelapse"],
+    type=click.Path(path_type=Path),
+    help="File for the time-lapse, .webp or .mp4, of the --frames asked for; of several, the first.",
+)
+
+
+def numbered(path: Path, n: int) -> list[Path]:
+    """A file for each of `n` pictures: NAME.png, NAME-2.png and so on."""
+    return [path, *(path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(2, n + 1))]
 
 
 def local_command(name: str) -> click.Command:
@@ -89,6 +115,7 @@ def local_command(name: str) -> click.Command:
             metavar="FOLDER",
             help="Folder for the picture, if there is no --out.",
         ),
+        timelapse_option,
         click.Option(["--weights"], help='Set of weights: "demo" (the default), "full" or one of your own.'),
         click.Option(["--device"], help='Such as "cpu" or "cuda:0"; by default the GPU, if there is one.'),
     ]
@@ -106,6 +133,7 @@ def _run(
     spec: ModelSpec,
     out: Path | None,
     output_path: str,
+    timelapse: Path | None,
     weights: str | None,
     device: str | None,
     as_json: bool,
@@ -116,6 +144,9 @@ def _run(
     paths = out_paths(out, checked.n) if out is not None else []
     folder = Path(output_path) if out is None else out.parent
     try_output(folder / "picture.png", "output_path" if out is None else "out")
+    lapses = lapse_paths(timelapse, checked.n) if timelapse is not None else []
+    if lapses:
+        _check_lapse(lapses[0], checked.frames)
     parameters = {name: getattr(checked, name) for name in given(spec, options)} | {"seed": checked.seed}
     others = {name: value for name, value in (("weights", weights), ("device", device)) if value is not None}
     tell(f"seed {checked.seed}")
@@ -133,6 +164,8 @@ def _run(
         if paths:
             model.name = paths[0].stem
         made = model.run_all()
+        for variant, path in enumerate(lapses):
+            model.timelapse(path, variant)
     finally:
         if bar is not None:
             bar.end()
@@ -142,6 +175,25 @@ def _run(
         print_json({"pictures": pictures, "notes": list(model.notes)})
     else:
         print(*made, sep="\n")
+
+
+def _check_lapse(path: Path, frames: int) -> None:
+    """Check that a time-lapse can be made.
+
+    Raises:
+        click.BadParameter: no frames were asked for.
+        CommandError: there is no video encoder.
+    """
+    if not frames:
+        raise click.BadParameter(
+            "no frames are kept; give --frames, as in --frames 24", param_hint="'--timelapse'"
+        )
+    from mead.imaging.timelapse import NoVideoError, writer_of  # imports Pillow, and is seldom used
+
+    try:
+        writer_of(path, "timelapse")
+    except NoVideoError as error:
+        raise CommandError(f"timelapse: {error}") from error
 
 
 def _load(spec: ModelSpec) -> Callable[..., Any]:

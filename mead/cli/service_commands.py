@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from mead.cli.model_commands import given, out_paths, parameters_of, spec_called
+from mead.cli.model_commands import given, lapse_paths, out_paths, parameters_of, spec_called
 from mead.cli.parser import (
     FAILED,
     NO_ANSWER,
@@ -24,6 +25,7 @@ from mead.cli.parser import (
 )
 from mead.cli.progress_bar import ProgressBar
 from mead.client import Client, Job, MeadError, Picture, RefusedError, UnreachableError
+from mead.files import write_whole
 from mead.params import check
 from mead.registry import MODELS
 from mead.terminal import format_size, say
@@ -64,11 +66,36 @@ def _code_of(error: MeadError) -> int:
 
 
 def submit_command(name: str) -> click.Command:
-    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`."""
+    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`; and `mead submit --from ID`."""
+
+    @click.command
+    @click.option(
+        "--from", "source", metavar="ID", help="Go on with this job, with --iterations further steps."
+    )
+    @click.option("--iterations", metavar="ITERATIONS", help="With --from: how many further steps.")
+    @click.option("--frames", metavar="FRAMES", help="With --from: frames of a time-lapse of these steps.")
+    @click.option("--upscale", type=click.Choice(["1", "2", "4"]), help="With --from: another size.")
+    @_asking
+    def go_on(client: Client, source: str, as_json: bool, **fields: Any) -> None:
+        job = client.job(source).resume(**fields)
+        _tell_accepted(job, as_json)
+
+    def submit(**options: Any) -> None:
+        context = click.get_current_context()
+        sources = map(context.get_parameter_source, options)
+        given_here = ParameterSource.COMMANDLINE in sources
+        if context.invoked_subcommand is None and options["source"]:
+            context.invoke(go_on, **options)
+        elif context.invoked_subcommand is None or given_here:
+            raise click.UsageError("give a model, as in `mead submit generate PROMPT`, or --from ID alone")
+
     return LazyGroup(
         name,
         commands_at={spec.command_name: f"{__name__}.submit_to" for spec in MODELS.values()},
         aliases={spec.route: f"{__name__}.submit_to" for spec in MODELS.values()},
+        params=go_on.params,
+        callback=submit,
+        invoke_without_command=True,
         help="Send a job to a service and print its id, without waiting. `mead wait ID` fetches the picture.",
     )
 
@@ -85,13 +112,8 @@ def submit_to(name: str) -> click.Command:
         fields |= {"seed": checked.seed, "n": checked.n}
         fields |= {name: options[name] for name in WebhookForm.model_fields}
         job = client.submit(model=spec.route, **fields)
-        for note in job.notes:
-            say(f"mead: {note}", file=sys.stderr)
         tell(f"seed {checked.seed}")
-        if as_json:
-            print_json({"ids": list(job.ids), "seed": checked.seed, "notes": list(job.notes)})
-        else:
-            print(*job.ids, sep="\n")
+        _tell_accepted(job, as_json, seed=checked.seed)
 
     command: click.Command = click.command(name, help=f"{spec.summary} Sends the job to a service.")(submit)
     webhooks = [
@@ -100,6 +122,16 @@ def submit_to(name: str) -> click.Command:
     ]
     command.params = [*parameters_of(spec, name), *webhooks, *command.params]
     return command
+
+
+def _tell_accepted(job: Job, as_json: bool, **more: Any) -> None:
+    """Print the ids of a job that was accepted, and the notes on it."""
+    for note in job.notes:
+        say(f"mead: {note}", file=sys.stderr)
+    if as_json:
+        print_json({"ids": list(job.ids), **more, "notes": list(job.notes)})
+    else:
+        print(*job.ids, sep="\n")
 
 
 def status_command(name: str) -> click.Command:
@@ -126,20 +158,33 @@ def wait_command(name: str) -> click.Command:
     @click.command(name)
     @ids_argument
     @click.option("-o", "--out", type=click.Path(path_type=Path), help="The PNG file; of several, the first.")
+    @click.option(
+        "--timelapse",
+        type=click.Path(path_type=Path),
+        help="File for the time-lapse, .webp or .mp4, of a job with frames; of several, the first.",
+    )
     @click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for each job.")
     @_asking
     def wait(
-        client: Client, ids: Sequence[str], out: Path | None, timeout: float | None, as_json: bool
+        client: Client,
+        ids: Sequence[str],
+        out: Path | None,
+        timelapse: Path | None,
+        timeout: float | None,
+        as_json: bool,
     ) -> None:
         """Wait until jobs have ended, save their pictures and print the paths.
 
         Without --out, the pictures are saved as ID.png.
         """
         paths = out_paths(out, len(ids)) if out is not None else [Path(f"{job_id}.png") for job_id in ids]
+        lapses = lapse_paths(timelapse, len(ids)) if timelapse is not None else []
         saved = []
-        for job_id, path in zip(ids, paths, strict=True):
+        for number, (job_id, path) in enumerate(zip(ids, paths, strict=True)):
             picture = _wait(client.job(job_id), timeout)
             saved.append({"path": str(picture.save(path)), "id": picture.id, "seed": picture.seed})
+            if lapses:
+                write_whole(lapses[number], client.job(job_id).timelapse(lapses[number].suffix[1:]))
             if not as_json:
                 print(path, flush=True)
         if as_json:

@@ -31,6 +31,8 @@ def show_command(name: str) -> click.Command:
         """Print the command that makes a PNG of this project again."""
         made = read_provenance(file)
         say(command_of(made))
+        if made.further:
+            say(f"mead: then {made.further} further steps", file=sys.stderr)
         for difference in differences(made):
             say(f"mead: {difference}", file=sys.stderr)
 

@@ -245,6 +245,20 @@ class AsyncJob:
         """
         await self._client._run(self._operations.ask("POST", f"/jobs/{self.id}/retry"))
 
+    async def resume(self, iterations: int | None = None, **fields: Value) -> AsyncJob:
+        """Make a job that goes on exactly where the (first) one has ended, and do not wait for it.
+
+        Args:
+            iterations: further steps; by default as many as the weights set has for a picture.
+            fields: `upscale` and `frames`, if they are to change.
+
+        Raises:
+            RefusedError: the job has not succeeded, or cannot go on any more.
+            UnreachableError
+        """
+        answer = await self._client._run(self._operations.resume(self.id, iterations, fields))
+        return AsyncJob(self._client, [answer["id"]], answer.get("notes", ()))
+
     @property
     async def image(self) -> Picture:
         """The (first) picture, if it is finished; to be awaited. Raises as `wait`."""
@@ -253,3 +267,16 @@ class AsyncJob:
     async def preview(self) -> bytes | None:
         """The (first) picture so far, a PNG file; None if there is none yet."""
         return await self._client._run(self._operations.preview(self.id))
+
+    async def timelapse(self, kind: str = "webp") -> bytes:
+        """The time-lapse of the (first) picture, once it is finished, if the job has asked for `frames`.
+
+        Args:
+            kind: "webp", an animated WebP file, or "mp4", a video.
+
+        Raises:
+            ValueError: for another kind.
+            RefusedError: there is none, or the service makes no videos.
+            UnreachableError
+        """
+        return await self._client._run(self._operations.timelapse(self.id, kind))

@@ -242,6 +242,20 @@ class Job:
         """
         self._client._run(self._operations.ask("POST", f"/jobs/{self.id}/retry"))
 
+    def resume(self, iterations: int | None = None, **fields: Value) -> Job:
+        """Make a job that goes on exactly where the (first) one has ended, and do not wait for it.
+
+        Args:
+            iterations: further steps; by default as many as the weights set has for a picture.
+            fields: `upscale` and `frames`, if they are to change.
+
+        Raises:
+            RefusedError: the job has not succeeded, or cannot go on any more.
+            UnreachableError
+        """
+        answer = self._client._run(self._operations.resume(self.id, iterations, fields))
+        return Job(self._client, [answer["id"]], answer.get("notes", ()))
+
     @property
     def image(self) -> Picture:
         """The (first) picture, if it is finished. Raises as `wait`."""
@@ -250,3 +264,16 @@ class Job:
     def preview(self) -> bytes | None:
         """The (first) picture so far, a PNG file; None if there is none yet."""
         return self._client._run(self._operations.preview(self.id))
+
+    def timelapse(self, kind: str = "webp") -> bytes:
+        """The time-lapse of the (first) picture, once it is finished, if the job has asked for `frames`.
+
+        Args:
+            kind: "webp", an animated WebP file, or "mp4", a video.
+
+        Raises:
+            ValueError: for another kind.
+            RefusedError: there is none, or the service makes no videos.
+            UnreachableError
+        """
+        return self._client._run(self._operations.timelapse(self.id, kind))

@@ -67,6 +67,18 @@ class Operations:
         answer: Record = reply.json()
         return answer
 
+    def resume(self, job_id: str, iterations: int | None, fields: Mapping[str, Value]) -> Flow[Record]:
+        """Make a job that goes on with another one; returns the answer."""
+        record = yield from self.ask("GET", f"/jobs/{job_id}")
+        models = yield from self.models()
+        route = next((model["route"] for model in models["models"] if model["type"] == record["type"]), "")
+        form = {"from": job_id, "iterations": iterations, **fields}
+        texts = {name: str(value) for name, value in form.items() if value is not None}
+        headers = {"Prefer": "respond-async", "Idempotency-Key": secrets.token_hex(16)}
+        reply = yield from send(Request("POST", route, form=texts, headers=headers), self.patience)
+        answer: Record = reply.json()
+        return answer
+
     def pictures(self, ids: Sequence[str]) -> Flow[list[Picture]]:
         """The pictures of jobs that have ended."""
         found = []
@@ -94,6 +106,13 @@ class Operations:
         """A job's picture so far."""
         reply = yield from send(Request("GET", f"/jobs/{job_id}/preview"), self.patience)
         return reply.content if reply.headers.get("content-type") == "image/png" else None
+
+    def timelapse(self, job_id: str, kind: str) -> Flow[bytes]:
+        """A finished job's time-lapse, "webp" or "mp4"."""
+        if kind not in ("webp", "mp4"):
+            raise ValueError(f'kind: must be "webp" or "mp4", not {kind!r}')
+        reply = yield from send(Request("GET", f"/jobs/{job_id}/timelapse.{kind}"), self.patience)
+        return reply.content
 
     def cancel(self, ids: Sequence[str]) -> Flow[Record]:
         """Cancel a job or a group."""

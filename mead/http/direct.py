@@ -73,6 +73,10 @@ class Runner:
         """
         with PendingUploads(self.storage) as uploads:
             params = self.forms.read(request, spec.params, uploads).params
+            if params.frames:
+                raise ApiError(
+                    422, "frames: this server keeps no time-lapse; caching_server.py does", "frames"
+                )
             notes = notes_on(params, self.settings.weights)
             if wants_events(request):
                 check_one(params)

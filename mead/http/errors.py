@@ -65,10 +65,10 @@ class JobExpiredError(ApiError):
 
 
 class PictureExpiredError(ApiError):
-    """404: the job has succeeded, but its picture was removed."""
+    """404: the job has succeeded, but its picture, or what belongs to it, was removed."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(404, f"the picture of job {job_id} has expired", job_id=job_id)
+    def __init__(self, job_id: str, what: str = "picture") -> None:
+        super().__init__(404, f"the {what} of job {job_id} has expired", job_id=job_id)
 
 
 def input_error(error: ValueError) -> ApiError:

@@ -58,12 +58,12 @@ class Form(Generic[P]):
     Attributes:
         params: the job's parameters; the pictures that they name are stored.
         fingerprint: equal only for equal fields and files.
-        webhook: who is to be told of the job.
+        also: what the jobs' records hold beside their parameters.
     """
 
     params: P
     fingerprint: str
-    webhook: WebhookForm
+    also: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,15 @@ class FormReader:
         """
         models = (params, WebhookForm) if webhooks else (params,)
         sent, files = _read_fields(request, _fields_of(*models))  # waits for slow clients
-        webhook_fields = {name: text for name, text in sent.items() if name in WebhookForm.model_fields}
-        texts = {name: text for name, text in sent.items() if name not in webhook_fields}
+        texts = {name: text for name, text in sent.items() if name not in WebhookForm.model_fields}
         paths = {f"{field}_path": uploads.path(field) for field in files}
         try:
             with self._checks:
                 missing_files = [field for field in required_files if field not in files]
                 checked = _check(params, {**texts, **paths}, missing_files)
                 check_limits(checked, self.settings)
-                webhook = check(WebhookForm, webhook_fields)
-                webhook.check_receiver(self._receivers)
-                fingerprint = _fingerprint(request.path, sent, files)
+                also = self.receiver(sent)
+                fingerprint = fingerprint_of(request.path, sent, files)
                 uploads.number(checked.n)
             for field, file in files.items():
                 decoders = self._whole if field in checked.whole_pictures() else self._decoders
@@ -155,7 +153,18 @@ class FormReader:
             raise input_error(error) from error
         except BusyError as error:
             raise ApiError(429, str(error), error.field) from error
-        return Form(checked, fingerprint, webhook)
+        return Form(checked, fingerprint, also)
+
+    def receiver(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """What the records of a form's jobs hold of who is to be told of them.
+
+        Raises:
+            ParamsError: naming the field.
+        """
+        fields = {name: text for name, text in texts.items() if name in WebhookForm.model_fields}
+        webhook = check(WebhookForm, fields)
+        webhook.check_receiver(self._receivers)
+        return webhook.recorded()
 
     def whole_photo(self, file: BinaryIO, field: str) -> AbstractContextManager[Bitmap]:
         """A photo at its own size, for the length of a block.
@@ -271,7 +280,17 @@ def _size(file: FileStorage) -> int:
     return file.stream.seek(0, os.SEEK_END)
 
 
-def _fingerprint(route: str, texts: Mapping[str, str], files: Mapping[str, FileStorage]) -> str:
+def read_texts(request: Request, names: Set[str]) -> dict[str, str]:
+    """The texts that were filled in of a form with these fields and no others.
+
+    Raises:
+        ApiError: 400, 415: as `FormReader.read`.
+    """
+    return _read_fields(request, _Fields(frozenset(names), frozenset(), frozenset()))[0]
+
+
+def fingerprint_of(route: str, texts: Mapping[str, str], files: Mapping[str, FileStorage]) -> str:
+    """What tells a request from others: equal only for equal fields and files."""
     digests = {}
     for field, file in files.items():
         file.stream.seek(0)

@@ -22,6 +22,7 @@ from mead.http.responses import json_response, processing_response, result_respo
 from mead.http.schemas import Cancelled, Picture, Processing
 from mead.http.services import Services, current_services
 from mead.http.sse import event_response
+from mead.imaging.timelapse import NoVideoError
 from mead.job_record import Record, record_of
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
@@ -37,6 +38,8 @@ def blueprint() -> Blueprint:
     routes.add_url_rule("/jobs/<job_id>", view_func=cancel, methods=["DELETE"])
     routes.add_url_rule("/jobs/<job_id>/retry", view_func=retry, methods=["POST"])
     routes.add_url_rule("/jobs/<job_id>/image", view_func=image)
+    routes.add_url_rule("/jobs/<job_id>/timelapse.webp", view_func=timelapse_webp)
+    routes.add_url_rule("/jobs/<job_id>/timelapse.mp4", view_func=timelapse_mp4)
     routes.add_url_rule("/jobs/<job_id>/preview", view_func=preview)
     routes.add_url_rule("/jobs/<job_id>/events", view_func=events)
     return routes
@@ -121,6 +124,38 @@ def image(job_id: str) -> Response:
     return _link(job, services) or _picture(job, services)
 
 
+@describe(Description({200: ["image/webp"]}, errors=(400, 404, 409, 503), tag="jobs"))
+def timelapse_webp(job_id: str) -> Response:
+    """The time-lapse of a job that has succeeded, an animated WebP.
+
+    It shows the `frames` that the job's form has asked for.
+    """
+    refuse_fields(request)
+    services = current_services()
+    job = _find_job(job_id, services)
+    return _sent(_timelapse(job, services), "image/webp", job, services)
+
+
+@describe(Description({200: ["video/mp4"]}, errors=(400, 404, 409, 429, 501, 503), tag="jobs"))
+def timelapse_mp4(job_id: str) -> Response:
+    """The time-lapse of a job that has succeeded, a video (H.264).
+
+    It is made when it is first asked for, which takes up to a few seconds. A server without the package "av"
+    answers 501.
+    """
+    refuse_fields(request)
+    services = current_services()
+    job = _find_job(job_id, services)
+    webp = _timelapse(job, services)
+    with ExitStack() as cleanup:
+        cleanup.callback(services.open_requests.enter(access.client()))
+        try:
+            video = services.videos.of(webp)
+        except NoVideoError as error:
+            raise ApiError(501, f"timelapse.mp4: {error}; timelapse.webp needs none") from error
+    return _sent(video, "video/mp4", job, services)
+
+
 @describe(Description({200: ["image/png"], 202: [Processing]}, errors=(400, 404, 409, 503), tag="jobs"))
 def preview(job_id: str) -> Response:
     """The picture so far.
@@ -178,18 +213,8 @@ def events(job_id: str) -> Response:
 
 
 def _find_job(job_id: str, services: Services, field: str | None = None) -> Job:
-    """The job, if this request may see it.
-
-    Raises:
-        JobNotFoundError: there is no such job, or this request may not see it.
-    """
-    try:
-        job = services.jobs.get(job_id)
-    except UnknownJobError:
-        raise JobNotFoundError(job_id, field) from None
-    if not access.may_see(job):
-        raise JobNotFoundError(job_id, field)
-    return job
+    """The job, if this request may see it. Raises as `Services.find_job`."""
+    return services.find_job(job_id, field)
 
 
 def _link(job: Job, services: Services) -> Response | None:
@@ -217,8 +242,29 @@ def _picture(job: Job, services: Services) -> Response:
     if job.out_path is None:
         raise ApiError(409, f"job {job.id} has no picture: it is {job.status}", job_id=job.id)
     try:
-        content = BytesIO(services.storage.read_result(job))
+        content = services.storage.read_result(job)
     except FileNotFoundError:
         raise PictureExpiredError(job.id) from None
-    etag = PurePath(job.out_path).stem  # each result has another name
-    return send_file(content, "image/png", etag=etag, max_age=services.settings.job_ttl)
+    return _sent(content, "image/png", job, services)
+
+
+def _timelapse(job: Job, services: Services) -> bytes:
+    """The time-lapse of an ended job, an animated WebP.
+
+    Raises:
+        ApiError: there is none.
+    """
+    if job.out_path is None:
+        raise ApiError(409, f"job {job.id} has no time-lapse: it is {job.status}", job_id=job.id)
+    try:
+        return services.storage.read_timelapse(job)
+    except FileNotFoundError:
+        if job.parameters.get("frames"):
+            raise PictureExpiredError(job.id, "time-lapse") from None
+    raise ApiError(409, f"job {job.id} has no time-lapse: its form asked for no frames", job_id=job.id)
+
+
+def _sent(content: bytes, kind: str, job: Job, services: Services) -> Response:
+    """A file that belongs to a job's result."""
+    etag = PurePath(job.out_path or "").stem  # each result has another name
+    return send_file(BytesIO(content), kind, etag=etag, max_age=services.settings.job_ttl)

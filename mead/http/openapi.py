@@ -18,6 +18,7 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from mead.http.access import is_public
+from mead.http.continuation import ContinuationForm
 from mead.http.description import Content, Description
 from mead.http.form_schema import field_schema, form_schema, weight_set
 from mead.http.openapi_texts import (
@@ -196,6 +197,8 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
     form = form_schema(description.form, description.required_files, settings)
     if description.further is not None:
         form["properties"] |= form_schema(description.further, (), settings)["properties"]
+    if description.continues:
+        form = _continuing(form)
     files = [name for name, field in form["properties"].items() if field.get("format") == "binary"]
     media: dict[str, Any] = {"schema": form}
     if files:
@@ -205,6 +208,13 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
         media["examples"] = {name: {"value": dict(value)} for name, value in examples.items()}
     # urlencoded forms are taken too, but generators of clients know one type for each form
     return {"required": True, "content": {"multipart/form-data": media}}
+
+
+def _continuing(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a form that may go on with another job."""
+    own = ContinuationForm.model_json_schema()["properties"]
+    # `required` stays: what JSON Schema has for "or" is beyond the tools that read this
+    return {**form, "properties": {**form["properties"], **{name: field_schema(own[name]) for name in own}}}
 
 
 def _examples(description: Description, settings: Settings) -> dict[str, Mapping[str, Any]]:

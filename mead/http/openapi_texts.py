@@ -21,12 +21,13 @@ ERRORS = {
     401: "The API key is missing or unknown.",
     403: "The request comes from another site's page, or names an unknown host.",
     404: "There is no such job, or it has expired.",
-    409: "The job was cancelled, has already ended, or has no picture.",
+    409: "The job was cancelled, has already ended, or has no picture or time-lapse.",
     413: "The request or a picture is too large.",
     415: "A file is not a supported picture, or the body is not a form.",
     422: "A value is out of range, no face was found, or the Idempotency-Key was used for another form.",
     429: "The queue is full, or this client has too many jobs or requests.",
     500: "The job failed because of an internal error.",
+    501: "The server makes no videos: a package is not installed.",
     503: "Redis, the storage or all inference servers are unavailable, or the server is shutting down.",
 }
 
@@ -89,6 +90,8 @@ MEDIA_TYPES: dict[str, dict[str, Any]] = {
         },
     },
     "image/png": {"schema": {"type": "string", "format": "binary"}},
+    "image/webp": {"schema": {"type": "string", "format": "binary"}},
+    "video/mp4": {"schema": {"type": "string", "format": "binary"}},
     "application/json": {"schema": {"type": ["object", "string"]}},
     "text/html": {"schema": {"type": "string"}},
     "text/plain": {"schema": {"type": "string"}},

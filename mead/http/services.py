@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from mead.data_url import open_storage
+from mead.http import access
 from mead.http.concurrency import ConcurrencyLimit, open_request_limit
+from mead.http.errors import JobNotFoundError
 from mead.http.events import Events
 from mead.http.forms import FormReader
 from mead.http.readiness import Readiness
+from mead.http.videos import Videos
 from mead.queue.client import connect
+from mead.queue.errors import UnknownJobError
+from mead.queue.job import Job
 from mead.queue.jobs import Jobs
 from mead.settings import Settings
 from mead.storage import Storage
@@ -30,6 +35,7 @@ class Services:
     forms: FormReader
     readiness: Readiness
     open_requests: ConcurrencyLimit
+    videos: Videos
 
     @classmethod
     def create(cls, settings: Settings) -> Services:
@@ -45,7 +51,25 @@ class Services:
             forms=FormReader(settings),
             readiness=Readiness(settings, jobs, storage),
             open_requests=open_request_limit(settings),
+            videos=Videos(),
         )
+
+    def find_job(self, job_id: str, field: str | None = None) -> Job:
+        """A job, if this request may see it.
+
+        Args:
+            field: the form field that names it, if one does.
+
+        Raises:
+            JobNotFoundError: there is no such job, or this request may not see it.
+        """
+        try:
+            job = self.jobs.get(job_id)
+        except UnknownJobError:
+            raise JobNotFoundError(job_id, field) from None
+        if not access.may_see(job):
+            raise JobNotFoundError(job_id, field)
+        return job
 
     def init_app(self, app: Flask) -> None:
         """Make these the services of `app`."""

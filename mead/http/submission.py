@@ -11,7 +11,7 @@ import redis
 from flask import Blueprint, Response, g, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from mead.http import access
+from mead.http import access, continuation
 from mead.http.description import Description, describe
 from mead.http.errors import NO_WORKER, ApiError, JobExpiredError
 from mead.http.forms import Form, check_one
@@ -68,6 +68,7 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
         further=WebhookForm,
         required_files=spec.required_files,
         headers=("Prefer", "Idempotency-Key"),
+        continues=spec.goes_on,
         examples=spec.examples,
         tag="pictures",
     )
@@ -112,7 +113,10 @@ def accept(
     idempotency_key = read_idempotency_key(request)
     services.readiness.check_submission(services.settings.queue(spec))
     with PendingUploads(services.storage) as uploads:
-        form = services.forms.read(request, spec.params, uploads, spec.required_files, webhooks=True)
+        if continuation.goes_on(request, spec):
+            form = continuation.read(request, spec, uploads, services)
+        else:
+            form = services.forms.read(request, spec.params, uploads, spec.required_files, webhooks=True)
         if streamed:
             check_one(form.params)
         notes = notes_on(form.params, services.settings.weights)
@@ -147,7 +151,7 @@ def _enqueue(
     try:
         return services.jobs.enqueue_group(
             {
-                job_id: {**_recorded(params, job_id, services.storage), **form.webhook.recorded()}
+                job_id: {**_recorded(params, job_id, services.storage), **form.also}
                 for job_id, params in variants
             },
             spec.type,

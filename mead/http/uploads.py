@@ -49,6 +49,16 @@ class PendingUploads:
             size = self.storage.write_upload(bitmap, path, sent)
         self.bytes += size
 
+    def copy(self, field: str, content: bytes) -> None:
+        """Store a copy of another job's upload, for the first job.
+
+        Raises:
+            OSError: it cannot be stored.
+        """
+        path = self.path(field)
+        self._begun.append(path)
+        self.bytes += self.storage.write(content, path)
+
     def _new_paths(self, field: str) -> list[Path]:
         return [self.storage.upload_path(job_id, field) for job_id in self.job_ids]
 

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -61,6 +61,8 @@ class Job(BaseModel):
     webhook_events_filter: tuple[str, ...] = ()  # of what; separated by commas in the record
     webhook_status: str | None = None  # of its end: delivered, failed, or waiting after an attempt
     webhook_error: str | None = None  # why the last attempt has failed
+    continues: str | None = None  # the id of the job that it goes on with
+    latents: str | None = None  # name of the upload with that job's latents, a copy
     group: str | None = None  # the first one's id, if it was made together with others
     n: int = 1  # how many were made together
     idempotency_key: str | None = None
@@ -106,6 +108,11 @@ class Job(BaseModel):
         return [Path(value) for name, value in self.parameters.items() if name.endswith("_path")]
 
     @property
+    def uploads(self) -> list[Path]:
+        """Its pictures, and the latents that it goes on with."""
+        return [*self.pictures, *([] if self.latents is None else [Path(self.latents)])]
+
+    @property
     def ended(self) -> bool:
         return self.status in ENDED
 
@@ -122,6 +129,7 @@ class JobOutcome:
     status: Status
     out_path: str | None
     error_kind: str | None = None
+    finished_at: str | None = None  # as in the record
 
     @property
     def ended(self) -> bool:
@@ -134,6 +142,16 @@ class JobOutcome:
         A job that failed because of its input would only fail again.
         """
         return not self.ended or (self.status == "failed" and self.error_kind != "input")
+
+    def succeeded_within(self, seconds: float) -> bool:
+        """Whether the job has succeeded in the last `seconds`."""
+        if self.status != "succeeded" or self.finished_at is None:
+            return False
+        try:
+            ago = datetime.now(timezone.utc) - datetime.fromisoformat(self.finished_at)
+        except (ValueError, TypeError):  # the record was edited by hand
+            return False
+        return ago.total_seconds() < seconds
 
 
 class KeptLimits(NamedTuple):

@@ -73,7 +73,7 @@ def read_jobs(client: redis.Redis, job_ids: Sequence[str]) -> list[Job]:
 
 def read_outcomes(client: redis.Redis, job_ids: Sequence[str]) -> dict[str, JobOutcome]:
     """The outcomes of those of these jobs that have a record (HMGET of each, in one round trip)."""
-    fields = ("status", "out_path", "error_kind")
+    fields = ("status", "out_path", "error_kind", "finished_at")
     answers = _read_fields(client, job_ids, *fields)
     missing = [job_id for job_id, (status, *_) in answers.items() if status is None]
     for job_id, record in _look_again(client, missing).items():

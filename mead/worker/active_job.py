@@ -17,7 +17,8 @@ from mead.imaging.faces import FoundFace
 from mead.log import reason
 from mead.params import ParamsError
 from mead.queue.job import Job
-from mead.revision import Pipeline, R, picture_of, render
+from mead.resuming import Origin, latents_file
+from mead.revision import Pipeline, R, picture_of, render, take_frame
 from mead.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class ActiveJob(Generic[R]):
     result: Path | None = None  # the picture's file, once it is stored
     result_bytes: int = 0
     error: Exception | None = None  # why the job must fail
+    origin: Origin | None = None  # what makes its latents; None: they are not stored
+    can_go_on: bool = False  # whether its latents are stored
     # Times of time.monotonic:
     previewed: float = float("-inf")
     store_after: float = float("-inf")
@@ -92,7 +95,7 @@ class ActiveJob(Generic[R]):
             if self.storing is None:
                 add_texts(self.picture, self.chunks)
                 path = storage.new_result_path(self.job.id)
-                self.storing = path, writers.submit(storage.write_picture, self.picture, path)
+                self.storing = path, writers.submit(self._write, storage, self.picture, path)
             path, stored = self.storing
             wait([stored], PATIENCE)
             if not stored.done():
@@ -110,6 +113,41 @@ class ActiveJob(Generic[R]):
             self.error = error
         else:
             self.result = path
+
+    def _write(self, storage: Storage, picture: Image.Image, path: Path) -> int:
+        """Write the picture, and before it what lies beside it; all or nothing.
+
+        Returns:
+            The size in bytes, without the latents, which do not stay for long.
+        """
+        lapse, beside = self.revision.timelapse, storage.timelapse_path(path)
+        size = storage.write(lapse.webp(), beside) if lapse is not None and lapse.frames else 0
+        try:
+            self._write_latents(storage, path)
+            return size + storage.write_picture(picture, path)
+        except OSError:
+            storage.remove([beside, storage.latents_path(path)])
+            raise
+
+    def _write_latents(self, storage: Storage, path: Path) -> None:
+        """Write the latents beside a result; if that fails, the job cannot go on, but succeeds."""
+        latents = None if self.origin is None else latents_file(self.revision, self.origin)
+        if latents is None:
+            return
+        try:
+            storage.write(latents, storage.latents_path(path))
+            self.can_go_on = True
+        except OSError as error:
+            log.warning("latents cannot be stored", extra=self._context(error))
+
+    def take_frame(self, pipeline: Pipeline[R]) -> None:
+        """Take a picture for the time-lapse, if one is due now. Never raises."""
+        if self.error is not None:
+            return
+        try:
+            take_frame(pipeline, self.revision)
+        except Exception as error:  # the job itself may still succeed
+            log.warning("no picture for the time-lapse", extra=self._context(error))
 
     def preview(self, pipeline: Pipeline[R], storage: Storage, writers: Executor) -> None:
         """Store the picture so far, at most once per PREVIEW_PAUSE. Never raises."""
@@ -131,7 +169,8 @@ class ActiveJob(Generic[R]):
     def discard(self, storage: Storage) -> None:
         """Remove a stored result that no record names; if that fails, the sweep removes it."""
         if self.result is not None:
-            storage.remove([self.result])
+            beside = [storage.timelapse_path(self.result), storage.latents_path(self.result)]
+            storage.remove([self.result, *beside])
 
     def _context(self, error: Exception) -> dict[str, str | None]:
         return {"job": self.job.id, "worker": self.job.worker, "error": reason(error)}

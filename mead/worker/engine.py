@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Generic, Literal
 
@@ -23,6 +24,7 @@ from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
+from mead.resuming import FIELD, Origin, restore
 from mead.revision import Pipeline, R, start
 from mead.storage import Storage, StorageUnavailableError
 from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
@@ -57,7 +59,10 @@ class Engine(Generic[R]):
         notes_on: what to note in the record of a job with these parameters.
         check_steps: raises ParamsError if a job with these parameters takes too many steps; called once it
             has started, since that may depend on its pictures.
-        chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters and steps.
+        chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters, and so
+            many steps and further ones (see `mead.provenance`).
+        origin: what makes latents here; None: no job can go on here.
+        keeps_latents: whether those of jobs that succeed are stored, so that they can go on.
     """
 
     def __init__(
@@ -75,7 +80,9 @@ class Engine(Generic[R]):
         max_job_seconds: int = 0,
         notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
         check_steps: Callable[[JobParams, int], None] = lambda params, steps: None,
-        chunks_of: Callable[[JobParams, int], Mapping[str, str]] = lambda params, steps: {},
+        chunks_of: Callable[..., Mapping[str, str]] = lambda params, steps, further: {},
+        origin: Origin | None = None,
+        keeps_latents: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -90,6 +97,8 @@ class Engine(Generic[R]):
         self.notes_on = notes_on
         self.check_steps = check_steps
         self.chunks_of = chunks_of
+        self.origin = origin
+        self.keeps_latents = keeps_latents
         self.writers = ThreadPoolExecutor(2 * capacity + 2, "storage")  # threads start when needed
         self._admit_after = float("-inf")  # time.monotonic; set when uploads could not be read
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
@@ -122,7 +131,8 @@ class Engine(Generic[R]):
         """
         self.admit()
         self.batch.advance()
-        for active in self.batch.unfinished():
+        for active in self.batch.jobs.values():
+            active.take_frame(self.pipeline)
             active.check_time(self.max_job_seconds)
         self.report()
 
@@ -160,9 +170,10 @@ class Engine(Generic[R]):
         try:
             params = check(self.params, self.storage.parameters(job))
             notes = self.notes_on(params)
-            revision = start(self.pipeline, params)
+            revision = start(self.pipeline, params, self._preparation(job))
             self.check_steps(params, revision.steps)
-            chunks = self.chunks_of(params, revision.steps)
+            further = revision.steps - revision.planned
+            chunks = self.chunks_of(params, revision.steps, further=further)
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -178,9 +189,25 @@ class Engine(Generic[R]):
             return
         else:
             seconds = time.monotonic() - began
-            self.batch.add(ActiveJob(job, revision, notes, revision.faces, chunks, seconds))
+            origin = self.origin if self.keeps_latents else None
+            self.batch.add(ActiveJob(job, revision, notes, revision.faces, chunks, seconds, origin=origin))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
+
+    def _preparation(self, job: Job) -> Callable[[R], None]:
+        """What is done with a new revision of a job: if it goes on with another one, that one's latents are
+        restored.
+
+        Raises:
+            ParamsError: no job can go on here.
+            OSError: they cannot be read.
+        """
+        if job.latents is None:
+            return lambda revision: None
+        if self.origin is None:
+            raise ParamsError(FIELD, "no job can go on here", out_of_range=True)
+        latents = self.storage.read_upload(job, job.latents)
+        return partial(restore, content=latents, here=self.origin)
 
     def _requeue_for_memory(self, job: Job) -> None:
         """Hand back a job that does not fit beside the running ones; it may fit later."""
@@ -253,7 +280,7 @@ class Engine(Generic[R]):
         extra = {"job": active.job.id, "worker": self.worker, "steps": active.revision.step}
         log.info("job succeeded", extra=extra)
         self._release(active.job)
-        self._cleanup(active.job)
+        self._cleanup(active.job, keep_uploads=active.can_go_on)
 
     def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)

@@ -28,6 +28,7 @@ class MaintenanceLoop:
         queues: the queues whose files are in the folder.
         recovery: restores the queues' lists.
         unclaimed: seconds that uploads are kept without a job's record.
+        latents: seconds after a job's success that its latents are kept.
         pause: the longest time between two marks, in seconds.
     """
 
@@ -40,6 +41,7 @@ class MaintenanceLoop:
         recovery: RecoveryLoop,
         *,
         unclaimed: float,
+        latents: float,
         pause: float,
     ) -> None:
         self.worker = worker
@@ -48,6 +50,7 @@ class MaintenanceLoop:
         self.storage = storage
         self.recovery = recovery
         self.unclaimed = unclaimed
+        self.latents = latents
         self.pause = pause
 
     @property
@@ -72,7 +75,7 @@ class MaintenanceLoop:
         """Sweep once; returns when the next sweep is due (time.monotonic)."""
         began = time.monotonic()
         self.recovery.restore()
-        if removed := self.storage.sweep(self.jobs.outcomes, self.unclaimed, self.jobs.ttl):
+        if removed := self.storage.sweep(self.jobs.outcomes, self.unclaimed, self.jobs.ttl, self.latents):
             log.info("files removed", extra={"files": removed, "worker": self.worker})
         now = time.monotonic()
         return now + max(self.sweep_pause, (now - began) / LONGEST_SHARE)

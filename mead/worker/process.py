@@ -9,14 +9,17 @@ import threading
 from functools import partial
 from typing import NoReturn
 
+import torch
+
 from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
-from mead.provenance import chunks_of
+from mead.provenance import Weights, chunks_of
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.receivers import AllowedReceivers
 from mead.registry import MODELS
+from mead.resuming import Origin
 from mead.settings import Settings
 from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
@@ -43,6 +46,7 @@ def make_worker(settings: Settings) -> Worker:
     if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
             pipeline.record_graphs(settings.threads(spec))
+    weights = Weights.of(settings.weights)
     engines = [
         Engine(
             pipeline,
@@ -58,6 +62,8 @@ def make_worker(settings: Settings) -> Worker:
             notes_on=partial(notes_on, weights=settings.weights),
             check_steps=partial(check_steps, settings=settings),
             chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
+            origin=Origin(model=spec.name, weights=weights, device=torch.device(device).type),
+            keeps_latents=settings.latents_ttl > 0,
         )
         for spec, pipeline in pipelines
     ]
@@ -76,6 +82,7 @@ def make_worker(settings: Settings) -> Worker:
         storage,
         ttl=settings.worker_ttl,
         attempts=settings.job_attempts,
+        latents=settings.latents_ttl,
         weights=settings.weights,
         loops=[webhooks.run],
     )

@@ -55,6 +55,7 @@ class Worker:
         ttl: seconds after its last heartbeat that a worker counts as dead.
         attempts: a job fails after so many attempts that ended with its worker's death.
         unclaimed: seconds that uploads are kept without a job's record.
+        latents: seconds after a job's success that its latents are kept.
         weights: the name of the weights set that the engines run.
         loops: what else runs, each in a thread of its own.
     """
@@ -69,6 +70,7 @@ class Worker:
         ttl: int,
         attempts: int = 3,
         unclaimed: float = UNCLAIMED_SECONDS,
+        latents: float = 0.0,
         weights: str | None = None,
         loops: Sequence[Loop] = (),
     ) -> None:
@@ -81,7 +83,14 @@ class Worker:
         self.heartbeat = HeartbeatLoop(name, engines, jobs, ttl, weights)
         self.recovery = RecoveryLoop(Recovery(jobs, self.queues, attempts), self.heartbeat)
         self.maintenance = MaintenanceLoop(
-            name, self.queues, jobs, storage, self.recovery, unclaimed=unclaimed, pause=ttl / 3
+            name,
+            self.queues,
+            jobs,
+            storage,
+            self.recovery,
+            unclaimed=unclaimed,
+            latents=latents,
+            pause=ttl / 3,
         )
         self.loops = [self.heartbeat.run, self.recovery.run, self.maintenance.run, *loops]
         self._errors: list[BaseException] = []  # that have ended threads

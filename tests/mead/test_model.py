@@ -26,7 +26,7 @@ from mead.revision import Progress
 from mead.weights.errors import WeightsError
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIP
-from tests.conftest import ROOT
+from tests.conftest import ROOT, frames_of, psnr
 
 both = pytest.mark.parametrize("model", [LatentRevisions, StyleCLIP])
 
@@ -352,6 +352,32 @@ def test_run_all_makes_a_picture_for_each_seed(colours: Any, tmp_path: Path) -> 
     alone = [Path(model(seed, 1).run()).read_bytes() for seed in range(7, 13)]
     assert [path.read_bytes() for path in paths] == alone and len(set(alone)) == 6
     assert Path(model(7, 6).run()).read_bytes() == alone[0]
+
+
+def test_a_time_lapse_of_each_picture(colours: Any, tmp_path: Path) -> None:
+    def model(**more: Any) -> Model:
+        given = {"prompt": "teal", "seed": 7, "iterations": 4, **more}
+        load = lambda weights, device: colours  # noqa: E731
+        return Model(LatentRevisionsParams, given, load, tmp_path, "demo", "cpu", None)
+
+    made = model(n=5, frames=3)
+    with pytest.raises(IndexError, match="variant: 0, of 0 pictures"):
+        made.timelapse(tmp_path / "a.webp")
+    paths = made.run_all()
+    for variant in (0, 4):
+        path = Path(made.timelapse(tmp_path / f"{variant}.webp", variant))
+        frames = frames_of(path)
+        assert len(frames) == 3
+        with Image.open(paths[variant]) as picture:
+            assert psnr(frames[2], picture) > 12 > psnr(frames[0], picture)  # 8 x 8, of compressed colours
+    assert Path(made.timelapse(tmp_path / "a.mp4")).read_bytes()[4:8] == b"ftyp"
+    for name in ("a.gif", "a"):
+        with pytest.raises(ValueError, match=r"^path: .* ends neither in"):
+            made.timelapse(tmp_path / name)
+    alone = model()
+    assert Path(alone.run()).read_bytes() == Path(paths[0]).read_bytes()  # the frames change nothing
+    with pytest.raises(ValueError, match=r"^frames: none were kept"):
+        alone.timelapse(tmp_path / "b.webp")
 
 
 def test_the_repr_says_what_will_be_made(face: Path) -> None:

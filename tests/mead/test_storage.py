@@ -395,6 +395,34 @@ def test_files_go_with_their_jobs(storage: Storage, inside: Inside) -> None:
     assert inside.files() == set()
 
 
+def test_time_lapses_go_with_their_results(storage: Storage, inside: Inside) -> None:
+    names = ("done", "running", "failed", "gone")
+    ids = {name: secrets.token_hex(16) for name in names}
+    results = {name: result(storage, job_id) for name, job_id in ids.items()}
+    results["late"] = result(storage, ids["done"])
+    lapses = {name: storage.timelapse_path(path) for name, path in results.items()}
+    for path in lapses.values():
+        storage.write(b"webp", path)
+    inside.age(results["gone"], 7000)
+    inside.age(lapses["gone"], 7000)
+    states = {
+        "done": JobOutcome("succeeded", results["done"].name),
+        "failed": JobOutcome("failed", None, "internal"),
+        "running": JobOutcome("processing", None),
+    }
+    sweep(storage, {ids[name]: outcome for name, outcome in states.items()})
+    kept = ("done", "running")
+    assert inside.files() == {
+        *(f"results/{results[name].name}" for name in kept),
+        *(f"timelapses/{lapses[name].name}" for name in kept),
+    }
+    job = job_of(ids["done"], out_path=f"/elsewhere/{results['done'].name}")
+    assert storage.read_timelapse(job) == b"webp"
+    for named in (results["running"].name, "", f"{ids['done']}.0.png"):
+        with pytest.raises(FileNotFoundError):
+            storage.read_timelapse(job_of(ids["done"], out_path=named))
+
+
 def test_a_whole_path_in_an_older_record_keeps_its_result(storage: Storage) -> None:
     path = result(storage)
     assert sweep(storage, {ID: JobOutcome("succeeded", f"/elsewhere/results/{path.name}")}, 0, 0) == 0
@@ -433,6 +461,7 @@ NOT_OURS = [
     f"{ID[1:]}.12345678.png",
     f"{ID}.img.jpg",
     "logo.5f3e2a1b.png",
+    "logo.5f3e2a1b.webp",
     ".hidden",
     ".probe",
     f".{ID}.png.1",
@@ -441,7 +470,7 @@ NOT_OURS = [
 
 def test_files_of_others_are_left_alone(storage: Storage, inside: Inside) -> None:
     """Photos, other programs' files, names that only look like ours."""
-    for folder in (storage.uploads, storage.results, storage.previews):
+    for folder in (storage.uploads, storage.results, storage.timelapses, storage.previews):
         for name in [*NOT_OURS, f"deeper/{ID}.img.upload", f"deeper/{ID}.12345678.png"]:
             inside.write(folder / name, b"not ours")
             inside.age(folder / name)

@@ -50,6 +50,9 @@ def test_what_is_not_understood_gives_the_usage(arguments: list[str]) -> None:
         ),
         (["edit", "none.jpg", "x"], "mead: Invalid value for 'IMG': File 'none.jpg' does not exist."),
         (["generate", "x", "--start", "dark"], "mead: Invalid value for '--start': 'dark' is not one of"),
+        (["generate", "x", "--frames", "101"], "mead: frames: must be at most 100"),
+        (["generate", "x", "--timelapse", "a.webp"], "'--timelapse': no frames are kept; give --frames"),
+        (["generate", "x", "--frames", "2", "--timelapse", "a.gif"], "'a.gif' ends neither in"),
         (
             ["generate", "x", "-o", "picture.jpg"],
             "mead: Invalid value for '-o' / '--out': 'picture.jpg' does not end",
@@ -127,8 +130,11 @@ def test_pictures_made_here(tmp_path: Path, face: Path) -> None:
     few = ["--iterations", "1", "--upscale", "1"]
     small = [*few, "--size", "64x64"]
     first = tmp_path / "new" / "house.png"
-    done = mead("generate", "a red house", *small, "--seed", "7", "-n", "2", "-o", str(first))
+    lapse = ["--frames", "2", "--timelapse", str(tmp_path / "house.webp")]
+    done = mead("generate", "a red house", *small, "--seed", "7", "-n", "2", "-o", str(first), *lapse)
     assert done.returncode == 0 and done.stderr == ""
+    for name in ("house.webp", "house-2.webp"):
+        assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
     assert done.stdout.splitlines() == [str(first), str(first.with_name("house-2.png"))]
     folder = ["--output_path", str(tmp_path)]
     alone = mead("generate", "a red house", *small, "--seed", "8", *folder, "--json")

@@ -31,10 +31,13 @@ def asked(service: Service, *arguments: str, **more: Any) -> str:
 
 def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
     options = ["--iterations", "1", "--size", "64x64", "--upscale", "1", "--seed", "7"]
-    ids = asked(service, "submit", "generate", "a red house", *options, "-n", "2").split()
+    ids = asked(service, "submit", "generate", "a red house", *options, "-n", "2", "--frames", "2").split()
     assert len(ids) == 2
-    paths = asked(service, "wait", *ids, "-o", "house.png", cwd=tmp_path).split()
+    lapses = ["--timelapse", "house.webp"]
+    paths = asked(service, "wait", *ids, "-o", "house.png", *lapses, cwd=tmp_path).split()
     assert paths == ["house.png", "house-2.png"]
+    for name in ("house.webp", "house-2.webp"):
+        assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
     assert asked(service, "status", *ids).splitlines() == [f"{job_id}  succeeded" for job_id in ids]
     again = json.loads(asked(service, "submit", "generate", "a red house", *options, "--json"))
     assert again["seed"] == 7 and again["notes"] == []
@@ -49,6 +52,25 @@ def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
     queues = json.loads(asked(service, "queue", "--json"))
     assert queues["queues"][0]["capacity"] == 4 and len(queues["workers"]) == 1
     assert "latentrevisions_queue: 0 waiting" in asked(service, "queue")
+
+
+def test_going_on(service: Service, tmp_path: Path) -> None:
+    options = ["--size", "64x64", "--upscale", "1", "--seed", "7"]
+    first, whole = (
+        asked(service, "submit", "generate", "a red house", "--iterations", steps, *options).strip()
+        for steps in ("1", "3")
+    )
+    asked(service, "wait", first, whole, cwd=tmp_path)
+    longer = asked(service, "submit", "--from", first, "--iterations", "2").strip()
+    asked(service, "wait", longer, cwd=tmp_path)
+    assert (tmp_path / f"{longer}.png").read_bytes() == (tmp_path / f"{whole}.png").read_bytes()
+    told = json.loads(asked(service, "submit", "--from", longer, "--iterations", "1", "--json"))
+    assert len(told["ids"]) == 1 and told["notes"] == []
+    for arguments in (["--iterations", "2"], ["--from", first, "generate", "x"], []):
+        wrong = mead("submit", *arguments, MEAD_URL=service.url)
+        assert wrong.returncode == 2 and "or --from ID alone" in wrong.stderr
+    gone = mead("submit", "--from", "0" * 32, MEAD_URL=service.url)
+    assert gone.returncode == 1 and gone.stderr == f"mead: there is no job {'0' * 32}\n"
 
 
 def test_an_edit(service: Service, face: Path, tmp_path: Path) -> None:

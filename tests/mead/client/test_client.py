@@ -25,7 +25,7 @@ from mead.client import (
     UnreachableError,
 )
 from mead.client.results import together
-from tests.conftest import ROOT, RedisServer, Service
+from tests.conftest import ROOT, RedisServer, Service, frames_of
 
 pytestmark = pytest.mark.service
 
@@ -59,7 +59,7 @@ def test_pictures_may_be_paths_bytes_or_images(client: Client, face: Path) -> No
 
 
 def test_a_job_as_it_goes(client: Client) -> None:
-    job = client.submit("a cat", **{**FORM, "iterations": 6})
+    job = client.submit("a cat", **{**FORM, "iterations": 6, "frames": 3})
     assert job.notes == ("the demo weights have not learned: cat",)
     progress = list(job.progress())
     assert progress[-1].status == "succeeded" and progress[-1].ended and progress[-1].steps == 6
@@ -69,9 +69,29 @@ def test_a_job_as_it_goes(client: Client) -> None:
     assert picture == job.image and picture.notes == job.notes and picture.seed == 7
     assert client.job(job.id).record()["status"] == "succeeded"
     assert job.preview() == picture.png
+    assert len(frames_of(job.timelapse())) == 3
+    assert job.timelapse("mp4")[4:8] == b"ftyp"
+    with pytest.raises(ValueError, match="kind"):
+        job.timelapse("gif")
     with pytest.raises(RefusedError) as refused:
         job.cancel()
     assert refused.value.status == 409 and refused.value.job_id == job.id
+
+
+def test_a_job_that_goes_on(client: Client, face: Path) -> None:
+    first, whole = (client.submit("a red house", **{**FORM, "iterations": steps}) for steps in (1, 3))
+    (short,), (long,) = first.wait(), whole.wait()
+    job = first.resume(2, frames=2)
+    assert job.id != first.id and job.record()["continues"] == first.id
+    (picture,) = job.wait()
+    assert picture.png == long.png != short.png and len(frames_of(job.timelapse())) == 2
+    with pytest.raises(RefusedError) as wrong:
+        first.resume(2, size="128x128")
+    assert (wrong.value.field, wrong.value.status) == ("size", 422)
+    edit = client.submit("a smile", model="edit", img=face, iterations=1)
+    edit.wait()
+    with pytest.raises(RefusedError, match="from: unknown field"):
+        edit.resume(1)
 
 
 def test_a_group_is_listed_and_cancelled(client: Client) -> None:
@@ -137,11 +157,13 @@ def test_the_same_with_await(service: Service, face: Path) -> None:
         async with AsyncClient(service.url) as client:
             first, second = await client.generate("a red house", n=2, **FORM)
             assert (first.seed, second.seed) == (7, 8)
-            job = await client.submit("a red house", **FORM)
+            job = await client.submit("a red house", frames=1, **FORM)
             progress = [one async for one in job.progress()]
             assert progress[-1].status == "succeeded"
             (picture,) = await job.wait()
             assert picture.png == first.png == (await job.image).png == await job.preview()
+            assert (await job.timelapse())[:4] == b"RIFF"
+            assert (await (await job.resume(1)).wait())[0].png != picture.png
             (edit,) = await client.edit(face, "a smile", iterations=1)
             assert edit.image.format == "PNG"
             assert [record["id"] async for record in client.jobs(limit=1)] == [edit.id]

@@ -27,6 +27,7 @@ from tests.conftest import (
     end_of,
     eventually,
     follow_until,
+    frames_of,
     make_engine,
     recover,
     running,
@@ -85,7 +86,10 @@ def test_notes_are_in_the_record_from_the_first_step_on(
 
 def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: FolderStorage, colours: Any) -> None:
     engine = make_engine(
-        colours, jobs, storage, chunks_of=lambda params, steps: {"mead": f"{params.prompt} in {steps} steps"}
+        colours,
+        jobs,
+        storage,
+        chunks_of=lambda params, steps, further: {"mead": f"{params.prompt} in {steps} steps"},
     )
     put(jobs, "a")
     steps(engine, 5)
@@ -93,6 +97,45 @@ def test_the_picture_says_how_it_was_made(jobs: Jobs, storage: FolderStorage, co
     assert out_path is not None
     with Image.open(storage.results / out_path) as picture:
         assert picture.info == {"mead": "teal in 5 steps"}
+
+
+def test_frames_lie_beside_the_result(
+    engine: Engine, jobs: Jobs, storage: FolderStorage, colours: Any
+) -> None:
+    put(jobs, "a", frames=3)
+    put(jobs, "b", seed=2)
+    steps(engine, 5)
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    (stored,) = storage.timelapses.iterdir()
+    assert stored.stem == Path(str(jobs.get("a").out_path)).stem
+    assert len(frames_of(stored)) == 3
+    check_picture(jobs, storage, colours, "a", 1)
+
+
+def test_a_job_admitted_at_its_last_step_has_all_its_frames(
+    engine: Engine, jobs: Jobs, storage: FolderStorage
+) -> None:
+    put(jobs, "a", iterations=1, frames=100)
+    steps(engine, 1)
+    (stored,) = storage.timelapses.iterdir()
+    assert len(frames_of(stored)) == 2  # before the step and after it
+
+
+def test_frames_that_cannot_be_made_end_nothing(
+    jobs: Jobs, storage: FolderStorage, colours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(colours, jobs, storage)
+    put(jobs, "a", frames=6)
+    put(jobs, "b", frames=1)
+    steps(engine, 1)
+    image = colours.image
+    monkeypatch.setattr(colours, "image", lambda revision: 1 / 0)
+    steps(engine, 3)
+    monkeypatch.setattr(colours, "image", image)
+    steps(engine, 1)
+    assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    lengths = {stored.name[0]: len(frames_of(stored)) for stored in storage.timelapses.iterdir()}
+    assert lengths == {"a": 3, "b": 1}
 
 
 def test_a_job_is_admitted_at_any_step(engine: Engine, jobs: Jobs, colours: Any) -> None:
@@ -365,14 +408,16 @@ def in_the_way(storage: FolderStorage, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_result_that_cannot_be_stored_is_kept_for_a_while(
     engine: Engine, jobs: Jobs, storage: FolderStorage, in_the_way: Path, colours: Any
 ) -> None:
-    put(jobs, "a")
+    put(jobs, "a", frames=2)
     steps(engine, 8)
     put(jobs, "b", iterations=6)
     steps(engine, 5)
     assert jobs.get("a").status == "processing" and jobs.get("a").steps == 5
+    assert not list(storage.timelapses.iterdir())  # both or none
     in_the_way.unlink()
     steps(engine, 1)
     assert jobs.get("a").status == jobs.get("b").status == "succeeded"
+    assert len(list(storage.timelapses.iterdir())) == 1
     check_picture(jobs, storage, colours, "a", 1)
     assert colours.batches[:11] == [1] * 11  # it was not made twice
 
