@@ -44,9 +44,9 @@ from urllib.parse import urlencode
 from benchmarks.fuzz_uploads import hostile_files
 from benchmarks.load import form, percentiles
 from caching_config import Settings, connect
-from mead.cli.child import Child
 from mead.cli.local_redis import free_port, local_redis
 from mead.installation import ROOT
+from mead.processes.child import Child
 from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
 

@@ -41,11 +41,11 @@ from PIL import Image
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
-from mead.cli.child import Child
 from mead.cli.local_redis import free_port, local_redis
 from mead.cli.serve import PHOTOS
 from mead.http.events import Events
 from mead.installation import ROOT
+from mead.processes.child import Child
 from mead.queue.jobs import Jobs
 
 QUEUE = "latentrevisions_queue"

@@ -14,10 +14,10 @@ from typing import Literal
 import click
 import redis
 
-from mead.cli.child import ServiceError
 from mead.cli.local_redis import find_redis
 from mead.cli.parser import CommandError, json_option, print_json
 from mead.data_url import open_storage
+from mead.processes.child import ServiceError
 from mead.queue.client import connect, without_password
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import MissingRightsError, explain

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from mead.cli.child import STOP_SECONDS, ServiceError
+from mead.processes.child import STOP_SECONDS, ServiceError
 
 log = logging.getLogger(__name__)
 

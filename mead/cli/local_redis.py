@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import redis
 
-from mead.cli.child import Child, ServiceError
 from mead.files import write_whole
+from mead.processes.child import Child, ServiceError
 from mead.queue.client import connect
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import requests
 
-from mead.cli.child import Child, ServiceError
 from mead.cli.folder_lock import folder_lock
 from mead.cli.local_redis import free_port, local_redis, no_answer
 from mead.installation import ROOT
+from mead.processes.child import Child, ServiceError
 from mead.queue.client import without_password
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from types import FrameType
 import click
 from pydantic import ValidationError
 
-from mead.cli.child import ServiceError
 from mead.cli.parser import FAILED, INTERRUPTED, WRONG_USAGE, CommandError, LazyGroup, show_usage_error
 from mead.installation import version
 from mead.openmp import wait_briefly
 from mead.params import ParamsError
+from mead.processes.child import ServiceError
 from mead.registry import MODELS
 from mead.terminal import say
 from mead.weights.errors import DownloadError, WeightsError
@@ -31,6 +31,7 @@ COMMANDS = {
     "faces": "mead.cli.faces_command.faces_command",
     "models": "mead.cli.catalogue.models_command",
     "show": "mead.cli.show.show_command",
+    "ray": "mead.cli.ray_commands.ray_command",
     "weights": "mead.cli.weights_commands.weights_command",
     "doctor": "mead.cli.doctor.doctor_command",
     "completion": "mead.cli.completion.completion_command",

@@ -15,13 +15,13 @@ import click
 import requests
 
 from mead import log
-from mead.cli.child import ServiceError
 from mead.cli.local_service import LocalService, local_service
 from mead.cli.progress_bar import ProgressBar
 from mead.files import write_whole
 from mead.installation import shipped
 from mead.model_spec import ModelSpec
 from mead.output import try_output
+from mead.processes.child import ServiceError
 from mead.registry import MODELS, networks
 from mead.settings import Settings
 from mead.terminal import say

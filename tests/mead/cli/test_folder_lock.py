@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mead.cli.child import ServiceError
 from mead.cli.folder_lock import folder_lock
+from mead.processes.child import ServiceError
 
 URL = "http://127.0.0.1:5000"
 

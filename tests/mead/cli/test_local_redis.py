@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from mead.cli.child import ServiceError
 from mead.cli.local_redis import find_redis, free_port, local_redis
+from mead.processes.child import ServiceError
 from tests.conftest import RedisServer
 
 

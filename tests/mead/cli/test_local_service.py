@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from mead.cli.child import ServiceError
 from mead.cli.local_redis import free_port
 from mead.cli.local_service import check_address, reachable_host
+from mead.processes.child import ServiceError
 
 
 @pytest.mark.parametrize(

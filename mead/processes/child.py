@@ -76,7 +76,7 @@ class Child:
             raise
 
     def _start(self) -> None:
-        launch: list[str | Path] = [sys.executable, "-I", "-S", ROOT / "mead" / "cli" / "launch.py"]
+        launch: list[str | Path] = [sys.executable, "-I", "-S", ROOT / "mead" / "processes" / "launch.py"]
         if self._watched is not None:
             os.close(self._watched)
         self._watched, watched = os.pipe()
@@ -108,7 +108,7 @@ class Child:
     def check(self) -> None:
         """Check that the process runs; if it has ended, restart it after a pause.
 
-        A process whose helper was killed (see `mead.cli.launch`) is ended, and restarted likewise.
+        A process whose helper was killed (see `mead.processes.launch`) is ended, and restarted likewise.
 
         Raises:
             ServiceError: it has ended and has no `restarts` left; with the end of its log.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mead.cli.child import Child, ServiceError
 from mead.installation import ROOT
+from mead.processes.child import Child, ServiceError
 from tests.conftest import eventually
 
 LIMIT = 60  # seconds; far more than anything here takes
@@ -73,7 +73,7 @@ def test_a_child_is_started_again_as_often_as_it_may_be(tmp_path: Path) -> None:
 
 FAMILY = """
 import signal, sys, time
-from mead.cli.child import Child
+from mead.processes.child import Child
 from pathlib import Path
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 server = [sys.executable, "-c", {server!r}]
@@ -134,7 +134,7 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
     note = tmp_path / "note"
     reader, writer = os.pipe()
     _, watched = os.pipe()
-    launch: list[str | Path] = [sys.executable, ROOT / "mead" / "cli" / "launch.py"]
+    launch: list[str | Path] = [sys.executable, ROOT / "mead" / "processes" / "launch.py"]
     one = subprocess.run(
         [*launch, "1", str(reader), str(watched), "touch", note], pass_fds=[reader, watched], check=False
     )
@@ -150,7 +150,7 @@ def test_a_parent_that_has_ended_before_its_child_began(tmp_path: Path) -> None:
 def test_a_lasting_child_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
     one = Child("quitter", ["sh", "-c", "exit 0"], {}, tmp_path, lasting=True)
     one.process.wait(LIMIT)
-    launched = f"{ROOT / 'mead' / 'cli' / 'launch.py'} 0"
+    launched = f"{ROOT / 'mead' / 'processes' / 'launch.py'} 0"
     beside = [
         path
         for path in Path("/proc").glob("[0-9]*/cmdline")

@@ -6,7 +6,8 @@ of the pipe LIFELINE, then sends SIGTERM, and SIGKILL if the program does not en
 that end; so Redis ends after the servers that need it. The helper alone holds the pipe WATCHED open: if that
 closes while the program runs, the helper has been killed, and nothing would end the program any more.
 
-`mead.cli.child` runs this as a script. It imports only the standard library, so it starts in milliseconds.
+`mead.processes.child` runs this as a script. It imports only the standard library, so it starts in
+milliseconds.
 """
 
 from __future__ import annotations
