@@ -3,7 +3,7 @@
 import { $, say } from "./dom.js";
 import { chosen, jobs, running, take } from "./jobs.js";
 import { key } from "./key.js";
-import { queued, service } from "./service.js";
+import { models, queued, service } from "./service.js";
 
 const AGAIN = 10_000; // milliseconds between two words to the follower, so that it knows of this window
 
@@ -46,9 +46,15 @@ function hear({ records = [], change, health }) {
   if (health) showHealth(health);
 }
 
+// What the service says of itself, as those would who use it.
+function inWords(message) {
+  const without = message.match(/no live worker serves/g) ?? [];
+  return without.length === models.length ? "No inference server is running: nothing can be made now." : `Not everything works here: ${message}.`;
+}
+
 function showHealth({ ok, reached, message }) {
   const outage = $("#outage");
-  const words = reached ? `Not everything works here: ${message}.` : "The server does not answer. This page goes on by itself when it is back.";
+  const words = reached ? inWords(message) : "The server does not answer. This page goes on by itself when it is back.";
   const healed = ok && !outage.hidden;
   say(outage, ok ? "" : words);
   outage.hidden = ok;

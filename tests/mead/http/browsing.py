@@ -9,7 +9,7 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-LIMIT = 120_000  # milliseconds; far more than anything here takes
+LIMIT = 30_000  # milliseconds; far more than anything here takes
 
 
 def form(page: Page) -> Locator:
