@@ -58,7 +58,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
   const made = control(schema, label || name, isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
-  const element = choices?.length ? named(input, choices) : made.element;
+  const element = choices?.length && !schema.enum ? named(input, choices) : made.element;
   const id = `${model.path}-${name}`;
   Object.assign(input, { id, name, ariaRequired: must ? "true" : null });
   input.setAttribute("aria-describedby", `${id}-hint ${id}-error`);
