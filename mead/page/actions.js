@@ -68,7 +68,7 @@ async function cancel(job) {
   if (!queued) return job.hand.abort();
   if (job.status === "processing") await preview(job);
   try {
-    await call(`jobs/${job.id}`, { method: "DELETE" });
+    await ask(`jobs/${job.id}`, { method: "DELETE" });
     take({ id: job.id, status: "cancelled" });
   } catch (error) {
     if (error.status !== 409) throw error; // 409: it has ended, as its events say

@@ -42,7 +42,10 @@ export function report(now = false) {
 
 function hear({ records = [], change, health }) {
   for (const record of records) take(record);
-  if (change) take(change);
+  if (change) {
+    take(change);
+    if (!running(change)) report(true); // the record says more
+  }
   if (health) showHealth(health);
 }
 
