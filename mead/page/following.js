@@ -1,6 +1,7 @@
 // This window's part in following jobs: says what it looks at, and takes in what is new.
 
 import { $, say } from "./dom.js";
+import { Follower } from "./follower.js";
 import { chosen, jobs, running, take } from "./jobs.js";
 import { key } from "./key.js";
 import { models, queued, service } from "./service.js";
@@ -9,13 +10,13 @@ const AGAIN = 10_000; // milliseconds between two words to the follower, so that
 
 let send = () => {};
 
-export async function connect() {
+export function connect() {
   if (window.SharedWorker) {
     const worker = new SharedWorker(new URL("shared_worker.js", import.meta.url), { type: "module", name: "mead" });
     worker.port.onmessage = ({ data }) => hear(data);
     worker.onerror = alone;
     send = (state) => worker.port.postMessage(state);
-  } else await alone();
+  } else alone();
   for (const event of ["visibilitychange", "key", "pageshow"]) addEventListener(event, () => report(true), true);
   addEventListener("pagehide", () => send({ bye: true }));
   addEventListener("unreached", () => { showHealth({ ok: false, reached: false }); report(true); });
@@ -23,8 +24,8 @@ export async function connect() {
   report();
 }
 
-async function alone() {
-  const { Follower } = await import("./follower.js");
+// Without a worker for all windows, this one follows by itself.
+function alone() {
   const follower = new Follower((_, message) => hear(message));
   send = (state) => (state.bye ? follower.remove(window) : follower.update(window, state));
   report();
