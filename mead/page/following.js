@@ -14,7 +14,7 @@ export function connect() {
   if (window.SharedWorker) {
     const worker = new SharedWorker(new URL("shared_worker.js", import.meta.url), { type: "module", name: "mead" });
     worker.port.onmessage = ({ data }) => hear(data);
-    worker.onerror = alone;
+    worker.onerror = () => { worker.onerror = null; alone(); };
     send = (state) => worker.port.postMessage(state);
   } else alone();
   for (const event of ["visibilitychange", "key", "pageshow"]) addEventListener(event, () => report(true), true);
