@@ -159,7 +159,7 @@ def test_the_page_needs_no_other_site(server: str) -> None:
     page = requests.get(server + "/docs", timeout=60)
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(parts) == 4
+    assert len(parts) == 5
     for part in parts:
         if not part.startswith("data:"):
             assert requests.get(f"{server}/{part}", timeout=60).status_code == 200
