@@ -29,6 +29,7 @@ from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
 from tests.conftest import ColourPipeline, ColourRevision, Process, answers, make_engine, running
+from tests.mead.http.browsing import faults
 
 TESTS = Path(__file__).parent
 PARTS_OF_PAGES = ("/docs/", "/page/")
@@ -158,7 +159,7 @@ def test_the_page_needs_no_other_site(server: str) -> None:
     page = requests.get(server + "/docs", timeout=60)
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
     parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(parts) == 4
+    assert len(parts) == 5
     for part in parts:
         if not part.startswith("data:"):
             assert requests.get(f"{server}/{part}", timeout=60).status_code == 200
@@ -176,6 +177,7 @@ def test_the_page_opens_in_a_browser(server: str, browser: Browser, tmp_path: Pa
     page.goto(server + "/docs")
     page.get_by_text("/latent_revision").first.click()
     page.get_by_text("What the picture should show, in words.").first.wait_for(timeout=60_000)
+    assert not {"color-contrast", "landmark-one-main"} & {name for name, _ in faults(page)}
     page.screenshot(path=os.environ.get("DOCS_SCREENSHOT", tmp_path / "docs.png"))
     page.close()
     assert wrong == []

@@ -3,7 +3,7 @@
 import { ask, call, PATIENCE, UPLOAD } from "./api.js";
 import { $, button, copy, giveFile, save, say } from "./dom.js";
 import { fill } from "./forms.js";
-import { chosen, groupOf, running, sent, take } from "./jobs.js";
+import { choose, chosen, groupOf, running, sent, take } from "./jobs.js";
 import { fileOf, preview } from "./pictures.js";
 import { submit } from "./send.js";
 import { has, modelOf, models, queued } from "./service.js";
@@ -25,6 +25,7 @@ const ACTIONS = [
   ["Play time-lapse", (job) => canPlay(job) && !job.playing, play],
   ["Show the picture", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
   ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
+  ["Another face", (job) => !running(job) && modelOf(job)?.photo?.faces.length > 1, () => choose(null)],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
 ];
@@ -67,7 +68,7 @@ async function cancel(job) {
   if (!queued) return job.hand.abort();
   if (job.status === "processing") await preview(job);
   try {
-    await call(`jobs/${job.id}`, { method: "DELETE" });
+    await ask(`jobs/${job.id}`, { method: "DELETE" });
     take({ id: job.id, status: "cancelled" });
   } catch (error) {
     if (error.status !== 409) throw error; // 409: it has ended, as its events say

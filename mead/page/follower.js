@@ -60,7 +60,8 @@ export class Follower {
     let health;
     try {
       const answer = await fetch(new URL(queued ? "readyz" : "healthz", base), { signal: AbortSignal.timeout(PATIENCE), cache: "no-store" });
-      health = answer.ok ? { ok: true } : { ok: false, reached: true, message: (await answer.json()).message };
+      const { message } = await answer.json();
+      health = answer.ok ? { ok: true } : { ok: false, reached: true, message };
     } catch {
       health = { ok: false, reached: false };
     }

@@ -29,18 +29,21 @@ export function makeForm(model, send) {
   const first = layout.first.filter((name) => name in parameters);
   const go = make("button", { className: "go", textContent: layout.submit });
   form.append(make("div", { className: "bar" }, ...first.map(field), go));
+  const offered = Object.keys(parameters).filter((name) => choicesOf(model, name)?.length && !first.includes(name));
+  const offers = make("fieldset", { className: "offers", hidden: !offered.length, ariaLabel: "Ready-made" }, ...offered.map(field));
   const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }));
   for (const [legend, fields] of layout.sections) {
-    const rest = fields.filter(({ name }) => !first.includes(name) && name in parameters).map(({ name }) => field(name));
+    const rest = fields.filter(({ name }) => !shown.has(name) && name in parameters).map(({ name }) => field(name));
     if (parameters.prompts && fields.some(({ name }) => name === "prompts")) rest.unshift(avoid(path));
     if (rest.length) advanced.append(make("fieldset", { className: `of-${legend.toLowerCase().replaceAll(" ", "-")}` }, make("legend", { textContent: legend }), ...rest));
   }
   const others = Object.entries(parameters).filter(([name, schema]) => !shown.has(name) && !("const" in schema) && name !== "webhook" && !name.startsWith("webhook_"));
   if (others.length) advanced.append(make("fieldset", { className: "more" }, make("legend", { textContent: "More" }), ...others.map(([name]) => field(name))));
-  form.append(examples(model), advanced, make("p", { className: "error", role: "alert" }));
+  form.append(examples(model), offers, advanced, make("p", { className: "error", role: "alert" }));
   model.element = form;
   const choices = quick(form, parameters);
-  if (choices) advanced.before(choices);
+  if (choices) offers.before(choices);
+  if (offered.includes("mapper")) useMapper(form);
   for (const { name, weight_of: of, first_weight: usual } of described.values()) if (of && of in parameters) bind(form, name, of, usual);
   form.addEventListener("submit", (event) => { event.preventDefault(); send(model); });
   form.addEventListener("keydown", (event) => {
@@ -55,7 +58,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
   const made = control(schema, label || name, isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
-  const element = choices?.length ? named(input, choices) : made.element;
+  const element = choices?.length && !schema.enum ? named(input, choices) : made.element;
   const id = `${model.path}-${name}`;
   Object.assign(input, { id, name, ariaRequired: must ? "true" : null });
   input.setAttribute("aria-describedby", `${id}-hint ${id}-error`);
@@ -86,6 +89,15 @@ function bind(form, name, of, usual) {
   };
   source.addEventListener("input", show);
   show();
+}
+
+// A ready-made edit is chosen by its name alone.
+function useMapper({ elements: { mapper, method } }) {
+  mapper.addEventListener("input", () => {
+    if (!method || (method.value === "mapper") === Boolean(mapper.value)) return;
+    method.value = mapper.value ? "mapper" : "";
+    changed(method);
+  });
 }
 
 // What is filled in of a form.

@@ -39,6 +39,7 @@ export async function start() {
 
 async function first() {
   $("#unlock").hidden = !isLocked();
+  show();
   if (!queued || isLocked()) return;
   cursor = null;
   await page().catch(problem);

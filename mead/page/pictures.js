@@ -38,8 +38,9 @@ export function load(job) {
 // Looks for the picture so far.
 export async function preview(job) {
   const answer = await call(`jobs/${job.id}/preview`, { timeout: 5000 }).catch(() => null); // there will be another
+  const blob = await answer?.blob(); // read to the end even if it says that there is none: else the connection is lost
   if (answer?.status !== 200 || job.file) return;
-  job.sofar = await answer.blob();
+  job.sofar = blob;
   show(job, job.sofar);
 }
 

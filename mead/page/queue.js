@@ -36,7 +36,7 @@ async function look() {
     "No inference server is running. Start one: python inference_server.py");
   table($("#of-unfinished"), ["Job", "Model", "Prompt", "State", "Where", "Since"],
     [...running, ...waiting].map((job) => [link(job), nameOf(job.type), job.prompt, stateOf(job), job.worker ?? "", ago(job.started_at ?? job.created_at)]), "Nothing waits or runs.");
-  table($("#of-failed"), ["Job", "Model", "Prompt", "Why", "When", ""],
+  table($("#of-failed"), ["Job", "Model", "Prompt", "Why", "When", "What to do"],
     failed.map((job) => [link(job), nameOf(job.type), job.prompt, job.error ?? "", ago(job.finished_at ?? job.created_at), has("POST /jobs/{job_id}/retry") ? button("Again", () => again(job)) : ""]), "Nothing has failed.");
 }
 

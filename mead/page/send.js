@@ -1,7 +1,7 @@
 // Sends forms, and takes in the jobs that are made of them.
 
 import { ask, call, PATIENCE, UPLOAD } from "./api.js";
-import { $ } from "./dom.js";
+import { $, say } from "./dom.js";
 import { clearErrors, firstWrong, showError, written } from "./forms.js";
 import { choose, chosen, sent, take } from "./jobs.js";
 import { before } from "./faces.js";
@@ -19,6 +19,7 @@ export async function send(model) {
     const body = written(form);
     const pictures = [...body.values()].some((value) => value.name);
     await submit(model, body, pictures ? UPLOAD : PATIENCE);
+    say($(".note", form), ""); // it is said of the job
     if (matchMedia("(max-width: 63rem)").matches) $("#stage").scrollIntoView({ block: "nearest" });
   } catch (error) {
     showError(form, error)?.focus();

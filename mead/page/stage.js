@@ -10,6 +10,7 @@ import { modelOf, queued, service } from "./service.js";
 import { duration, goes } from "./times.js";
 
 const PREVIEW_EVERY = 1000; // milliseconds
+const TICK = 200; // milliseconds
 const TITLE = document.title;
 
 export function start() {
@@ -22,10 +23,18 @@ export function start() {
   });
   setInterval(() => {
     const job = chosen();
-    if (job && running(job)) draw(job); // the seconds left
-    if (job?.status === "processing" && queued && !document.hidden) preview(job);
-  }, PREVIEW_EVERY);
+    if (!job || !running(job) || document.hidden) return;
+    const due = !job.address || performance.now() > (job.looked ?? 0) + PREVIEW_EVERY; // the first as soon as it is there
+    if (job.status === "processing" && queued && due && !job.looking) look(job);
+    if (due) draw(job); // the seconds left
+  }, TICK);
   draw(chosen());
+}
+
+async function look(job) {
+  Object.assign(job, { looked: performance.now(), looking: true });
+  await preview(job);
+  job.looking = false;
 }
 
 // The part that is done, 0 to 1; null if it is not known.

@@ -54,7 +54,7 @@ def state(page: Page, text: str) -> None:
 
 def on_stage(page: Page) -> str:
     """The id of the job on stage, which the address has."""
-    page.wait_for_function("location.hash.length === 33")
+    expect(page).to_have_url(re.compile("#[0-9a-f]{32}$"))
     return str(page.evaluate("location.hash.slice(1)"))
 
 

@@ -133,7 +133,7 @@ def test_a_form_that_would_be_refused_has_no_notes(http: FlaskClient) -> None:
 def test_a_set_that_is_not_here(settings: Settings) -> None:
     http = create_app(settings.model_copy(update={"weights": "nowhere"})).test_client()
     assert http.get("/healthz").status_code == 200
-    for path in ("/", "/models", "/openapi.json"):
+    for path in ("/models", "/openapi.json"):  # the page says it in words
         refused = http.get(path)
         assert refused.status_code == 503 and "weights set" in refused.json["message"]
         assert "/" not in refused.json["message"]  # no path of this machine
