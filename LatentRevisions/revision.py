@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
+from LatentRevisions.first_latents import AnyDraughtsman
 from LatentRevisions.losses import MeanSquaredDistance, Similarity
 from LatentRevisions.masking import Masked
 from LatentRevisions.story import Chapters
@@ -33,6 +34,7 @@ class LatentRevision(Revision):
     noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
     first: Tensor  # latents of the starter picture or wherever it starts, without noise
     masked: Masked | None  # what of the starter picture stays
+    draughtsman: AnyDraughtsman | None  # draws learned starts, if the weights set has the network
 
     @property
     def noise_level(self) -> float:
