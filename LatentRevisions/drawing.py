@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.masking import Masked
@@ -53,13 +55,14 @@ class Draughtsman:
             scene: embedding [d] of a picture, which says what the target leaves open.
         """
         seen = None if scene is None else scene[None]
+        square = Square.in_grid(grid)
         with self.precision.autocast():
             # one by one: rounding depends on the batch size
             drafts = self.network.drafts(
                 target[None], self.hyperparameters.start_candidates, generator, seen
             ).split(1)
             return max(
-                (self.network(draft, grid) for draft in drafts),
+                (square.drawn(self.network, draft) for draft in drafts),
                 key=lambda z: self._similarity(self.decode(z.float()), target),
             ).float()
 
@@ -77,11 +80,12 @@ class Draughtsman:
             target: [d].
         """
         hyper = self.hyperparameters
+        square = Square.in_grid((kept.shape[2], kept.shape[3]), masked.centre)
         with self.precision.autocast():
             drafts = self.network.drafts(
-                target[None], hyper.masked_candidates, generator, scene[None], masked.centre
+                target[None], hyper.masked_candidates, generator, scene[None], square.place(masked.centre)
             )
-            latents = self.network(drafts, (kept.shape[2], kept.shape[3])).float()
+            latents = square.drawn(self.network, drafts).float()
             misfits = masked.misfits(latents, kept)
             best: tuple[float, Tensor] | None = None
             for k in misfits.argsort()[: hyper.start_candidates].tolist():
@@ -94,3 +98,45 @@ class Draughtsman:
 
     def _similarity(self, picture: Tensor, target: Tensor) -> float:
         return float(self.perceptor.embed_image(picture)[0].float() @ target)
+
+
+class Square(NamedTuple):
+    """The square of a grid of latents that is drawn, as the network has learned it; its border goes on to the
+    grid's edges, so that nothing is stretched.
+
+    Attributes:
+        grid: height and width, in latents.
+        left, top: from the grid's edges.
+    """
+
+    grid: tuple[int, int]
+    left: int
+    top: int
+
+    @classmethod
+    def in_grid(cls, grid: tuple[int, int], around: tuple[float, float] = (0.0, 0.0)) -> Square:
+        """The largest square, as near as it can be around a place: x and y in half sides from the centre."""
+        height, width = grid
+        side = min(grid)
+        left, top = (
+            min(max(0, int((place + 1) / 2 * length - side / 2)), length - side)
+            for place, length in zip(around, (width, height), strict=True)
+        )
+        return cls(grid, left, top)
+
+    def place(self, place: tuple[float, float]) -> tuple[float, float]:
+        """A place in the grid, x and y in half sides from its centre, in half sides from the square's."""
+        height, width = self.grid
+        if height == width:
+            return place
+        side = min(self.grid)
+        x, y = (place[0] + 1) / 2 * width - self.left, (place[1] + 1) / 2 * height - self.top
+        return 2 * x / side - 1, 2 * y / side - 1
+
+    def drawn(self, network: LearnedStart, drafts: Tensor) -> Tensor:
+        """Latents [N, embed_dim, *grid] of drafts [N, numbers]."""
+        height, width = self.grid
+        side = min(self.grid)
+        right, bottom = width - side - self.left, height - side - self.top
+        latents = network(drafts, (side, side))
+        return F.pad(latents, (self.left, right, self.top, bottom), mode="replicate")

@@ -59,7 +59,7 @@ class LatentRevisionsParams(JobParams):
     start: Literal["noise", "learned"] | None = Field(
         None,
         description="Where to start without a starter picture, or in what a mask lets change of it; the "
-        "weights set's own start when left out.",
+        "weights set's own start when left out. learned needs weights with the network `start`.",
     )
 
     cutouts: int | None = Field(
@@ -109,6 +109,13 @@ class LatentRevisionsParams(JobParams):
         if self.start is not None and self.img_path is not None and self.mask_path is None:
             found["start"] = "the optimisation starts from img"
         return found
+
+    def optional_networks(self) -> dict[str, str]:
+        """The networks that this job needs and a weights set may lack, each by the field that asks for it."""
+        needed = super().optional_networks()
+        if self.start == "learned" and "start" not in self.without_effect():
+            needed["start"] = "start"
+        return needed
 
     @property
     def weighted_prompts(self) -> tuple[WeightedText, ...]:

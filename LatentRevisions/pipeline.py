@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from LatentRevisions.aims import Aims
 from LatentRevisions.denoiser import Denoiser
-from LatentRevisions.drawing import Draughtsman
-from LatentRevisions.hyperparameters import Hyperparameters, Way
+from LatentRevisions.first_latents import FirstLatents, load_start
+from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.masking import Masked
+from LatentRevisions.mixer import Mixer
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.prior import Prior
 from LatentRevisions.revision import LatentRevision
@@ -26,7 +28,7 @@ from LatentRevisions.start import LearnedStart
 from LatentRevisions.story import Chapters
 from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
-from mead.imaging.tensors import to_picture, to_tensor
+from mead.imaging.tensors import to_picture
 from mead.nn.cutouts import Cutouts
 from mead.nn.frozen import freeze
 from mead.nn.graphs import Recorded
@@ -34,7 +36,6 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
-from mead.params import ParamsError
 from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
@@ -63,7 +64,7 @@ class LatentRevisionsPipeline:
         self,
         vqgan: VQGAN,
         perceptor: Perceptor,
-        learned_start: LearnedStart | None,
+        learned_start: LearnedStart | Mixer | None,
         prior: Prior | None,
         hyperparameters: Hyperparameters,
         device: torch.device,
@@ -83,6 +84,19 @@ class LatentRevisionsPipeline:
         with torch.no_grad():
             self.away_from = perceptor.embed_text([AWAY_FROM])[0]
 
+    @property
+    def _beginnings(self) -> FirstLatents:
+        return FirstLatents(
+            vqgan=self.vqgan,
+            encode=self._encode,
+            decode=self._decode,
+            aims=self.aims,
+            learned_start=self.learned_start,
+            has_prior=self.prior is not None,
+            hyperparameters=self.hyperparameters,
+            device=self.device,
+        )
+
     @torch.no_grad()
     def start(self, params: LatentRevisionsParams) -> LatentRevision:
         """Read the pictures and compute the target and the first latents.
@@ -97,18 +111,20 @@ class LatentRevisionsPipeline:
         generator = torch.Generator(self.device).manual_seed(params.seed)
         targets = self.aims.targets(params)
         target = targets[0]
-        way = self._way(params)
+        beginnings = self._beginnings
+        way = beginnings.way(params)
         learning_rate, init_weight, noise, guidance = hyper.beginning(
             "masked" if params.mask_path is not None and way != "noise" else way
         )
+        size = params.size or hyper.sides
         starter = None if params.img_path is None else read_picture(params.img_path, "img")
         masked = None
         if starter is not None and params.mask_path is not None:
-            size, factor = params.size or hyper.sides, self.vqgan.factor
             masked = Masked.of(
-                starter, params.mask_path, size, upscale, hyper.mask_feather, factor, self.device
+                starter, params.mask_path, size, upscale, hyper.mask_feather, self.vqgan.factor, self.device
             )
-        first = self._first_latents(params, way, starter, masked, target, generator).float()
+        draughtsman = beginnings.draughtsman(params.prompt)
+        first = beginnings.make(size, draughtsman, way, starter, masked, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
         shown = None
@@ -137,6 +153,7 @@ class LatentRevisionsPipeline:
             noise=(noise, hyper.noise_last),
             first=first,
             masked=masked,
+            draughtsman=draughtsman,
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
 
@@ -228,7 +245,7 @@ class LatentRevisionsPipeline:
         """Draw where the next text of a story starts, if the weights set says so: in the scene so far."""
         hyper = self.hyperparameters
         revision.noise = (hyper.noise_last, hyper.noise_last)
-        draughtsman = self._draughtsman() if hyper.story_start == "learned" else None
+        draughtsman = revision.draughtsman if hyper.story_start == "learned" else None
         if draughtsman is None:
             return
         target, generator = chapters.targets[chapters.of(revision.step)], revision.generator
@@ -244,9 +261,6 @@ class LatentRevisionsPipeline:
         revision.optimiser.state.clear()
         for group in revision.optimiser.param_groups:
             group["lr"] = beginning.learning_rate
-
-    def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(latents.shape, generator=generator, device=self.device)
 
     def _objective(
         self, towards: Similarity, anchor: MeanSquaredDistance, init_weight: float, tv_weight: float
@@ -283,70 +297,10 @@ class LatentRevisionsPipeline:
         with self.precision.autocast():
             return self.perceptor.embed_image(crops)
 
-    def _way(self, params: LatentRevisionsParams) -> Way:
-        way = self.hyperparameters.way(
-            params.start,
-            has_starter=params.img_path is not None,
-            has_mask=params.mask_path is not None,
-            has_learned_start=self.learned_start is not None,
-        )
-        if way == "learned" and self.learned_start is None:
-            raise ParamsError("start", 'these weights have no learned start; use "noise"', out_of_range=True)
-        return way
-
-    def _first_latents(
-        self,
-        params: LatentRevisionsParams,
-        way: Way,
-        starter: Image.Image | None,
-        masked: Masked | None,
-        target: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Where the optimisation starts, [1, embed_dim, h, w]."""
-        width, height = params.size or self.hyperparameters.sides
-        grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        draughtsman = self._draughtsman() if way == "learned" else None
-        if starter is None:
-            if draughtsman is not None:
-                return draughtsman.draw(target, grid, generator)
-            return self._noise_latents(width, height, generator)
-        fitted = ImageOps.fit(starter, (width, height), Image.Resampling.LANCZOS)
-        kept = self._encode(to_tensor(fitted).to(self.device))
-        if masked is None or way == "starter":
-            return kept
-        if draughtsman is not None:
-            scene = self.aims.embed_picture(starter).float()
-            return draughtsman.draw_inside(masked, kept, scene, target, generator)
-        return masked.merge(self._noise_latents(width, height, generator), kept)
-
-    def _draughtsman(self) -> Draughtsman | None:
-        """What draws learned starts, if the weights set has the network."""
-        if self.learned_start is None:
-            return None
-        return Draughtsman(
-            self.learned_start, self._decode, self.perceptor, self.hyperparameters, self.device
-        )
-
-    def _noise_latents(self, width: int, height: int, generator: torch.Generator) -> Tensor:
-        """Those of blurred noise."""
-        first = self._encode(_blurred_noise(width, height, generator))
-        if self.prior is None:
-            return first
-        # the prior starts from normal noise, as the denoiser was trained on
-        return first + self.hyperparameters.noise_first * self._noise_like(first, generator)
-
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
-
-
-def _blurred_noise(width: int, height: int, generator: torch.Generator) -> Tensor:
-    """The published start: dark uniform noise, blurred over 7 pixels, [1, 3, height, width] in [0, 1]."""
-    noise = 0.5 * torch.rand((1, 3, height, width), generator=generator, device=generator.device)
-    # the published Gaussian of deviation 14, cut off at 7 pixels, is a box filter to within 3%
-    return F.avg_pool2d(F.pad(noise, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
 
 
 @OncePerProcess
@@ -360,12 +314,12 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     dtype = Precision(torch.device(device)).dtype
     vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).freeze(dtype).to(device)
     perceptor = load_perceptor(weights, device)
-    learned_start = None
-    if "start" in chosen.files:
-        learned_start = freeze(LearnedStart.from_state_dict(chosen.read("start")), dtype).to(device)
+    learned_start = load_start(chosen, vqgan, perceptor)
+    if learned_start is not None:
+        learned_start = freeze(learned_start, dtype).to(device)
     hyper = chosen.settings("LatentRevisions", Hyperparameters)
     prior = None
-    if learned_start is not None and "denoiser" in chosen.files:
+    if isinstance(learned_start, LearnedStart) and "denoiser" in chosen.files:
         denoiser = freeze(Denoiser.from_state_dict(chosen.read("denoiser")), dtype).to(device)
         prior = Prior(denoiser, learned_start, hyper.denoise, torch.device(device))
     upscaler = load_upscaler(weights, device)
@@ -375,8 +329,11 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
 
 
 def trial(pipeline: LatentRevisionsPipeline) -> float:
-    """The loss of a small job's first step, after which its picture is made too."""
-    params = LatentRevisionsParams(prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128))
+    """The loss of a small job's first step, from a learned start if there is one; its picture is made too."""
+    start: Literal["learned", "noise"] = "noise" if pipeline.learned_start is None else "learned"
+    params = LatentRevisionsParams(
+        prompt="a red circle", seed=0, iterations=1, cutouts=2, size=(128, 128), start=start
+    )
     revision = pipeline.start(params)
     pipeline.step([revision])
     result_of(pipeline, revision)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from LatentRevisions.first_latents import AnyDraughtsman
 from LatentRevisions.losses import MeanSquaredDistance, Similarity
 from LatentRevisions.masking import Masked
 from LatentRevisions.story import Chapters
@@ -35,6 +36,7 @@ class LatentRevision(Revision):
     noise: tuple[float, float]  # levels that the prior expects at the start and after the last step
     first: Tensor  # latents of the starter picture or wherever it starts, without noise
     masked: Masked | None  # what of the starter picture stays
+    draughtsman: AnyDraughtsman | None  # draws learned starts, if the weights set has the network
     scheduled: int = field(init=False)  # the steps of the schedule; further ones go on at its end
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ SPEC = ModelSpec(
         NetworkSpec(
             "start",
             "LatentRevisions.start.LearnedStart",
+            others={"mixer.1.weight": "LatentRevisions.mixer.Mixer"},
             optional=True,
             trained_with=frozenset({"clip", "vqgan"}),
         ),

@@ -331,10 +331,15 @@ class VQGAN(nn.Module):
         return self.quant_conv.weight.shape[0]
 
     @property
+    def codes(self) -> Tensor:
+        """The codebook, [n_embed, embed_dim]."""
+        codes = self.quantize.embed if isinstance(self.quantize, GumbelQuantiser) else self.quantize.embedding
+        return codes.weight
+
+    @property
     def n_embed(self) -> int:
         """Number of codes."""
-        codes = self.quantize.embed if isinstance(self.quantize, GumbelQuantiser) else self.quantize.embedding
-        return codes.num_embeddings
+        return len(self.codes)
 
     @property
     def factor(self) -> int:

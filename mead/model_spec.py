@@ -5,7 +5,7 @@ weights need to know about it. Each model defines its own in `spec.py`; `mead.re
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,6 +40,7 @@ class NetworkSpec:
     Attributes:
         name: its name in the set, such as "vqgan".
         loads: its class, "package.module.Class"; imported on first use.
+        others: further classes that it may be, by a key that only their state dicts have.
         hyperparameters: attributes of that class that describe the network, besides its tensors' shapes.
         optional: whether the model works without it.
         trained_with: networks that it only works with if it was trained with exactly those.
@@ -53,10 +54,15 @@ class NetworkSpec:
     optional: bool = False
     trained_with: frozenset[str] = frozenset()
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
-    def load_class(self) -> Any:
-        """The class; imports its module, and PyTorch with it."""
-        return load_object(self.loads)
+    def class_of(self, keys: Container[str]) -> str:
+        """The name of the class that loads a state dict with these keys."""
+        return next((name for key, name in self.others.items() if key in keys), self.loads)
+
+    def load_class(self, keys: Container[str] = ()) -> Any:
+        """The class that loads a state dict with these keys; imports its module, and PyTorch with it."""
+        return load_object(self.class_of(keys))
 
 
 @dataclass(frozen=True)

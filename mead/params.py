@@ -188,6 +188,10 @@ class JobParams(BaseModel):
         """The texts CLIP reads for this job, each with the name of its field, which may have several."""
         return [("prompt", self.prompt)]
 
+    def optional_networks(self) -> dict[str, str]:
+        """The networks that this job needs and a weights set may lack, each by the field that asks for it."""
+        return {}
+
     def whole_pictures(self) -> frozenset[str]:
         """The fields of pictures that are to be kept at their own size, since the result has it too."""
         return frozenset()
@@ -290,9 +294,10 @@ def lacking(field: str, network: str) -> ParamsError:
     Args:
         field: the parameter that asks for it.
     """
+    called = network if network != field else "network for it"
     return ParamsError(
         field,
-        f"these weights have no {network}; `python -m mead weights fetch full --with {network}` fetches the "
+        f"these weights have no {called}; `python -m mead weights fetch full --with {network}` fetches the "
         "full set's",
         out_of_range=True,
     )

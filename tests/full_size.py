@@ -88,6 +88,10 @@ def _write_upscaler(path: Path) -> None:
     originals.upscaler(parity.load("srvgg_general_x4v3").state_dict, path)
 
 
+def _write_start(path: Path) -> None:
+    originals.mixer(parity.load("mixer_32x1024").state_dict, path)
+
+
 def _write_directions(path: Path) -> None:
     rows = np.random.default_rng(5).standard_normal((sum(channels()), 512))
     np.save(path, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
@@ -162,6 +166,11 @@ def _upscaler_numbers(network: Any) -> dict[str, float]:
     return {"upscaled": parity.error(network(golden["image"]), golden["upscaled"])}
 
 
+def _start_numbers(mixer: Any) -> dict[str, float]:
+    golden = parity.load("mixer_32x1024", with_weights=False)
+    return {"z": parity.error(mixer(golden["embedding"]), golden["z"])}
+
+
 def _directions_numbers(directions: Any) -> dict[str, float]:
     """Of what was written, not of published numbers."""
     rng = np.random.default_rng(6)
@@ -181,6 +190,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "e4e_ffhq_encode.pt": _write_e4e,
     "model_ir_se50.pth": _write_identity,
     "realesr-general-x4v3.pth": _write_upscaler,
+    "cc12m_32x1024_mlp_mixer_clip_ViTB32_pixelrecons_256x256_v0.4.th": _write_start,
     "fs3.npy": _write_directions,
     "S_mean_std": _write_statistics,
 }
@@ -191,5 +201,6 @@ NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "e4e": _e4e_numbers,
     "identity": _identity_numbers,
     "upscaler": _upscaler_numbers,
+    "start": _start_numbers,
     "directions": _directions_numbers,
 }

@@ -173,6 +173,65 @@ def upscaler(tensors: Tensors, path: Path) -> None:
     torch.save({"params": OrderedDict(tensors)}, path)
 
 
+def mixer(tensors: Tensors, path: Path) -> None:
+    """mehdidc/feed_forward_vqgan_clip: the state dict, with its settings as OmegaConf's objects."""
+    with _omegaconf({"model_type": "mlp_mixer", "depth": 32, "augs": ["Af", "Pe"]}) as config:
+        checkpoint = {"state_dict": OrderedDict(tensors), "config": config, "step": 120_000, "epoch": 7}
+        torch.save(checkpoint, path)
+
+
+def mixer_module(tensors: Tensors, path: Path) -> None:
+    """The same project's older releases: the whole module."""
+
+    def module(kind: Any, under: Tensors) -> Any:
+        own = {key: nn.Parameter(tensor) for key, tensor in under.items() if "." not in key}
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in under.items():
+            if "." in key:
+                part, _, rest = key.partition(".")
+                parts[part][rest] = tensor
+        made = kind()
+        made.__dict__ = {
+            "training": True,
+            "_parameters": OrderedDict(own),
+            "_buffers": OrderedDict(),
+            "_backward_hooks": OrderedDict(),
+            "_modules": OrderedDict((name, module(inner, part)) for name, part in parts.items()),
+        }
+        return made
+
+    names = ("mlp_mixer_pytorch.Mixer", "mlp_mixer_pytorch.PreNormResidual")
+    with installed(*names) as (outer, inner), _omegaconf({"model_type": "mlp_mixer"}) as config:
+        net = module(outer, tensors)
+        net.__dict__ |= {"config": config, "input_dim": 512, "NOISE": torch.zeros(4, 3)}
+        torch.save(net, path)
+
+
+@contextlib.contextmanager
+def _omegaconf(settings: Mapping[str, Any]) -> Iterator[Any]:
+    """Settings as OmegaConf holds them: nodes that know their parents."""
+    names = ("dictconfig.DictConfig", "listconfig.ListConfig", "nodes.AnyNode", "base.ContainerMetadata")
+    with installed(*[f"omegaconf.{name}" for name in names]) as (dict_config, list_config, node, metadata):
+
+        def of(value: Any, parent: Any) -> Any:
+            kind = (
+                dict_config if isinstance(value, dict) else list_config if isinstance(value, list) else node
+            )
+            made = kind()
+            about = metadata()
+            about.__dict__ = {"ref_type": Any, "object_type": dict, "optional": True, "flags": {}}
+            made.__dict__ = {"_metadata": about, "_parent": parent}
+            if isinstance(value, dict):
+                made._content = {key: of(inside, made) for key, inside in value.items()}
+            elif isinstance(value, list):
+                made._content = [of(inside, made) for inside in value]
+            else:
+                made._val = value
+            return made
+
+        yield of(dict(settings), None)
+
+
 def clip(tensors: Tensors, path: Path) -> None:
     """openai/CLIP: a TorchScript archive, with its sizes and a mask as tensors."""
     others = {

@@ -16,6 +16,8 @@ import app
 from caching_config import Settings
 from LatentRevisions import LatentRevisions
 from mead.weights.own_sets import add_checkpoint
+from mead.weights.sets import WeightSet
+from tests.conftest import DATA
 from tests.test_full_weights import Silent
 
 
@@ -103,3 +105,20 @@ def test_without_directions_the_answer_names_the_command(settings: Settings) -> 
     answer = app.create_app(settings).test_client().post("/styleclip", data=EDIT)
     assert (answer.status_code, answer.json["field"]) == (422, "method")
     assert "`python -m mead weights fetch full --with directions`" in answer.json["message"]
+
+
+def test_without_a_learned_start_the_answer_names_the_command(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless there is a starter picture, which needs none."""
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "weights"))
+    vqgan = WeightSet.find("demo").files["vqgan"].path
+    add_checkpoint(vqgan, "own-vqgan", None, "demo", Silent())
+    http = app.create_app(settings.model_copy(update={"weights": "own-vqgan"})).test_client()
+    asked = FORM | {"start": "learned", "iterations": "1"}
+    answer = http.post("/latent_revision", data=asked)
+    assert (answer.status_code, answer.json["field"]) == (422, "start")
+    assert "`python -m mead weights fetch full --with start`" in answer.json["message"]
+    with (DATA / "coffee.jpg").open("rb") as starter:
+        answer = http.post("/latent_revision", data=asked | {"img": (starter, "coffee.jpg")})
+    assert answer.json["notes"] == ["start has no effect: the optimisation starts from img"]

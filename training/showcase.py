@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.pipeline import load_pipeline as load_latent_revisions
@@ -43,18 +43,35 @@ def main() -> None:
     docs.mkdir(exist_ok=True)
     prompts = [Tile(from_words(prompt, seed), prompt) for seed, prompt in enumerate(PROMPTS)]
     noise = [Tile(from_words(prompt, seed, "noise"), prompt) for seed, prompt in enumerate(PROMPTS[:6])]
+    shapes = [
+        Tile(
+            ImageOps.pad(from_words(prompt, seed, size=size), (SIDE, SIDE), color="white"),
+            f"{prompt}, {size}",
+        )
+        for size in ("192x128", "128x192")
+        for prompt, seed in (
+            ("a boat on the sea at sunset", 3),
+            ("a woman with long blonde hair", 4),
+            ("a heart", 5),
+        )
+    ]
     with tempfile.TemporaryDirectory() as folder:
         girl = Path(folder) / "girl.png"
         draw(drawn_girl()).save(girl)
         edits = [edited(PHOTO, "photo"), edited(girl, "drawing")]
         photos = pasted(Path(folder))
-    sheets = {"results": [prompts[:6], prompts[6:], *edits], "noise-start": [noise], "photos": photos}
+    sheets = {
+        "results": [prompts[:6], prompts[6:], *edits],
+        "noise-start": [noise],
+        "photos": photos,
+        "sizes": [shapes],
+    }
     for name, rows in sheets.items():
         sheet(rows, side=SIDE).save(docs / f"{name}.jpg", quality=92, optimize=True)
 
 
-def from_words(prompt: str, seed: int, start: str | None = None) -> Image.Image:
-    params = LatentRevisionsParams(prompt=prompt, seed=seed, start=start)
+def from_words(prompt: str, seed: int, start: str | None = None, size: str | None = None) -> Image.Image:
+    params = LatentRevisionsParams(prompt=prompt, seed=seed, start=start, size=size)
     return run(load_latent_revisions(), params)
 
 

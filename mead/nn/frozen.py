@@ -28,7 +28,7 @@ def freeze(network: Network, dtype: torch.dtype) -> Network:
         for name, child in module.named_children():
             if type(child) is nn.Conv2d:
                 setattr(module, name, FrozenConv2d(child, dtype))
-            elif type(child) is nn.Linear:
+            elif type(child) in (nn.Linear, nn.Conv1d):
                 child.to(dtype)
     return network
 

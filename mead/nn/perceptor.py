@@ -104,6 +104,10 @@ class Perceptor(nn.Module):
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> embeddings [N, d] of unit length."""
+        return F.normalize(self.encode_text(texts), dim=-1)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> embeddings [N, d], as long as the text tower leaves them."""
         tokens, model = self.tokenise(texts), self.model
         # a token attends to none after it, so what follows the longest text's end changes nothing
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
@@ -111,7 +115,8 @@ class Perceptor(nn.Module):
         x = model.token_embedding(tokens) + model.positional_embedding[:length]
         x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
         ends = x[torch.arange(len(x), device=x.device), tokens.argmax(1)]  # the end token's id is the largest
-        return F.normalize((ends @ model.text_projection).float(), dim=-1)
+        embeddings: Tensor = ends @ model.text_projection
+        return embeddings.float()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] -> images normalised as those CLIP was trained on."""

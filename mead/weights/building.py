@@ -28,7 +28,7 @@ def build_network(network: str, tensors: StateDict) -> nn.Module:
     given = {name: shape(tensors, name) for name in spec.extra}
     own = {key: tensor for key, tensor in tensors.items() if key not in spec.extra}
     with _parameters_limited(tensors):
-        built: nn.Module = spec.load_class().from_state_dict(own)
+        built: nn.Module = spec.load_class(own).from_state_dict(own)
     for name, attributes in spec.extra.items():
         expected = tuple(getattr(built, attribute) for attribute in attributes)
         if given[name] != expected:

@@ -92,7 +92,7 @@ def _describe(
     spec = registry.networks()[network]
     return {
         "network": network,
-        "class": spec.loads,
+        "class": spec.class_of(tensors),
         "hyperparameters": {name: getattr(built, name) for name in spec.hyperparameters},
         "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
         "original": {

@@ -177,6 +177,7 @@ LAYOUTS = (
     Layout("vqgan", "quantize.embedding.weight", _vqgan),
     Layout("vqgan", "quantize.embed.weight", _vqgan),
     Layout("start", "odds_in.weight", _as_it_is),
+    Layout("start", "mixer.1.weight", _as_it_is),
     Layout("stylegan2", "to_rgb1.conv.weight", _rosinality),
     Layout("stylegan2", "style_conv1.modulated_conv.weight", _basicsr),
     Layout("stylegan2", "synthesis.b4.const", _nvidia),

@@ -13,7 +13,7 @@ def check_optional(params: JobParams, weights: str) -> None:
         ParamsError: naming the parameter, and the command that fetches the network.
         UnknownSetError: if there is no such set.
     """
-    needed = {}
+    needed = params.optional_networks()
     if (getattr(params, "upscale", None) or 1) > 1:
         needed["upscale"] = "upscaler"
     if getattr(params, "method", None) == "global":

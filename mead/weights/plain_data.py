@@ -12,6 +12,8 @@ MAX_SETTINGS = 100_000  # characters and entries
 
 def training_settings(content: Any) -> Any:
     """The settings a network was trained with, if its file holds them, as plain data."""
+    if isinstance(content, Placeholder):  # a whole module, whose attributes they are
+        content = content.state
     if not isinstance(content, dict):
         return {}
     names = ("opts", "args", "hyper_parameters", "hparams", "config", "epoch", "global_step")
@@ -31,6 +33,10 @@ def plain(value: Any) -> Any:
             return value.path
         if isinstance(value, Placeholder):
             inside = value.state if isinstance(value.state, dict) else value.entries
+            if value.name.startswith("omegaconf.") and depth:  # a node, which leads back to its parent
+                for content in ("_content", "_val"):
+                    if content in inside:
+                        return of(inside[content], depth - 1)
             return of(inside, depth) if inside else value.name
         if isinstance(value, (str, dict, list, tuple)) and depth and len(value) < budget.left:
             budget.spend(len(value) + 1)
@@ -44,4 +50,4 @@ def plain(value: Any) -> Any:
             return [of(each, depth - 1) for each in value]
         return type(value).__name__
 
-    return of(value, depth=12)
+    return of(value, depth=16)

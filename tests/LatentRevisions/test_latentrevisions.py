@@ -52,7 +52,7 @@ def test_a_set_without_a_learned_start_starts_from_noise(pipeline: LatentRevisio
         for maker, more in ((bare, {}), (pipeline, {"start": "noise"}))
     )
     assert torch.equal(started.latents, noise.latents)
-    with pytest.raises(ParamsError, match="no learned start"):
+    with pytest.raises(ParamsError, match="fetch full --with start"):
         bare.start(LatentRevisionsParams(**asked, start="learned"))
 
 

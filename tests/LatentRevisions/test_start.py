@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from LatentRevisions.drawing import Square
 from LatentRevisions.start import SHARPNESS, LearnedStart
 from mead.nn.state_dict import StateDictError
 
@@ -116,3 +117,40 @@ def test_a_draft_has_one_outcome_of_each_choice_by_the_embeddings_odds(network: 
     assert torch.equal(many, drafts(network, 3000)) and not torch.equal(many, drafts(network, 3000, seed=1))
     other = torch.cat([logits[0] for logits in network.odds(-SAID)])
     assert not torch.allclose(other, torch.cat([logits[0] for logits in network.odds(SAID)]), atol=1e-3)
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (12, 8), (5, 7)])
+def test_at_a_size_that_is_not_square_a_square_is_drawn_and_its_border_goes_on(
+    network: LearnedStart, grid: tuple[int, int]
+) -> None:
+    height, width = grid
+    side, two = min(grid), drafts(network, 2)
+    left, top = (width - side) // 2, (height - side) // 2
+    latents = Square.in_grid(grid).drawn(network, two)
+    assert latents.shape == (2, 5, *grid)
+    square = latents[..., top : top + side, left : left + side]
+    assert torch.equal(square, network(two, (side, side)))
+    assert torch.equal(latents[..., 0, 0], square[..., 0, 0])
+    assert torch.equal(latents[..., -1, -1], square[..., -1, -1])
+
+
+@pytest.mark.parametrize(
+    ("grid", "around", "left", "top", "place"),
+    [
+        ((8, 16), (0.0, 0.0), 4, 0, (0.0, 0.0)),
+        ((8, 16), (0.25, 0.5), 6, 0, (0.0, 0.5)),
+        ((8, 16), (0.75, 0.0), 8, 0, (0.5, 0.0)),
+        ((8, 16), (-1.0, 0.0), 0, 0, (-1.0, 0.0)),
+        ((16, 8), (0.5, 0.25), 0, 6, (0.5, 0.0)),
+        ((8, 8), (0.3, -0.7), 0, 0, (0.3, -0.7)),
+    ],
+)
+def test_the_square_lies_around_what_a_mask_lets_change(
+    grid: tuple[int, int],
+    around: tuple[float, float],
+    left: int,
+    top: int,
+    place: tuple[float, float],
+) -> None:
+    square = Square.in_grid(grid, around)
+    assert (square.left, square.top) == (left, top) and square.place(around) == pytest.approx(place)

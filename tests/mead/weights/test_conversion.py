@@ -67,8 +67,7 @@ def test_vqgan_of_a_lightning_checkpoint(folder: Path) -> None:
     about = description(original, "vqgan")
     assert about["original"]["format"] == "torch.save archive"
     assert about["training"]["hyper_parameters"] == {
-        "ch_mult": {"_metadata": {"ref_type": "typing.Any", "object_type": "builtins.list", "optional": True}}
-        | {"_content": [1, 1, 2, 2, 4]},
+        "ch_mult": [1, 1, 2, 2, 4],
         "losses": {},
         "device": "cpu",
     }
@@ -133,6 +132,21 @@ def test_stylegan2_of_a_pickle_of_nvidias(folder: Path) -> None:
     with torch.inference_mode():
         assert parity.error(generator.map(fixture["z"]), fixture["w"]) < parity.TOLERANCE
         assert parity.error(generator.synthesise(fixture["w_plus"]), fixture["image"]) < parity.TOLERANCE
+
+
+@pytest.mark.parametrize("release", ["mixer", "mixer_module"])
+def test_a_feed_forward_start_of_either_release(release: str, folder: Path) -> None:
+    fixture = parity.load("mixer_small")
+    original = folder / "cc12m_mlp_mixer.th"
+    getattr(originals, release)(fixture.state_dict, original)
+    assert conversion.networks(original) == ("start",)
+    mixer = build_network("start", converted(original, "start"))
+    with torch.inference_mode():
+        assert parity.error(mixer(fixture["embedding"]), fixture["z"]) < parity.TOLERANCE
+    about = description(original, "start")
+    assert about["class"] == "LatentRevisions.mixer.Mixer"
+    more = {"depth": 32, "augs": ["Af", "Pe"]} if release == "mixer" else {}
+    assert about["training"]["config"] == {"model_type": "mlp_mixer", **more}
 
 
 # Variants: the published plans, with fewer channels

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
+from LatentRevisions.LatentRevisions import LatentRevisions
+from LatentRevisions.mixer import Mixer
 from mead.nn.perceptor import expand
 from mead.registry import networks
 from mead.weights.building import build_network
@@ -405,6 +407,43 @@ def test_an_optional_network_of_the_base_is_fetched_for_both(folder: Path, serve
     assert WeightSet.find("mine").optional == ["upscaler"]
     fetch("mine", Said(), optional=["upscaler"])
     assert WeightSet.find("mine").files["upscaler"].owner == "local"
+
+
+def test_a_feed_forward_start_is_fetched_verified_and_used(folder: Path, server: Mirror) -> None:
+    """One that fits the networks of the demo set, which provides the others."""
+    shapes = {key: tensor.shape for key, tensor in Mixer(128, 8, 16, 24, 2, (32, 48)).state_dict().items()}
+    originals.mixer(parity.fill(shapes, "fan_in"), folder / "start.th")
+    url = server.add("/start.th", (folder / "start.th").read_bytes())
+    (folder / "local").mkdir()
+    (folder / "local" / "manifest.toml").write_text(f"""
+base = "demo"
+[downloads."start.th"]
+mirrors = ["{url}"]
+[files.start]
+download = "start.th"
+optional = true
+trained_with = ["clip", "vqgan"]
+""")
+    assert fetch("local", Said()).files["start"].owner == "demo"
+    weights = fetch("local", Said(), optional=["start"])
+    assert weights.files["start"].owner == "local" and "denoiser" not in weights.files
+    said: list[CheckResult] = []
+    assert verify("local", said.append), said
+    given = {"size": (96, 64), "iterations": 1, "seed": 1, "upscale": 1, "weights": "local"}
+    files = [
+        Path(LatentRevisions("a red house", folder / "out", start=start, **given).run()).read_bytes()
+        for start in ("learned", "learned", "noise")
+    ]
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_start_for_other_networks_is_refused(folder: Path) -> None:
+    originals.mixer(parity.load("mixer_small").state_dict, folder / "start.th")
+    add_checkpoint(folder / "start.th", "mine", None, "demo", Said())
+    said: list[CheckResult] = []
+    assert not verify("mine", said.append)
+    problem = next(result.problem for result in said if result.subject == "LatentRevisions")
+    assert "start turns embeddings of 64 numbers into latents of 16 channels; clip gives 128" in str(problem)
 
 
 def with_directions(folder: Path, server: Mirror) -> None:
