@@ -2,6 +2,7 @@
 
 - Steps, share of the peak and memory, beside the published algorithms: `benchmarks.speed`.
 - Jobs at once, in a batch and in threads of one job each.
+- The time until our pictures are judged as good as the published algorithm's: `benchmarks.judged`.
 - The first job of a process beside later ones, and the time from the command to a ready service.
 - On GPUs: what `benchmarks.gpu` printed on some, kept in benchmarks/gpus.toml, and an estimate for others.
 
@@ -26,7 +27,7 @@ from typing import Any
 import requests
 import torch
 
-from benchmarks import speed
+from benchmarks import judged, speed
 from benchmarks.speed import Measured, Measurement, Work
 from mead.cli.local_redis import free_port
 from mead.files import write_whole
@@ -40,6 +41,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PLOT = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.png"
 COUNTS = (1, 2, 4, 8, 16)
+JUDGED = 24  # prompts
 H200_BANDWIDTH = 4.8  # TB/s, by its data sheet
 CARDS = {"T4": (65, 0.32), "L4": (121, 0.30), "H100": (989, 3.35)}
 """Data sheets: TFLOP/s in half precision, dense, and TB/s of memory."""
@@ -128,6 +130,34 @@ def jobs_table(found: Mapping[str, list[list[float]]]) -> str:
     return table(["", "jobs", "steps a second, of all", "a step, s, p50", "p95"], rows)
 
 
+def judged_table(scores: Sequence[judged.Score]) -> str:
+    """What the judges say of the pictures of each way, and when ours reach the published algorithm's."""
+    first = judged.reached(scores)
+    last = judged.last_published(scores)
+    rows = []
+    for score in scores:
+        share = f"{score.seconds / last.seconds:.1%}"
+        rows.append(
+            [
+                score.way,
+                score.steps,
+                f"{score.seconds:.2f}",
+                f"**{share}**" if score in (last, first.get(score.way)) else share,
+                f"{score.named:.1%}",
+                f"{score.distance:.0f}",
+            ]
+        )
+    head = [
+        "",
+        "steps",
+        "a picture, s",
+        "of the published time",
+        "named attributes right",
+        "Fréchet distance",
+    ]
+    return table(head, rows)
+
+
 def plot(found: Mapping[str, list[list[float]]]) -> None:
     """Steps a second by the number of jobs."""
     from matplotlib.figure import Figure
@@ -185,6 +215,7 @@ def page(
     rows: Sequence[Measurement],
     peaks: Mapping[torch.dtype, float],
     found: Mapping[str, list[list[float]]],
+    scores: Sequence[judged.Score],
     jobs: Mapping[str, list[float]],
     ready: float,
 ) -> str:
@@ -217,6 +248,15 @@ On the demo weights, with the denoiser.
 {jobs_table(found)}
 
 ![Steps a second by the number of jobs](performance.png)
+
+## Time to the judge's score
+
+Held-out prompts on the demo weights, with its {judged.MOMENTS[-1]} steps: the share of named attributes that the reader
+sees, and the Fréchet distance in its features from drawings of the same prompts (docs/models.md). So few
+pictures make all distances large. In bold: the end of the published algorithm's run, and when ours
+are as good for both judges.
+
+{judged_table(scores)}
 
 ## Whole jobs, and the start
 
@@ -259,9 +299,10 @@ def main() -> None:
         for row in [*speed.demo_rows(10), *(speed.full_rows(1) if options.full else [])]
     ]
     found = jobs_at_once(steps=10, rounds=options.rounds)
+    scores = judged.scores(JUDGED)
     jobs = speed.whole_jobs(4)
     plot(found)
-    write_whole(PAGE, page(rows, peaks, found, jobs, ready).encode())
+    write_whole(PAGE, page(rows, peaks, found, scores, jobs, ready).encode())
     print(f"wrote {PAGE}")
 
 

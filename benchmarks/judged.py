@@ -126,9 +126,14 @@ def scores(number: int) -> list[Score]:
     return found
 
 
+def last_published(found: Sequence[Score]) -> Score:
+    """The score of the published algorithm at its end."""
+    return [score for score in found if score.way.startswith("published")][-1]
+
+
 def reached(found: Sequence[Score]) -> dict[str, Score | None]:
     """For each of our ways, the first score that reaches the published algorithm's last."""
-    last = [score for score in found if score.way.startswith("published")][-1]
+    last = last_published(found)
     return {
         way: next((score for score in found if score.way == way and score.reaches(last)), None)
         for way in dict.fromkeys(score.way for score in found)
@@ -147,7 +152,7 @@ def main() -> None:
             f"{score.way:24} {score.steps:3} steps {score.seconds:7.2f} s  named {score.named:6.1%}  "
             f"distance {score.distance:6.1f}"
         )
-    last = [score for score in found if score.way.startswith("published")][-1]
+    last = last_published(found)
     for way, first in reached(found).items():
         share = "not reached" if first is None else f"{first.seconds / last.seconds:.1%} of the time"
         print(f"{way}: {share}")
