@@ -251,10 +251,10 @@ On the demo weights, with the denoiser.
 
 ## Time to the judge's score
 
-Held-out prompts on the demo weights, with its {judged.MOMENTS[-1]} steps: the share of named attributes that the reader
-sees, and the Fréchet distance in its features from drawings of the same prompts (docs/models.md). So few
-pictures make all distances large. In bold: the end of the published algorithm's run, and when ours
-are as good for both judges.
+Held-out prompts on the demo weights, with its {judged.MOMENTS[-1]} steps: the share of named attributes that
+the reader sees, and the Fréchet distance in its features from drawings of the same prompts (docs/models.md).
+So few pictures make all distances large. In bold: the end of the published algorithm's run, and when ours are
+as good for both judges.
 
 {judged_table(scores)}
 
