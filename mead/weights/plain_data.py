@@ -33,10 +33,10 @@ def plain(value: Any) -> Any:
             return value.path
         if isinstance(value, Placeholder):
             inside = value.state if isinstance(value.state, dict) else value.entries
-            if value.name.startswith("omegaconf.") and depth:  # a node, which leads back to its parent
+            if value.name.startswith("omegaconf."):  # a node, which leads back to its parent
                 for content in ("_content", "_val"):
-                    if content in inside:
-                        return of(inside[content], depth - 1)
+                    if content in inside and not isinstance(inside[content], Placeholder):
+                        return of(inside[content], depth)
             return of(inside, depth) if inside else value.name
         if isinstance(value, (str, dict, list, tuple)) and depth and len(value) < budget.left:
             budget.spend(len(value) + 1)
@@ -50,4 +50,4 @@ def plain(value: Any) -> Any:
             return [of(each, depth - 1) for each in value]
         return type(value).__name__
 
-    return of(value, depth=16)
+    return of(value, depth=12)
