@@ -102,7 +102,7 @@ function matches(job) {
 }
 
 function show() {
-  $("#gallery").hidden = !cards.size && $("#unlock").hidden;
+  $("#gallery").hidden = !cards.size && $("#unlock").hidden && $("#forget").hidden;
   $("#more").hidden = !more;
   $("#download-all").hidden = !cards.size;
 }
