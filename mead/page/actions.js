@@ -93,13 +93,13 @@ function starOf(job) {
   return job.kept ? "★ Kept" : "☆ Keep";
 }
 
-export async function keep(job) {
+async function keep(job) {
   const answer = await call(`jobs/${job.id}/keep`, { method: job.kept ? "DELETE" : "PUT" });
   const record = await answer.json().catch(() => ({}));
   take({ ...(record.id && record.prompt ? record : { id: job.id }), kept: !job.kept });
 }
 
-export function parametersOf(job) {
+function parametersOf(job) {
   const names = Object.keys(modelOf(job)?.parameters ?? {}).filter((name) => name !== "n" && name in job && !(job.files ?? []).includes(name));
   return Object.fromEntries(names.map((name) => [name, job[name]]));
 }

@@ -5,7 +5,7 @@ import { askForKey, key } from "./key.js";
 export const PATIENCE = 10_000; // milliseconds for an answer
 export const UPLOAD = 120_000; // for one to a form with pictures
 
-export class ApiError extends Error {
+class ApiError extends Error {
   // status: 0 if there was no answer; field: the one at fault, if any.
   constructor(message, status = 0, field = null) {
     super(message);

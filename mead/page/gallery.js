@@ -2,8 +2,7 @@
 
 import { ask } from "./api.js";
 import { $, all, make, save, say } from "./dom.js";
-import { keep } from "./actions.js";
-import { choose, chosen, jobs, onChange, running, STATES, take } from "./jobs.js";
+import { choose, chosen, jobs, onChange, STATES, take } from "./jobs.js";
 import { askForKey, isLocked } from "./key.js";
 import { load } from "./pictures.js";
 import { has, queued, service } from "./service.js";
@@ -26,6 +25,7 @@ export async function start() {
   $("#search").addEventListener("input", search);
   $("#starred").addEventListener("click", (event) => {
     event.target.ariaPressed = String(event.target.ariaPressed !== "true");
+    if (event.target.ariaPressed === "true") keptOnes().catch(problem);
     search();
   });
   $("#starred").hidden = !has("PUT /jobs/{job_id}/keep");
@@ -46,6 +46,12 @@ async function first() {
 }
 
 const problem = (error) => say($("#gallery .note"), error.message);
+
+// Those that are kept may be older than all pages that a search looks through.
+async function keptOnes() {
+  const { jobs: found } = await ask("jobs?kept=true&limit=100");
+  for (const record of found) take(record);
+}
 
 // The next page of jobs, older ones.
 async function page() {
@@ -102,7 +108,7 @@ function matches(job) {
 }
 
 function show() {
-  $("#gallery").hidden = !cards.size && $("#unlock").hidden;
+  $("#gallery").hidden = !cards.size && $("#unlock").hidden && $("#forget").hidden;
   $("#more").hidden = !more;
   $("#download-all").hidden = !cards.size;
 }
@@ -112,7 +118,7 @@ async function search() {
   for (const [id, card] of cards) card.hidden = !matches(jobs.get(id));
   const asked = $("#search").value;
   const found = () => all("#gallery li:not([hidden])").length;
-  const looking = asked || $("#starred").ariaPressed === "true";
+  const looking = Boolean(asked);
   for (let pages = 0; looking && more && found() < PAGE && pages < MOST_SEARCHED && asked === $("#search").value; pages++) {
     try {
       await page();

@@ -18,10 +18,11 @@ export const onChange = (listener) => listeners.add(listener);
 const tell = (job) => { for (const listener of listeners) listener(job); };
 
 // Takes in what is new of a job. An older record changes nothing.
-export function take(news) {
+export function take(given) {
+  const news = given.created_at ? { kept: false, ...given } : given; // a record says it only of those that are
   const job = jobs.get(news.id) ?? { created: Date.now() };
   if ((news.seq ?? job.seq) < job.seq || job.gone) return job;
-  if (news.seq !== undefined && news.seq === job.seq && !running(job) && news.kept === job.kept && (job.finished_at || !news.finished_at)) return job;
+  if (news.seq !== undefined && news.seq === job.seq && !running(job) && Boolean(news.kept) === Boolean(job.kept) && (job.finished_at || !news.finished_at)) return job;
   if (news.created_at) job.created = Date.parse(news.created_at);
   Object.assign(job, news);
   if (news.created_at && !("eta" in news)) delete job.eta;

@@ -49,6 +49,9 @@ $("#forget").addEventListener("click", () => {
   location.assign(location.pathname); // nothing that the key has shown stays
 });
 addEventListener("storage", (event) => {
-  if (event.key === NAME) location.reload();
+  if (event.key !== NAME) return; // another window has taken the key back, or given one
+  if (event.newValue === null) return location.assign(location.pathname);
+  showForget();
+  dispatchEvent(new Event("key"));
 });
 showForget();

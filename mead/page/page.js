@@ -34,6 +34,8 @@ if (models.length) {
 stage.start();
 connect();
 gallery.start();
-addEventListener("hashchange", () => location.reload());
-if (queued && !isLocked()) stage.restore(async (id) => take(await ask(`jobs/${id}`))).catch((error) => say($("#done"), error.message));
-else addEventListener("key", () => stage.restore(async (id) => take(await ask(`jobs/${id}`))).catch(() => {}));
+
+// The job that the address names, now and when it changes; with a key, once there is one.
+const find = () => stage.restore(async (id) => take(await ask(`jobs/${id}`))).catch((error) => say($("#done"), error.message));
+if (queued && !isLocked()) find();
+for (const event of ["hashchange", "key"]) addEventListener(event, find);

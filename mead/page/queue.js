@@ -40,14 +40,16 @@ async function look() {
     failed.map((job) => [link(job), nameOf(job.type), job.prompt, job.error ?? "", ago(job.finished_at ?? job.created_at), has("POST /jobs/{job_id}/retry") ? button("Again", () => again(job)) : ""]), "Nothing has failed.");
 }
 
-const link = (job) => make("a", { href: `./#${job.id}`, textContent: job.id.slice(0, 8) });
+const link = (job) => make("a", { href: `./#${job.id}`, textContent: short(job) });
+
+const short = ({ id }) => `${id.slice(0, 6)}…${id.slice(-2)}`; // the last two digits count the jobs of a form
 
 const stateOf = (job) => (job.status === "queued" ? `waiting, ${job.rank} before it` : `step ${job.steps}${job.total_steps ? ` of ${job.total_steps}` : ""}`);
 
 async function again(job) {
   try {
     await ask(`jobs/${job.id}/retry`, { method: "POST" });
-    say($("#done"), `${job.id.slice(0, 8)} waits again.`);
+    say($("#done"), `${short(job)} waits again.`);
     await look();
   } catch (error) {
     say($("#done"), error.message);
