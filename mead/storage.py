@@ -6,9 +6,10 @@ servers of a queue must use the same one.
 A job's record holds the names of its files, so servers may see a folder under different paths. A record is
 never trusted as a path: only the job's own files are opened.
 
-A result is kept as long as its job's record. Uploads are removed once their job has succeeded, was cancelled
-or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
-Previews are removed once their job has ended.
+A result is kept as long as its job's record; so is the last picture of a job that was cancelled as it ran.
+Uploads are removed once their job has succeeded, was cancelled or failed because of its input; a job that
+failed for another reason keeps them, so that it can be requeued. Previews are removed once their job has
+ended.
 """
 
 from __future__ import annotations
@@ -206,7 +207,7 @@ class Storage(ABC):
             unneeded = []
             for entry, job_id in batch:
                 longest = kept if entry.path.parent == self.results and job_id else unclaimed
-                if not self._needed(entry, known.get(job_id), longest):
+                if not self._needed(entry, known.get(job_id), longest, unclaimed):
                     unneeded.append(entry.path)
             removed += self.remove(unneeded)
         return removed
@@ -224,12 +225,20 @@ class Storage(ABC):
             except OSError as error:
                 log.warning("cannot sweep", extra={"folder": str(folder), "error": str(error)})
 
-    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float) -> bool:
+    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float, unnamed: float) -> bool:
+        """Whether a file must stay.
+
+        Args:
+            longest: seconds that it is kept if its job has no record.
+            unnamed: seconds that a result is kept if its job was cancelled and may still name it.
+        """
         if outcome is None:
             return self.age(entry) < longest
         if not outcome.ended:
             return True
         if entry.path.parent == self.results:
+            if outcome.status == "cancelled" and outcome.out_path is None:
+                return self.age(entry) < unnamed
             return outcome.out_path is not None and PurePath(outcome.out_path).name == entry.path.name
         return entry.path.parent == self.uploads and outcome.needs_uploads
 
