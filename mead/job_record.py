@@ -82,9 +82,12 @@ class Record(Answer):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
-    image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    image: str | None = Field(None, description="The address of the picture, once the job has one.")
     notes: Notes = None
     faces: Faces = None
+    kept: bool | None = Field(
+        None, description="True if record and picture are kept beyond the retention time; else left out."
+    )
     error: str | None = Field(None, description="Why the job failed.")
     error_field: FieldAtFault = None
     webhook: str | None = Field(None, description="The receiver of its webhooks, without path.")
@@ -105,11 +108,13 @@ def record_of(job: Job, rank: int, root: str = "") -> Record:
     own = {name: value for name, value in job if name in Record.model_fields and value not in (None, ())}
     if job.group is None:
         own.pop("n")
+    if job.kept is not None:
+        own["kept"] = True
     if job.webhook is not None:
         own["webhook"] = origin_of(job.webhook)
         if job.ended and "completed" in job.webhook_events_filter:
             own.setdefault("webhook_status", "waiting")
-    image = f"{root}/jobs/{job.id}/image" if job.status == "succeeded" else None
+    image = f"{root}/jobs/{job.id}/image" if job.ended and job.out_path is not None else None
     return Record(**_parameters(job), **own, files=files, image=image, rank=rank)
 
 

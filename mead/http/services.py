@@ -13,6 +13,7 @@ from mead.http.forms import FormReader
 from mead.http.readiness import Readiness
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
+from mead.queue.keeps import Keeps
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -25,6 +26,7 @@ class Services:
 
     settings: Settings
     jobs: Jobs
+    keeps: Keeps
     storage: Storage
     events: Events
     forms: FormReader
@@ -40,6 +42,7 @@ class Services:
         return cls(
             settings=settings,
             jobs=jobs,
+            keeps=Keeps(jobs, settings.max_keeps, settings.redis_wait_replicas),
             storage=storage,
             events=Events(jobs),
             forms=FormReader(settings),
