@@ -559,7 +559,7 @@ def check(clients: Clients, jobs: Jobs, storage: FolderStorage, settings: Settin
             ]
             books.stuck += [f"{job_id} is in {key}" for job_id in waiting]
     books.swept = storage.sweep(jobs.outcomes, 0, 0)  # what its worker would do ten minutes after a kill
-    needed = {record["out_path"] for record in records.values() if record["status"] == "succeeded"}
+    needed = {record["out_path"] for record in records.values() if "out_path" in record}
     for folder in (storage.uploads, storage.results, storage.previews):
         for path in folder.glob("*"):
             record = records.get(path.name.partition(".")[0], {})

@@ -83,7 +83,7 @@ class Record(Answer):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
-    image: str | None = Field(None, description="The address of the picture, once the job has succeeded.")
+    image: str | None = Field(None, description="The address of the picture, once the job has one.")
     timelapse: str | None = Field(
         None,
         description="The address of its time-lapse, if its form asked for `frames`; with .mp4 in place of "
@@ -91,6 +91,9 @@ class Record(Answer):
     )
     notes: Notes = None
     faces: Faces = None
+    kept: bool | None = Field(
+        None, description="True if record and picture are kept beyond the retention time; else left out."
+    )
     error: str | None = Field(None, description="Why the job failed.")
     error_field: FieldAtFault = None
     webhook: str | None = Field(None, description="The receiver of its webhooks, without path.")
@@ -111,12 +114,14 @@ def record_of(job: Job, rank: int, root: str = "") -> Record:
     own = {name: value for name, value in job if name in Record.model_fields and value not in (None, ())}
     if job.group is None:
         own.pop("n")
+    if job.kept is not None:
+        own["kept"] = True
     if job.webhook is not None:
         own["webhook"] = origin_of(job.webhook)
         if job.ended and "completed" in job.webhook_events_filter:
             own.setdefault("webhook_status", "waiting")
-    image = f"{root}/jobs/{job.id}/image" if job.status == "succeeded" else None
-    has_lapse = image is not None and job.parameters.get("frames") is not None
+    image = f"{root}/jobs/{job.id}/image" if job.ended and job.out_path is not None else None
+    has_lapse = job.status == "succeeded" and job.parameters.get("frames") is not None
     lapse = f"{root}/jobs/{job.id}/timelapse.webp" if has_lapse else None
     return Record(**_parameters(job), **own, files=files, image=image, timelapse=lapse, rank=rank)
 

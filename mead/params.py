@@ -257,6 +257,8 @@ _WORDS = {
     "less_than_equal": "must be at most {le}",
     "multiple_of": "must be a multiple of {multiple_of}",
     "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "is not one that the service has given out",
+    "bool_parsing": "must be true or false",
 }
 """What is wrong with a value, by pydantic's name for it."""
 

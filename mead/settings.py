@@ -213,6 +213,12 @@ class ServiceSettings(QueueSettings):
     max_client_kept_bytes: int = Field(
         16 * 2**30, ge=0, description="Like MAX_KEPT_BYTES, per API key (per address without keys)."
     )
+    max_keeps: int = Field(
+        100,
+        ge=0,
+        description="Maximum jobs per API key (without keys: of all clients) kept beyond JOB_TTL at a "
+        "client's request; 0: none.",
+    )
     max_iterations: int = Field(
         MAX_ITERATIONS, ge=1, le=MAX_ITERATIONS, description="Maximum number of optimisation steps of a job."
     )

@@ -6,9 +6,10 @@ servers of a queue must use the same one.
 A job's record holds the names of its files, so servers may see a folder under different paths. A record is
 never trusted as a path: only the job's own files are opened.
 
-A result is kept as long as its job's record, and so is its time-lapse, which is named after it. Uploads are
-removed once their job has succeeded, was cancelled or failed because of its input; a job that failed for
-another reason keeps them, so that it can be requeued. Previews are removed once their job has ended.
+A result is kept as long as its job's record, and so is its time-lapse, which is named after it, and the last
+picture of a job that was cancelled as it ran. Uploads are removed once their job has succeeded, was cancelled
+or failed because of its input; a job that failed for another reason keeps them, so that it can be requeued.
+Previews are removed once their job has ended.
 
 A model that can go on after its last step leaves latents, named after the result. They are kept for a while
 after the job's success, and so are its uploads, which a job that goes on needs.
@@ -250,7 +251,7 @@ class Storage(ABC):
                 longest = (
                     kept if entry.path.parent in (self.results, self.timelapses) and job_id else unclaimed
                 )
-                if not self._needed(entry, known.get(job_id), longest, latents):
+                if not self._needed(entry, known.get(job_id), longest, unclaimed, latents):
                     unneeded.append(entry.path)
             removed += self.remove(unneeded)
         return removed
@@ -275,7 +276,16 @@ class Storage(ABC):
             except OSError as error:
                 log.warning("cannot sweep", extra={"folder": str(folder), "error": str(error)})
 
-    def _needed(self, entry: Entry, outcome: JobOutcome | None, longest: float, latents: float) -> bool:
+    def _needed(
+        self, entry: Entry, outcome: JobOutcome | None, longest: float, unnamed: float, latents: float
+    ) -> bool:
+        """Whether a file must stay.
+
+        Args:
+            longest: seconds that it is kept if its job has no record.
+            unnamed: seconds that a result is kept if its job was cancelled and may still name it.
+            latents: seconds after a job's success that it can go on.
+        """
         if outcome is None:
             return self.age(entry) < longest
         if not outcome.ended:
@@ -285,6 +295,8 @@ class Storage(ABC):
             return outcome.needs_uploads or may_go_on
         if folder == self.previews or (folder == self.latents and not may_go_on):
             return False
+        if folder == self.results and outcome.status == "cancelled" and outcome.out_path is None:
+            return self.age(entry) < unnamed
         return outcome.out_path is not None and PurePath(outcome.out_path).stem == entry.path.stem
 
     # What each kind of storage does in its own way

@@ -26,7 +26,7 @@ COMMANDS = {
     **{spec.command_name: f"{LOCAL}.local_command" for spec in MODELS.values()},
     **{
         name: f"{ASKING}.{name}_command"
-        for name in ("submit", "status", "wait", "cancel", "retry", "jobs", "queue")
+        for name in ("submit", "status", "wait", "cancel", "retry", "keep", "jobs", "queue")
     },
     "faces": "mead.cli.faces_command.faces_command",
     "models": "mead.cli.catalogue.models_command",

@@ -1,4 +1,4 @@
-"""The commands that ask a service: submit, status, wait, cancel, retry, jobs and queue."""
+"""The commands that ask a service: submit, status, wait, cancel, retry, keep, jobs and queue."""
 
 from __future__ import annotations
 
@@ -242,6 +242,23 @@ def retry_command(name: str) -> click.Command:
         _each(ids, as_json, "queued", lambda job_id: client.job(job_id).retry())
 
     return retry
+
+
+def keep_command(name: str) -> click.Command:
+    """`mead keep ID...`."""
+
+    @click.command(name)
+    @click.option("--undo", is_flag=True, help="Let them go after the retention time, counted from now.")
+    @ids_argument
+    @_asking
+    def keep(client: Client, ids: Sequence[str], undo: bool, as_json: bool) -> None:
+        """Keep jobs' records and pictures beyond the service's retention time."""
+        if undo:
+            _each(ids, as_json, "released", lambda job_id: client.job(job_id).unkeep())
+        else:
+            _each(ids, as_json, "kept", lambda job_id: client.job(job_id).keep())
+
+    return keep
 
 
 def _each(ids: Iterable[str], as_json: bool, done: str, act: Callable[[str], None]) -> None:

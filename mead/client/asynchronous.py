@@ -259,6 +259,18 @@ class AsyncJob:
         answer = await self._client._run(self._operations.resume(self.id, iterations, fields))
         return AsyncJob(self._client, [answer["id"]], answer.get("notes", ()))
 
+    async def keep(self) -> None:
+        """Keep its record and picture beyond the service's retention time, until `unkeep`; of a group, all.
+
+        Raises:
+            RefusedError: it has no picture, as many are kept as allowed, or the service keeps none.
+        """
+        await self._client._run(self._operations.keep(self.ids, "PUT"))
+
+    async def unkeep(self) -> None:
+        """Let it go after the retention time, counted from now; of a group, all. Raises as `record`."""
+        await self._client._run(self._operations.keep(self.ids, "DELETE"))
+
     @property
     async def image(self) -> Picture:
         """The (first) picture, if it is finished; to be awaited. Raises as `wait`."""

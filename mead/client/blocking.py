@@ -256,6 +256,18 @@ class Job:
         answer = self._client._run(self._operations.resume(self.id, iterations, fields))
         return Job(self._client, [answer["id"]], answer.get("notes", ()))
 
+    def keep(self) -> None:
+        """Keep its record and picture beyond the service's retention time, until `unkeep`; of a group, all.
+
+        Raises:
+            RefusedError: it has no picture, as many are kept as allowed, or the service keeps none.
+        """
+        self._client._run(self._operations.keep(self.ids, "PUT"))
+
+    def unkeep(self) -> None:
+        """Let it go after the retention time, counted from now; of a group, all. Raises as `record`."""
+        self._client._run(self._operations.keep(self.ids, "DELETE"))
+
     @property
     def image(self) -> Picture:
         """The (first) picture, if it is finished. Raises as `wait`."""

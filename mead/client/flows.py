@@ -120,6 +120,11 @@ class Operations:
             return (yield from self.ask("DELETE", f"/jobs/{ids[0]}"))
         return (yield from self.ask("DELETE", "/jobs", group=ids[0]))
 
+    def keep(self, ids: Sequence[str], method: str) -> Flow[None]:
+        """Keep jobs (PUT), or release them (DELETE)."""
+        for job_id in ids:
+            yield from self.ask(method, f"/jobs/{job_id}/keep")
+
     def follow(self, ids: Sequence[str], timeout: float | None) -> Flow[None]:
         """Yield the progress of a job or of a group after each change, until the end.
 

@@ -22,7 +22,7 @@ SECURITY_HEADERS = {
 }
 """On every answer: our pages load nothing from other sites and cannot be framed."""
 
-ALLOWED_METHODS = "GET, POST, DELETE"
+ALLOWED_METHODS = "GET, POST, PUT, DELETE"
 ALLOWED_HEADERS = (
     "Authorization, X-API-Key, Content-Type, Prefer, Idempotency-Key, Last-Event-ID, X-Request-ID"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Annotated
 
 from flask import Blueprint, Response, request
@@ -39,6 +40,7 @@ class ListQuery(BaseModel):
         None, pattern="^[0-9]{1,15}-[0-9a-f]{32}$", description="The `cursor` of the page before."
     )
     status: Status | None = Field(None, description="Only jobs of this status.")
+    kept: bool = Field(False, description="Only jobs that are kept beyond the retention time.")
     group: Id | None = Field(None, description="Only the jobs of the group whose first job has this id.")
 
 
@@ -134,12 +136,18 @@ def queues() -> Response:
 def _page(query: ListQuery, services: Services) -> Page:
     if query.group is not None:
         found = _group(query.group, services)
-        return Page([job for job in found if query.status in (None, job.status)], None)
+        return Page([job for job in found if _is_asked_for(job, query)], None)
     after = None
     if query.cursor is not None:
         created_ms, _, job_id = query.cursor.partition("-")
         after = Place(int(created_ms), job_id)
-    return newest_jobs(services.jobs.redis, access.owner(), query.limit, after, query.status)
+    return newest_jobs(
+        services.jobs.redis, access.owner(), query.limit, after, partial(_is_asked_for, query=query)
+    )
+
+
+def _is_asked_for(job: Job, query: ListQuery) -> bool:
+    return query.status in (None, job.status) and (job.kept is not None or not query.kept)
 
 
 def _group(group: str, services: Services) -> list[Job]:

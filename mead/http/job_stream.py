@@ -131,7 +131,7 @@ class JobStream:
         return update.formatted[self._image_url]
 
     def _format_job(self, job: Job, rank: int | None) -> str:
-        error = failure(job) if job.ended and job.out_path is None else None
+        error = failure(job) if job.ended and job.status != "succeeded" else None
         change = Change(
             id=job.id,
             status=job.status,

@@ -1,4 +1,4 @@
-"""The routes that show, cancel and retry a job."""
+"""The routes that show, cancel, retry and keep a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mead.http.services import Services, current_services
 from mead.http.sse import event_response
 from mead.imaging.timelapse import NoVideoError
 from mead.job_record import Record, record_of
-from mead.queue.errors import UnknownJobError
+from mead.queue.errors import TooManyKeepsError, UnknownJobError
 from mead.queue.job import Job
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ def blueprint() -> Blueprint:
     routes.add_url_rule("/jobs/<job_id>", view_func=record)
     routes.add_url_rule("/jobs/<job_id>", view_func=cancel, methods=["DELETE"])
     routes.add_url_rule("/jobs/<job_id>/retry", view_func=retry, methods=["POST"])
+    routes.add_url_rule("/jobs/<job_id>/keep", view_func=keep, methods=["PUT"])
+    routes.add_url_rule("/jobs/<job_id>/keep", view_func=release, methods=["DELETE"])
     routes.add_url_rule("/jobs/<job_id>/image", view_func=image)
     routes.add_url_rule("/jobs/<job_id>/timelapse.webp", view_func=timelapse_webp)
     routes.add_url_rule("/jobs/<job_id>/timelapse.mp4", view_func=timelapse_mp4)
@@ -112,9 +114,47 @@ def retry(job_id: str) -> Response:
     return record(job_id)
 
 
+@describe(Description({200: [Record]}, errors=(400, 403, 404, 409, 503), tag="jobs"))
+def keep(job_id: str) -> Response:
+    """Keep a job's record and picture beyond the retention time.
+
+    They stay until the job is released. The service limits how many jobs of a key are kept. Keeping a job
+    that is kept changes nothing.
+    """
+    refuse_fields(request)
+    services = current_services()
+    job = _find_job(job_id, services)
+    if not services.keeps.most:
+        raise ApiError(403, "this service keeps no jobs beyond JOB_TTL (MAX_KEEPS=0)", job_id=job_id)
+    try:
+        if not services.keeps.keep(job_id):
+            raise ApiError(409, f"job {job_id} has no picture to keep: it is {job.status}", job_id=job_id)
+    except UnknownJobError:
+        raise JobNotFoundError(job_id) from None
+    except TooManyKeepsError as error:
+        raise ApiError(409, str(error), job_id=job_id) from None
+    return record(job_id)
+
+
+@describe(Description({200: [Record]}, errors=(400, 403, 404, 503), tag="jobs"))
+def release(job_id: str) -> Response:
+    """Release a kept job: its record and picture go after the retention time, counted from now.
+
+    Releasing a job that is not kept changes nothing.
+    """
+    refuse_fields(request)
+    services = current_services()
+    _find_job(job_id, services)
+    try:
+        services.keeps.release(job_id)
+    except UnknownJobError:
+        raise JobNotFoundError(job_id) from None
+    return record(job_id)
+
+
 @describe(Description({200: ["image/png"], 302: []}, errors=(400, 404, 409, 503), tag="jobs"))
 def image(job_id: str) -> Response:
-    """The picture of a job that has succeeded.
+    """The picture of a job that has succeeded; of one that was cancelled as it ran, the last picture.
 
     If results are in an object store, the answer may be a redirect to a link there, valid for a while.
     """

@@ -19,7 +19,7 @@ TAGS = {
 ERRORS = {
     400: "A field or header is missing, malformed, repeated or unknown.",
     401: "The API key is missing or unknown.",
-    403: "The request comes from another site's page, or names an unknown host.",
+    403: "The request comes from another site's page, names an unknown host, or asks for what is turned off.",
     404: "There is no such job, or it has expired.",
     409: "The job was cancelled, has already ended, or has no picture or time-lapse.",
     413: "The request or a picture is too large.",

@@ -86,8 +86,7 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
 def _form_of(spec: ModelSpec) -> dict[str, Any]:
     """A model's form, its sections as a list: objects in JSON have no order."""
     form = asdict(spec.form)
-    goes_on = getattr(spec, "goes_on", False)  # whether its jobs may go on with another's latents
-    return form | {"sections": list(form["sections"].items()), "goes_on": goes_on}
+    return form | {"sections": list(form["sections"].items()), "goes_on": spec.goes_on}
 
 
 def _thumbnails(models: Models) -> dict[str, str]:

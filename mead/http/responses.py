@@ -71,7 +71,7 @@ def result_response(jobs: Sequence[Job], storage: Storage) -> Response:
     """
     pictures = {}
     for job in jobs:
-        if job.out_path is None:
+        if job.out_path is None or job.status != "succeeded":
             raise failure(job)
         try:
             pictures[job.id] = storage.read_result(job)

@@ -18,6 +18,7 @@ from mead.queue.client import connect
 from mead.queue.errors import UnknownJobError
 from mead.queue.job import Job
 from mead.queue.jobs import Jobs
+from mead.queue.keeps import Keeps
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -30,6 +31,7 @@ class Services:
 
     settings: Settings
     jobs: Jobs
+    keeps: Keeps
     storage: Storage
     events: Events
     forms: FormReader
@@ -46,6 +48,7 @@ class Services:
         return cls(
             settings=settings,
             jobs=jobs,
+            keeps=Keeps(jobs, settings.max_keeps, settings.redis_wait_replicas),
             storage=storage,
             events=Events(jobs),
             forms=FormReader(settings),

@@ -66,6 +66,16 @@ class KeptLimitError(Exception):
         )
 
 
+class TooManyKeepsError(Exception):
+    """An owner keeps as many jobs as it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} of your jobs are kept, and no more are allowed (MAX_KEEPS): release one first, with "
+            "DELETE /jobs/ID/keep"
+        )
+
+
 class IdempotencyError(ValueError):
     """An idempotency key was used again, for a different request."""
 

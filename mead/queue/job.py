@@ -67,6 +67,7 @@ class Job(BaseModel):
     n: int = 1  # how many were made together
     idempotency_key: str | None = None
     fingerprint: str = ""  # of the request that created it
+    kept: datetime | None = None  # since when it is kept beyond the retention time
     bytes: int = 0  # size of its files on the disk
 
     @field_validator("notes", mode="before")

@@ -50,6 +50,7 @@ def _expected(queues: Iterable[str], who: str, owner: str) -> dict[str, str]:
         keys.WEBHOOKS_KEY: "zset",
         keys.unfinished_key(who): "set",
         keys.kept_jobs_key(owner): "zset",
+        keys.keeps_key(owner): "set",
     }
     for kept in (keys.KEPT_KEY, keys.kept_key(who)):
         expected |= {kept: "zset", keys.kept_bytes_key(kept): "number"}

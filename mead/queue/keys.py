@@ -97,6 +97,11 @@ def kept_jobs_key(owner: str) -> str:
     return f"kept_jobs:{owner}"
 
 
+def keeps_key(owner: str) -> str:
+    """Set: ids of an owner's jobs that are kept until they are released."""
+    return f"keeps:{owner}"
+
+
 KEPT_KEY = "kept"
 """Sorted set: as `kept_key`, of all clients."""
 
@@ -115,6 +120,6 @@ WEBHOOK_COUNTS_KEY = f"{WEBHOOKS_KEY}:counts"
 SINGLE_KEYS = frozenset({WORKERS_KEY, STATISTICS_KEY, KEPT_KEY, WEBHOOKS_KEY, WEBHOOK_COUNTS_KEY})
 KEY_FAMILIES = frozenset(
     {"job", "events", "preview", "worker", "idempotency", "unfinished", "kept", "kept_jobs", "data_folder"}
-    | {"webhooks"}
+    | {"webhooks", "keeps"}
 )
 """Prefixes of keys, before the first colon; a queue must not have such a name."""

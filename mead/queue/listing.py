@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple, cast
 
 import redis
 
 from mead.params import MAX_VARIANTS
-from mead.queue.job import Job, Status, ids_of_group
+from mead.queue.job import Job, ids_of_group
 from mead.queue.keys import kept_jobs_key
 from mead.queue.records import read_jobs
 
 BATCH = 100
 """Records that are read per round trip."""
 LONGEST_SEARCH = 1000
-"""Records that are read for a page of jobs of one status, so that a rare status takes several pages."""
+"""Records that are read for a page of some jobs, so that rare ones take several pages."""
 
 
 class Place(NamedTuple):
@@ -38,14 +38,18 @@ class Page(NamedTuple):
 
 
 def newest_jobs(
-    client: redis.Redis, owner: str, limit: int, after: Place | None = None, status: Status | None = None
+    client: redis.Redis,
+    owner: str,
+    limit: int,
+    after: Place | None = None,
+    wanted: Callable[[Job], bool] = lambda job: True,
 ) -> Page:
     """The owner's jobs, newest first (ZREVRANGEBYSCORE, HGETALL).
 
     Args:
         limit: the most jobs on the page; there may be fewer and a next page.
         after: where the page before ended.
-        status: only jobs of this status.
+        wanted: which jobs are listed.
     """
     places = islice(_places(client, owner, after), LONGEST_SEARCH)
     page: list[Job] = []
@@ -53,7 +57,7 @@ def newest_jobs(
         found = {job.id: job for job in read_jobs(client, [place.job_id for place in batch])}
         for place in batch:
             job = found.get(place.job_id)
-            if job is None or status not in (None, job.status):
+            if job is None or not wanted(job):
                 continue
             page.append(job)
             if len(page) == limit:

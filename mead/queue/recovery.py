@@ -13,6 +13,7 @@ from mead.queue.keys import (
     KEPT_KEY,
     idempotency_key,
     job_key,
+    keeps_key,
     order_key,
     processing_key,
     unfinished_key,
@@ -122,8 +123,9 @@ class Recovery:
         count = records.SCAN_COUNT
         for key in self.redis.scan_iter(f"{KEPT_KEY}*", count=count, _type="zset"):
             yield key, (entry for entry, _ in self.redis.zscan_iter(key, count=count))
-        for key in self.redis.scan_iter(unfinished_key("*"), count=count, _type="set"):
-            yield key, self.redis.sscan_iter(key, count=count)
+        for pattern in (unfinished_key("*"), keeps_key("*")):
+            for key in self.redis.scan_iter(pattern, count=count, _type="set"):
+                yield key, self.redis.sscan_iter(key, count=count)
         yield "", self.redis.scan_iter(idempotency_key("*", "*"), count=count, _type="string")
 
     def register_holders(self) -> None:

@@ -96,7 +96,7 @@ def _commands(name: str, queues: list[str]) -> Iterator[list[Any]]:
     for key in (keys.worker_key(name), keys.idempotency_key("", name), keys.unfinished_key(name)):
         yield ["DEL", key]
     yield ["DEL", keys.folder_key(name)]
-    yield ["DEL", keys.kept_jobs_key(name)]
+    yield from (["DEL", keys.kept_jobs_key(name)], ["DEL", keys.keeps_key(name)])
     yield from (["DEL", keys.kept_key(name)], ["ZREM", keys.KEPT_KEY, name], ["SREM", keys.WORKERS_KEY, name])
     yield ["HDEL", keys.STATISTICS_KEY, name]
     yield from (["ZREM", keys.WEBHOOKS_KEY, name], ["HDEL", keys.WEBHOOK_COUNTS_KEY, name])

@@ -25,11 +25,12 @@ from mead.queue.job import Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
 from mead.resuming import FIELD, Origin, restore
-from mead.revision import Pipeline, R, start
+from mead.revision import Pipeline, R, picture_of, start
 from mead.storage import Storage, StorageUnavailableError
 from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
 from mead.worker.admission import AdmissionControl
 from mead.worker.batch import Batch
+from mead.worker.cancelled import CancelledPictures
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Engine(Generic[R]):
         self.chunks_of = chunks_of
         self.origin = origin
         self.keeps_latents = keeps_latents
+        self.cancelled = CancelledPictures(jobs, storage)
         self.writers = ThreadPoolExecutor(2 * capacity + 2, "storage")  # threads start when needed
         self._admit_after = float("-inf")  # time.monotonic; set when uploads could not be read
         self._measured = (time.monotonic(), 0)  # when `load` was called last, and the steps done by then
@@ -314,8 +316,21 @@ class Engine(Generic[R]):
         log.info("job dropped", extra={"job": job.id, "worker": self.worker})
         self._release(job)
         active.discard(self.storage)
+        if outcome is not None and outcome.status == "cancelled":
+            self._keep_so_far(active)
         if outcome is None or outcome.ended:
             self._cleanup(job, keep_uploads=outcome is not None and outcome.needs_uploads)
+
+    def _keep_so_far(self, active: ActiveJob[R]) -> None:
+        """Store the last picture of a cancelled job, if there is one."""
+        if active.revision.step == 0 or active.error is not None:
+            return
+        try:
+            picture = active.picture or picture_of(self.pipeline, active.revision)
+        except Exception as error:  # it is only a picture that nobody waits for
+            log.warning("no picture of a cancelled job", extra={"job": active.job.id, "error": reason(error)})
+            return
+        wait([self.writers.submit(self.cancelled.store, active.job.id, picture)], PATIENCE)
 
     def _cleanup(self, job: Job, keep_uploads: bool = False) -> None:
         wait([self.writers.submit(self.storage.cleanup, job, keep_uploads)], PATIENCE)

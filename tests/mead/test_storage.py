@@ -373,6 +373,7 @@ def test_files_go_with_their_jobs(storage: Storage, inside: Inside) -> None:
         inside.age(preview(storage, job_id))
     inside.age(upload(storage, ids["gone"]))
     inside.age(results["gone"], 7000)
+    inside.age(results["cancelled"], 7000)  # until then its job's record may name it
     result(storage, ids["done"])  # of a worker that came too late
     states = {
         "done": JobOutcome("succeeded", results["done"].name),

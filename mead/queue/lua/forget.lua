@@ -9,6 +9,8 @@ local function drop(entry)
         redis.call('DEL', entry)
     elseif string.sub(key, 1, #UNFINISHED) == UNFINISHED then
         redis.call('SREM', key, entry)
+    elseif string.sub(key, 1, #KEEPS) == KEEPS then
+        redis.call('SREM', key, entry)
     elseif string.sub(key, 1, #KEPT_JOBS) == KEPT_JOBS then
         redis.call('ZREM', key, entry)
     else

@@ -45,6 +45,12 @@ def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
     (picture,) = waited["pictures"]
     assert picture["seed"] == 7
     assert (tmp_path / picture["path"]).read_bytes() == (tmp_path / "house.png").read_bytes()
+    assert asked(service, "keep", *ids) == "".join(f"{job_id}  kept\n" for job_id in ids)
+    assert json.loads(asked(service, "keep", "--undo", ids[0], "--json")) == {ids[0]: "released"}
+    assert [json.loads(asked(service, "status", ids[n], "--json"))[0].get("kept") for n in (0, 1)] == [
+        None,
+        True,
+    ]
     listed = asked(service, "jobs", "--limit", "1")
     assert listed.startswith(again["ids"][0]) and listed.endswith("  succeeded  a red house\n")
     records = json.loads(asked(service, "jobs", "--group", ids[0], "--json"))

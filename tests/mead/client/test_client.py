@@ -47,6 +47,19 @@ def test_pictures_of_several_seeds(client: Client, tmp_path: Path) -> None:
     assert again.png == second.png
 
 
+def test_a_kept_job(client: Client) -> None:
+    job = client.submit("a red house", **FORM)
+    long = client.submit("a red house", **{**FORM, "iterations": 2000})
+    with pytest.raises(RefusedError, match="no picture to keep"):
+        long.keep()
+    long.cancel()
+    job.wait()
+    job.keep()
+    assert job.record()["kept"] is True
+    job.unkeep()
+    assert "kept" not in job.record()
+
+
 def test_pictures_may_be_paths_bytes_or_images(client: Client, face: Path) -> None:
     edits = [
         client.edit(img, "a person with glasses", seed=1, iterations=1)[0].png

@@ -210,3 +210,25 @@ def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
     fill(page, "latent_revision", iterations=0)
     go(page)
     expect(page.locator("#latent_revision-iterations-error")).not_to_be_empty()
+
+
+def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None:
+    page = visit(service.url)
+    fill(page, "latent_revision", prompt="a blue star", iterations=3, frames=3)
+    go(page)
+    state(page, "^Done$")
+    first = on_stage(page)
+    page.get_by_role("button", name="☆ Keep").click()
+    expect(page.locator("#facts")).to_contain_text("kept")
+    page.get_by_role("button", name="★ Kept", exact=True).last.click()  # the filter of the gallery
+    expect(page.locator("#gallery li:visible button:not(.starred)")).to_have_count(0)
+    page.get_by_role("button", name="Play time-lapse").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download time-lapse").click()
+    assert re.search(r"\.(mp4|webp)$", download.value.suggested_filename)
+    page.get_by_role("button", name="Continue").click()
+    expect(page).not_to_have_url(f"{service.url}/#{first}")
+    state(page, "^Done$")
+    page.goto(f"{service.url}/#{first}")
+    page.locator("#actions .star").click()
+    expect(page.locator("#facts")).to_contain_text("goes in")
