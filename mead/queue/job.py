@@ -57,6 +57,8 @@ class Job(BaseModel):
     error_field: str | None = None
     owner: str = ""  # short hash of the API key that created it
     client: str = ""  # the client whose limits it counts towards
+    weights: str | None = None  # the weights set that it was checked against; None if that is not known
+    weights_digest: str | None = None  # of the set's files
     group: str | None = None  # the first one's id, if it was made together with others
     n: int = 1  # how many were made together
     idempotency_key: str | None = None

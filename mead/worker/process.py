@@ -12,7 +12,7 @@ from typing import NoReturn
 from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
-from mead.provenance import chunks_of
+from mead.provenance import chunks_of, recorded_weights
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.registry import MODELS
@@ -38,6 +38,7 @@ def make_worker(settings: Settings) -> Worker:
     device = settings.device or best_device()
     check_device(device)
     pipelines = [(spec, spec.load_pipeline(settings.weights, device)) for spec in MODELS.values()]
+    weights = recorded_weights(settings.weights)
     if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
             pipeline.record_graphs(settings.threads(spec))
@@ -55,6 +56,7 @@ def make_worker(settings: Settings) -> Worker:
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
             check_steps=partial(check_steps, settings=settings),
+            weights=weights,
             chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
         )
         for spec, pipeline in pipelines
@@ -66,7 +68,8 @@ def make_worker(settings: Settings) -> Worker:
         storage,
         ttl=settings.worker_ttl,
         attempts=settings.job_attempts,
-        weights=settings.weights,
+        weights=weights["weights"],
+        weights_digest=weights["weights_digest"],
     )
 
 
