@@ -6,6 +6,8 @@ again. Neither has a time, path, key or id, so the same job gives the same file.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +40,23 @@ class Weights(BaseModel):
         """
         files = WeightSet.find(name).files
         return cls(name=name, sha256={network: files[network].sha256 for network in sorted(files)})
+
+    @property
+    def digest(self) -> str:
+        """Tells sets apart that have other files, in 16 hex digits; "" if a file has not been checked."""
+        if None in self.sha256.values():
+            return ""
+        return hashlib.sha256(json.dumps(self.sha256, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def recorded_weights(name: str) -> Mapping[str, str]:
+    """A set as a job's record has it, as it was when this process first asked: its name and digest.
+
+    Raises:
+        WeightsError: there is no such set.
+    """
+    return {"weights": name, "weights_digest": Weights.of(name).digest}
 
 
 class Provenance(BaseModel):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationInfo
 
 from mead.api_keys import parse_api_key
+from mead.queue.keys import QUEUE_PARTS
 from mead.queue.redis_url import parse_redis_url
 
 if TYPE_CHECKING:
@@ -96,6 +98,10 @@ def check_together(settings: ServiceSettings) -> None:
         raise ValueError(
             f"MAX_OPEN_REQUESTS_PER_CLIENT={of_one} must not be more than MAX_OPEN_REQUESTS={of_all}"
         )
+    if settings.default_weights not in (None, settings.weights):
+        name = settings.weights
+        if name in QUEUE_PARTS or not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+            raise ValueError(f"WEIGHTS={name} cannot be part of a queue's name, as DEFAULT_WEIGHTS asks for")
     for name in ("max_kept_bytes", "max_client_kept_bytes"):
         if 0 < getattr(settings, name) < settings.max_upload_bytes:
             raise ValueError(

@@ -23,7 +23,7 @@ from mead.data_url import check_data_url
 from mead.model_spec import ModelSpec
 from mead.origins import normal_host, normal_origin
 from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
-from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS
+from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS, queue_of
 from mead.queue_settings import QueueSettings
 from mead.receivers import check_allowed
 from mead.registry import MODELS
@@ -59,6 +59,11 @@ class ServiceSettings(QueueSettings):
         "redirects to one. 0: the server sends results itself.",
     )
     weights: str = Field("demo", description='Name of the weights set: "demo", "full" or one of your own.')
+    default_weights: str | None = Field(
+        None,
+        description="Name of the weights set whose queues have the plain names; by default WEIGHTS. If it is "
+        "another one, WEIGHTS has queues of its own, such as latentrevisions_queue:full.",
+    )
     weights_dir: Path | None = Field(
         None,
         description="Folder of fetched weights and of your own sets; by default the checkout's weights/, or "
@@ -278,8 +283,9 @@ class ServiceSettings(QueueSettings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def queue(self, spec: ModelSpec) -> str:
-        """The queue of a model: the name of a Redis list, with the prefix."""
-        return f"{self.redis_prefix}{getattr(self, spec.queue_setting)}"
+        """The queue of a model's jobs for the weights set: the name of a Redis list, with the prefix."""
+        weights = None if self.default_weights in (None, self.weights) else self.weights
+        return queue_of(f"{self.redis_prefix}{getattr(self, spec.queue_setting)}", weights)
 
     def threads(self, spec: ModelSpec) -> int:
         """How many jobs of a model run in one batch."""

@@ -112,6 +112,17 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "first-key-1" not in repr(settings)
 
 
+def test_a_second_set_of_weights_has_queues_of_its_own() -> None:
+    for more in ({}, {"default_weights": "full"}):
+        plain = Settings(weights="full", redis_prefix="{mead}:", **more)
+        assert plain.queues == ("{mead}:latentrevisions_queue", "{mead}:styleclip_queue")
+    second = Settings(weights="my-set", default_weights="full", redis_prefix="{mead}:")
+    assert second.queues == ("{mead}:latentrevisions_queue:my-set", "{mead}:styleclip_queue:my-set")
+    for name in ("processing", "order", "a set", "a:b"):
+        with pytest.raises(ValidationError, match=f"WEIGHTS={name} cannot be part of a queue's name"):
+            Settings(weights=name, default_weights="full")
+
+
 @pytest.mark.parametrize(
     "keys",
     [

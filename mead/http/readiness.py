@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import redis
 
@@ -12,6 +12,7 @@ from mead.data_folder import FolderClaimedError, claim_folder
 from mead.data_url import open_storage
 from mead.http.errors import DISK_FULL, NO_WORKER, ApiError
 from mead.log import reason
+from mead.provenance import recorded_weights
 from mead.queue.client import connect
 from mead.queue.heartbeats import Heartbeat
 from mead.queue.jobs import Jobs
@@ -37,6 +38,7 @@ class Readiness:
         self.jobs = jobs
         self.storage = storage
         self._prerequisites_met = False
+        self._read_weights = dict.fromkeys(settings.queues, False)  # by queue
         self._alive_until = dict.fromkeys(settings.queues, 0.0)  # by queue, time.monotonic
 
     def check_submission(self, queue: str) -> None:
@@ -82,10 +84,20 @@ class Readiness:
         now = time.monotonic()
         if now < self._alive_until[queue]:
             return True
-        alive = worker_problem(queue, self.settings, self.jobs.workers().values()) is None
+        workers = [worker for worker in self.jobs.workers().values() if queue in worker.queues]
+        self._read_weights[queue] = all(worker.weights_digest is not None for worker in workers)
+        alive = worker_problem(queue, self.settings, workers) is None
         if alive:
             self._alive_until[queue] = now + ALIVE_CACHE_SECONDS
         return alive
+
+    def recorded_weights(self, queue: str) -> Mapping[str, str] | None:
+        """The weights set as the records of a queue's jobs have it; None beside workers of older versions.
+
+        Raises:
+            WeightsError: there is no such set.
+        """
+        return recorded_weights(self.settings.weights) if self._read_weights[queue] else None
 
     def workers_lost(self, queue: str) -> Iterator[bool]:
         """Yields whether a queue has lost all its workers; checks twice per WORKER_TTL.
@@ -118,11 +130,21 @@ class Readiness:
         return [*self._redis_problems(), *self._disk_problems()]
 
     def warnings(self) -> list[str]:
-        """How the configuration of Redis may lose jobs, each in a sentence; empty if Redis is unavailable."""
+        """How the configuration of Redis may lose jobs, and whether inference servers have different weights.
+
+        Each in a sentence; empty if Redis is unavailable.
+        """
         try:
-            return warnings(self.jobs.redis)
+            return [*warnings(self.jobs.redis), *self._different_weights()]
         except redis.RedisError:
             return []
+
+    def _different_weights(self) -> Iterator[str]:
+        workers = self.jobs.workers().values()
+        for queue in self.settings.queues:
+            digests = {worker.weights_digest for worker in workers if queue in worker.queues} - {None, ""}
+            if len(digests) > 1:
+                yield f"the inference servers of {queue} have different files of {self.settings.weights!r}"
 
     def _redis_problems(self) -> Iterator[str]:
         try:

@@ -160,6 +160,7 @@ def _enqueue(
             client=access.client(),
             idempotency_key=idempotency_key,
             fingerprint=form.fingerprint,
+            weights=services.readiness.recorded_weights(queue),
             priority=access.priority(),
             longest=settings.max_queue_length,
             most=settings.max_jobs_per_client,

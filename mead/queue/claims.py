@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal, cast
@@ -16,6 +18,7 @@ from mead.queue import records
 from mead.queue.errors import NotAloneError
 from mead.queue.job import Job, JobProgress, ReportReply
 from mead.queue.keys import (
+    WORKERS_KEY,
     cancelled_key,
     job_key,
     order_key,
@@ -27,6 +30,8 @@ from mead.queue.scripts import load_script
 
 log = logging.getLogger(__name__)
 
+WATCHERS = 32
+"""How many idle workers, about, wait on a queue at a time."""
 END_SECONDS = 0.2
 """How long replicas may take to confirm the end of a job."""
 
@@ -72,8 +77,12 @@ class Claims:
         """Return when the queue has a job, or after `timeout` seconds.
 
         BLMOVE from the queue's left end to its left end moves nothing. Claiming the job stays one script,
-        and a connection that drops while waiting loses no job.
+        and a connection that drops while waiting loses no job. But it wakes all who wait, so in a large fleet
+        (SCARD) only about WATCHERS do; the others look after `timeout`.
         """
+        if random.random() * self.redis.scard(WORKERS_KEY) > WATCHERS:
+            time.sleep(timeout)
+            return
         self.redis.blmove(queue, queue, cast("int", timeout), "LEFT", "LEFT")  # Redis takes fractions too
 
     def report(self, queue: str, worker: str, progress: Sequence[JobProgress]) -> ReportReply:

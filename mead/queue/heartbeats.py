@@ -28,6 +28,7 @@ class Heartbeat(BaseModel):
 
     queues: dict[str, EngineLoad]  # by the queue's name
     weights: str | None = None  # the weights set it runs; None from workers of older versions
+    weights_digest: str | None = None  # of the set's files; None from those that cannot read it in records
     seen_at: datetime
     started_at: datetime
     memory_bytes: int = 0  # of its process, resident
@@ -42,12 +43,18 @@ def send(
     started_at: datetime | None,
     memory_bytes: int,
     weights: str | None,
+    weights_digest: str | None,
 ) -> None:
     """Write a worker's heartbeat; see `Jobs.heartbeat`."""
     now = datetime.now(timezone.utc)
     loads = dict(queues) if isinstance(queues, Mapping) else {queue: EngineLoad() for queue in queues}
     heartbeat = Heartbeat(
-        queues=loads, weights=weights, seen_at=now, started_at=started_at or now, memory_bytes=memory_bytes
+        queues=loads,
+        weights=weights,
+        weights_digest=weights_digest,
+        seen_at=now,
+        started_at=started_at or now,
+        memory_bytes=memory_bytes,
     )
     try:
         with client.pipeline(transaction=True) as pipe:
@@ -80,6 +87,15 @@ def register_holders(client: redis.Redis, queues: Iterable[str]) -> None:
         prefix = processing_key(queue, "")
         for key in client.scan_iter(f"{prefix}*", count=SCAN_COUNT, _type="list"):
             client.sadd(WORKERS_KEY, key.removeprefix(prefix))
+
+
+def forget_idle(client: redis.Redis) -> None:
+    """Drop the names of dead workers without jobs; see `Recovery.forget_idle`."""
+    if dead := set(dead_workers(client)):
+        middle = processing_key("", "")
+        keys = client.scan_iter(f"*{middle}*", count=SCAN_COUNT, _type="list")
+        if idle := dead.difference(key.rpartition(middle)[2] for key in keys):
+            client.srem(WORKERS_KEY, *idle)  # one that lives after all is back with its next heartbeat
 
 
 def _read_all(client: redis.Redis) -> dict[str, str | None]:

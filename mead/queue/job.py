@@ -63,6 +63,8 @@ class Job(BaseModel):
     webhook_error: str | None = None  # why the last attempt has failed
     continues: str | None = None  # the id of the job that it goes on with
     latents: str | None = None  # name of the upload with that job's latents, a copy
+    weights: str | None = None  # the weights set that it was checked against; None if that is not known
+    weights_digest: str | None = None  # of the set's files
     group: str | None = None  # the first one's id, if it was made together with others
     n: int = 1  # how many were made together
     idempotency_key: str | None = None

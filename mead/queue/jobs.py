@@ -93,6 +93,7 @@ class Jobs(Claims):
         client: str = "",
         idempotency_key: str | None = None,
         fingerprint: str = "",
+        weights: Mapping[str, str] | None = None,
         priority: int = 1,
         longest: int = 0,
         most: int = 0,
@@ -110,6 +111,8 @@ class Jobs(Claims):
             client: whose unfinished jobs `most` limits; the owner if "".
             idempotency_key: a second request of the owner with this key creates no second job.
             fingerprint: of the request; tells different requests with the same idempotency key apart.
+            weights: the set that the parameters were checked against, as `mead.provenance.recorded_weights`;
+                None if a worker of an older version may claim the jobs, which takes it for parameters.
             priority: how many jobs the owner has run for each one of an owner with priority 1.
             longest, most: how many jobs may wait in the queue, and be the client's and unfinished; 0: any.
             a_minute: how many jobs the owner may make in any minute; 0: any number.
@@ -132,7 +135,7 @@ class Jobs(Claims):
         limits = [priority, longest, most, a_minute, *(kept or KeptLimits())]
         jobs: list[Any] = [len(group)]
         for job_id, parameters in group.items():
-            fields = records.flatten(parameters)
+            fields = records.flatten({**parameters, **(weights or {})})
             jobs += [job_id, len(fields), *fields]
         keys = [queue, tickets_key(queue), served_key(queue), cancelled_key(queue)]
         keys += [order_key(queue), turns_key(queue), kept_jobs_key(owner), *map(job_key, group)]
@@ -245,6 +248,7 @@ class Jobs(Claims):
         started_at: datetime | None = None,
         memory_bytes: int = 0,
         weights: str | None = None,
+        weights_digest: str | None = None,
     ) -> None:
         """Show for `ttl` seconds that a worker is alive (SET with EX), and register it (SADD).
 
@@ -258,6 +262,7 @@ class Jobs(Claims):
             started_at=started_at,
             memory_bytes=memory_bytes,
             weights=weights,
+            weights_digest=weights_digest,
         )
 
     def deregister(self, worker: str, queues: Iterable[str]) -> None:

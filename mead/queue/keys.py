@@ -22,6 +22,15 @@ def preview_key(job_id: str) -> str:
     return f"preview:{job_id}"
 
 
+QUEUE_PARTS = frozenset({"processing", "tickets", "served", "cancelled", "order", "turns", "data_folder"})
+"""What follows the name of a queue and a colon in other keys; see below."""
+
+
+def queue_of(name: str, weights: str | None) -> str:
+    """List: the queue of that name whose jobs are for a weights set; None for the default one."""
+    return name if weights is None else f"{name}:{weights}"
+
+
 def processing_key(queue: str, worker: str) -> str:
     """List: ids of the jobs that a worker holds."""
     return f"{queue}:processing:{worker}"

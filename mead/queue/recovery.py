@@ -128,6 +128,10 @@ class Recovery:
                 yield key, self.redis.sscan_iter(key, count=count)
         yield "", self.redis.scan_iter(idempotency_key("*", "*"), count=count, _type="string")
 
+    def forget_idle(self) -> None:
+        """Drop the names of dead workers that hold no jobs of any queue (SCAN, SREM)."""
+        heartbeats.forget_idle(self.redis)
+
     def register_holders(self) -> None:
         """Register every worker that holds jobs of the queues (SCAN, SADD), so that `recover` finds it.
 

@@ -60,6 +60,8 @@ class Engine(Generic[R]):
         notes_on: what to note in the record of a job with these parameters.
         check_steps: raises ParamsError if a job with these parameters takes too many steps; called once it
             has started, since that may depend on its pictures.
+        weights: the weights set as records have it (`mead.provenance.recorded_weights`); jobs that were
+            checked against another set fail.
         chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters, and so
             many steps and further ones (see `mead.provenance`).
         origin: what makes latents here; None: no job can go on here.
@@ -81,6 +83,7 @@ class Engine(Generic[R]):
         max_job_seconds: int = 0,
         notes_on: Callable[[JobParams], tuple[str, ...]] = lambda params: (),
         check_steps: Callable[[JobParams, int], None] = lambda params, steps: None,
+        weights: Mapping[str, str] | None = None,
         chunks_of: Callable[..., Mapping[str, str]] = lambda params, steps, further: {},
         origin: Origin | None = None,
         keeps_latents: bool = False,
@@ -97,6 +100,7 @@ class Engine(Generic[R]):
         self.max_job_seconds = max_job_seconds
         self.notes_on = notes_on
         self.check_steps = check_steps
+        self.weights = weights or {}
         self.chunks_of = chunks_of
         self.origin = origin
         self.keeps_latents = keeps_latents
@@ -170,6 +174,7 @@ class Engine(Generic[R]):
         began = time.monotonic()
         log.info("job started", extra={"job": job.id, "worker": self.worker, "attempts": job.attempts})
         try:
+            self._check_weights(job)
             params = check(self.params, self.storage.parameters(job))
             notes = self.notes_on(params)
             revision = start(self.pipeline, params, self._preparation(job))
@@ -210,6 +215,16 @@ class Engine(Generic[R]):
             raise ParamsError(FIELD, "no job can go on here", out_of_range=True)
         latents = self.storage.read_upload(job, job.latents)
         return partial(restore, content=latents, here=self.origin)
+
+    def _check_weights(self, job: Job) -> None:
+        """Raises RuntimeError if the job was checked against another weights set."""
+        own = self.weights.get("weights", job.weights)
+        if job.weights not in (None, own):
+            raise RuntimeError(f"it was accepted for the weights {job.weights!r}, not for {own!r}")
+        digests = {job.weights_digest, self.weights.get("weights_digest")} - {None, ""}
+        if len(digests) > 1:
+            extra = {"job": job.id, "worker": self.worker, "weights": own}
+            log.warning("the weights have changed since the job was accepted", extra=extra)
 
     def _requeue_for_memory(self, job: Job) -> None:
         """Hand back a job that does not fit beside the running ones; it may fit later."""

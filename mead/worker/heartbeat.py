@@ -30,16 +30,24 @@ class HeartbeatLoop:
         engines: whose load each heartbeat contains.
         ttl: seconds that a heartbeat lasts.
         weights: the weights set that the engines run.
+        weights_digest: of its files.
     """
 
     def __init__(
-        self, worker: str, engines: Sequence[Engine[Any]], jobs: Jobs, ttl: int, weights: str | None
+        self,
+        worker: str,
+        engines: Sequence[Engine[Any]],
+        jobs: Jobs,
+        ttl: int,
+        weights: str | None,
+        weights_digest: str | None,
     ) -> None:
         self.worker = worker
         self.engines = engines
         self.jobs = jobs
         self.ttl = ttl
         self.weights = weights
+        self.weights_digest = weights_digest
         self.started_at = datetime.now(timezone.utc)
         self._regular_since: float | None = None  # time.monotonic; None after a late or failed heartbeat
 
@@ -75,6 +83,7 @@ class HeartbeatLoop:
             started_at=self.started_at,
             memory_bytes=resident_bytes(),
             weights=self.weights,
+            weights_digest=self.weights_digest,
         )
 
     def missing_means_dead(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
-from mead.provenance import Weights, chunks_of
+from mead.provenance import Weights, chunks_of, recorded_weights
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
 from mead.receivers import AllowedReceivers
@@ -43,10 +43,10 @@ def make_worker(settings: Settings) -> Worker:
     device = settings.device or best_device()
     check_device(device)
     pipelines = [(spec, spec.load_pipeline(settings.weights, device)) for spec in MODELS.values()]
+    weights = recorded_weights(settings.weights)
     if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
             pipeline.record_graphs(settings.threads(spec))
-    weights = Weights.of(settings.weights)
     engines = [
         Engine(
             pipeline,
@@ -61,8 +61,11 @@ def make_worker(settings: Settings) -> Worker:
             max_job_seconds=settings.max_job_seconds,
             notes_on=partial(notes_on, weights=settings.weights),
             check_steps=partial(check_steps, settings=settings),
+            weights=weights,
             chunks_of=partial(chunks_of, model=spec.name, weights=settings.weights),
-            origin=Origin(model=spec.name, weights=weights, device=torch.device(device).type),
+            origin=Origin(
+                model=spec.name, weights=Weights.of(settings.weights), device=torch.device(device).type
+            ),
             keeps_latents=settings.latents_ttl > 0,
         )
         for spec, pipeline in pipelines
@@ -83,7 +86,8 @@ def make_worker(settings: Settings) -> Worker:
         ttl=settings.worker_ttl,
         attempts=settings.job_attempts,
         latents=settings.latents_ttl,
-        weights=settings.weights,
+        weights=weights["weights"],
+        weights_digest=weights["weights_digest"],
         loops=[webhooks.run],
     )
 

@@ -52,5 +52,6 @@ class RecoveryLoop:
         if dropped := self.recovery.forget_deleted():
             log.info("jobs without records forgotten", extra={"entries": dropped, "worker": self.worker})
         if self.heartbeat.missing_means_dead():
+            self.recovery.forget_idle()
             for job_id in self.recovery.restore():
                 log.warning("job put back into its list", extra={"job": job_id, "by": self.worker})

@@ -57,6 +57,7 @@ class Worker:
         unclaimed: seconds that uploads are kept without a job's record.
         latents: seconds after a job's success that its latents are kept.
         weights: the name of the weights set that the engines run.
+        weights_digest: of its files.
         loops: what else runs, each in a thread of its own.
     """
 
@@ -72,6 +73,7 @@ class Worker:
         unclaimed: float = UNCLAIMED_SECONDS,
         latents: float = 0.0,
         weights: str | None = None,
+        weights_digest: str | None = None,
         loops: Sequence[Loop] = (),
     ) -> None:
         self.name = name
@@ -79,8 +81,9 @@ class Worker:
         self.jobs = jobs
         self.storage = storage
         self.weights = weights
+        self.weights_digest = weights_digest
         self.queues = [engine.queue for engine in engines]
-        self.heartbeat = HeartbeatLoop(name, engines, jobs, ttl, weights)
+        self.heartbeat = HeartbeatLoop(name, engines, jobs, ttl, weights, weights_digest)
         self.recovery = RecoveryLoop(Recovery(jobs, self.queues, attempts), self.heartbeat)
         self.maintenance = MaintenanceLoop(
             name,
@@ -142,6 +145,7 @@ class Worker:
                 claim_folder(self.jobs.redis, self.storage, self.queues)
                 self._check_weights()
                 self.heartbeat.send()
+                self._check_again()
                 for warning in warnings(self.jobs.redis):
                     log.warning(warning, extra={"worker": self.name})
                 return
@@ -152,13 +156,24 @@ class Worker:
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _check_weights(self) -> None:
+        """Raises OtherWeightsError if another worker serves the same queue with another weights set."""
         for name, heartbeat in self.jobs.workers().items():
-            shared = [queue for queue in self.queues if queue in heartbeat.queues]
-            if shared and heartbeat.weights is not None and self.weights not in (None, heartbeat.weights):
+            shared = [queue for queue in self.queues if queue in heartbeat.queues and name != self.name]
+            if not shared or None in (heartbeat.weights, self.weights):
+                continue
+            if heartbeat.weights != self.weights:
                 raise OtherWeightsError(
                     f"inference server {name} serves {shared[0]} with the weights {heartbeat.weights!r}, not "
-                    f"{self.weights!r}: stop it first, or set other queues"
+                    f"{self.weights!r}: stop it first, or set DEFAULT_WEIGHTS={heartbeat.weights} here"
                 )
+
+    def _check_again(self) -> None:
+        """Check the weights once the heartbeat can be seen, in case two workers have started at once."""
+        try:
+            self._check_weights()
+        except OtherWeightsError:
+            self.jobs.deregister(self.name, self.queues)
+            raise
 
     def _deregister(self) -> None:
         try:

@@ -90,6 +90,41 @@ def test_health(http: FlaskClient, settings: Settings, jobs: Jobs) -> None:
     assert http.get("/readyz").json == {"status": "success"}
 
 
+def test_a_record_has_the_weights_unless_an_older_worker_may_read_it(settings: Settings, jobs: Jobs) -> None:
+    """An older one would take them for parameters. The digest in its heartbeat tells a newer one."""
+    queue = settings.queues[0]
+    known = {"weights": "demo", "weights_digest": "1"}
+    jobs.heartbeat("new", settings.queues, 60, **known)
+
+    def recorded() -> tuple[str | None, str | None]:
+        http = create_app(settings).test_client()
+        answer = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC)
+        job = jobs.get(answer.get_json()["id"])
+        assert not {"weights", "weights_digest"} & job.parameters.keys()
+        return job.weights, job.weights_digest
+
+    weights, digest = recorded()
+    assert weights == "demo" and digest is not None and len(digest) == 16
+    jobs.heartbeat("old", [queue], 60, weights="demo")
+    assert recorded() == (None, None)
+    jobs.heartbeat("old", [queue], 60, weights="demo", weights_digest="2")
+    assert recorded() == (weights, digest)
+    (warning,) = create_app(settings).test_client().get("/readyz").get_json()["warnings"]
+    assert warning == f"the inference servers of {queue} have different files of 'demo'"
+
+
+def test_each_set_of_weights_has_its_own_readiness(settings: Settings, jobs: Jobs) -> None:
+    second = settings.model_copy(update={"default_weights": "full"})
+    jobs.heartbeat("full", settings.queues, 60, weights="full")
+    http = create_app(second).test_client()
+    assert "latentrevisions_queue:demo" in error_of(http.get("/readyz"), 503)["message"]
+    error_of(http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC), 503)
+    jobs.heartbeat("demo", second.queues, 60, weights="demo")
+    assert http.get("/readyz").status_code == 200
+    job_id = http.post("/latent_revision", data={"prompt": "teal"}, headers=ASYNC).get_json()["id"]
+    assert jobs.redis.lrange("latentrevisions_queue:demo", 0, -1) == [job_id]
+
+
 def test_not_ready_without_disk(settings: Settings, idle_worker: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     app = create_app(settings.model_copy(update={"data_dir": tmp_path / "file"}))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -155,6 +158,20 @@ def test_waiting_for_work_changes_nothing(jobs: Jobs, client: redis.Redis) -> No
     put(jobs, "a", "b", "c")
     jobs.wait_for_work(QUEUE, 1)
     assert client.lrange(QUEUE, 0, -1) == ["a", "b", "c"]
+
+
+def test_few_of_many_idle_workers_wait_on_the_queue(jobs: Jobs, client: redis.Redis) -> None:
+    """A new job wakes all that do."""
+    client.sadd("workers", *(f"worker-{n}" for n in range(10_000)))
+    random.seed(1)
+    put(jobs, "a")
+    with client.monitor() as monitor:
+        for _ in range(20):
+            jobs.wait_for_work(QUEUE, 0.001)
+        client.ping()
+        seen = (command["command"] for command in monitor.listen())
+        waits = Counter(command.split()[0] for command in takewhile(lambda command: command != "PING", seen))
+    assert waits["SCARD"] == 20 and waits["BLMOVE"] == 0
 
 
 def test_events_tell_the_whole_story(jobs: Jobs, client: redis.Redis) -> None:

@@ -222,7 +222,62 @@ def test_a_full_redis_kills_no_worker(mortal_redis: Any, colours: Any, storage: 
         assert jobs.get("a").worker == "other"
 
 
-def test_no_two_sets_of_weights_on_one_queue(colours: Any, jobs: Jobs, storage: FolderStorage) -> None:
+def test_two_sets_of_weights_side_by_side(colours: Any, jobs: Jobs, storage: FolderStorage) -> None:
+    """Each in queues of its own: none runs a job of the other, alive or dead."""
+    full = f"{QUEUE}:full"
+    engines = [
+        make_engine(colours, jobs, storage, weights={"weights": "demo"}),
+        make_engine(colours, jobs, storage, worker="too", queue=full, weights={"weights": "full"}),
+    ]
+    workers = [
+        Worker(engine.worker, [engine], jobs, storage, ttl=1, unclaimed=0, **engine.weights)
+        for engine in engines
+    ]
+    jobs.enqueue(
+        "full", "lr", full, {"prompt": "red", "seed": 1, "iterations": 5}, weights={"weights": "full"}
+    )
+    jobs.claim(full, "dead")
+    with running(workers[0].run):
+        put(jobs, "demo")
+        assert end_of(jobs, "demo").worker == "me"
+        eventually(lambda: workers[0].heartbeat.missing_means_dead())
+        workers[0].recovery.recovery.recover()
+        workers[0].recovery.restore()
+        assert jobs.get("full").worker == "dead" and jobs.redis.smembers("workers") == {"me", "dead"}
+        with running(workers[1].run):
+            ended = end_of(jobs, "full")
+            assert (ended.status, ended.worker, ended.weights) == ("succeeded", "too", "full")
+
+
+def test_a_job_that_was_checked_against_other_weights_fails(
+    colours: Any, jobs: Jobs, storage: FolderStorage
+) -> None:
+    parameters = {"prompt": "red", "seed": 1, "iterations": 5}
+    own = {"weights": "demo", "weights_digest": "1"}
+    for name, of_job in (
+        ("full", {"weights": "full"}),
+        ("demo", {**own, "weights_digest": "2"}),
+        ("any", None),
+    ):
+        jobs.enqueue(name, "lr", QUEUE, parameters, weights=of_job)
+    with running(make_engine(colours, jobs, storage, weights=own).run):
+        failed = end_of(jobs, "full")
+        assert failed.status == "failed" and failed.error_kind == "internal"
+        assert failed.error == "RuntimeError: it was accepted for the weights 'full', not for 'demo'"
+        assert end_of(jobs, "demo").status == end_of(jobs, "any").status == "succeeded"
+
+
+def test_dead_workers_without_jobs_are_forgotten(worker: Worker, jobs: Jobs, client: redis.Redis) -> None:
+    client.sadd("workers", "idle", "busy")
+    client.rpush("another_queue:processing:busy", "x")
+    assert recover(jobs) == [] and client.smembers("workers") == {"idle", "busy"}
+    worker.recovery.recovery.forget_idle()
+    assert client.smembers("workers") == {"busy"}
+
+
+def test_no_two_sets_of_weights_on_one_queue(
+    colours: Any, jobs: Jobs, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=1, weights="demo")
     jobs.heartbeat("older", [QUEUE], LIMIT)  # says nothing of its weights
     jobs.heartbeat("another", [QUEUE], LIMIT, weights="full")
@@ -230,6 +285,18 @@ def test_no_two_sets_of_weights_on_one_queue(colours: Any, jobs: Jobs, storage: 
         OtherWeightsError, match="another serves latentrevisions_queue with the weights 'full'"
     ):
         worker.run(threading.Event())
+    assert "me" not in jobs.workers()
+    jobs.deregister("another", [QUEUE])
+    with monkeypatch.context() as patch:  # the other one starts at the same moment
+        send = worker.heartbeat.send
+
+        def send_both() -> None:
+            send()
+            jobs.heartbeat("another", [QUEUE], LIMIT, weights="full")
+
+        patch.setattr(worker.heartbeat, "send", send_both)
+        with pytest.raises(OtherWeightsError, match="or set DEFAULT_WEIGHTS=full here"):
+            worker.run(threading.Event())
     assert "me" not in jobs.workers()
     jobs.heartbeat("another", [QUEUE], LIMIT, weights="demo")
     put(jobs, "a")
