@@ -1,0 +1,1 @@
+"""Examples of deployments, and a check of the Dockerfile."""
