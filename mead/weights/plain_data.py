@@ -50,4 +50,4 @@ def plain(value: Any) -> Any:
             return [of(each, depth - 1) for each in value]
         return type(value).__name__
 
-    return of(value, depth=16)
+    return of(value, depth=12)
