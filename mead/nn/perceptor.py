@@ -60,7 +60,8 @@ class Perceptor(nn.Module):
         # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
         sizes = ("input_resolution", "context_length", "vocab_size")
         weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
-        traits = {key: weights.pop(key).tolist() for key in TRAITS if key in weights}
+        told = {key: weights.pop(key) for key in TRAITS if key in weights}
+        traits = {key: tensor.tolist() for key, tensor in told.items() if not tensor.is_meta}
         try:
             model = build(lambda: _model_of(weights, traits), weights)
         except (ValueError, ZeroDivisionError, AssertionError) as error:
