@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from LatentRevisions.aims import Aims
 from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.first_latents import FirstLatents, load_start
+from LatentRevisions.guide import Guide
 from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
 from LatentRevisions.masking import Masked
@@ -39,12 +39,11 @@ from mead.nn.side_by_side import side_by_side
 from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
-from mead.weights.perceptor import load_perceptor
+from mead.weights.perceptor import load_perceptors
 from mead.weights.sets import WeightSet
 from mead.weights.upscaler import load_upscaler
 
 LATENT_LIMIT = 6.0  # latents are clipped to [-LATENT_LIMIT, LATENT_LIMIT], as published
-AWAY_FROM = "incoherent, confusing, cropped, watermarks"  # a text no picture should look like, as published
 
 
 class LatentRevisionsPipeline:
@@ -52,12 +51,13 @@ class LatentRevisionsPipeline:
 
     Args:
         vqgan: the generator whose latents are optimised.
-        perceptor: CLIP.
+        perceptor: CLIP, which chooses learned starts too.
         learned_start: draws first latents for a target; None if the weights set has no such network.
         prior: keeps latents those of pictures; None if the weights set has no denoiser.
         hyperparameters: the weights set's.
         device: the networks' device.
         upscaler: enlarges finished pictures; None if the weights set has none.
+        others: further CLIPs, whose losses count as much as the first one's.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class LatentRevisionsPipeline:
         hyperparameters: Hyperparameters,
         device: torch.device,
         upscaler: Upscaler | None = None,
+        others: Sequence[Perceptor] = (),
     ) -> None:
         self.vqgan = vqgan
         self.perceptor = perceptor
@@ -79,10 +80,9 @@ class LatentRevisionsPipeline:
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
-        self._decoded, self._embed = Recorded(self._pass_decoder), Recorded(self._pass_perceptor)
-        self.aims = Aims(perceptor, device)
-        with torch.no_grad():
-            self.away_from = perceptor.embed_text([AWAY_FROM])[0]
+        self._decoded = Recorded(self._pass_decoder)
+        self.guides = [Guide(each, device) for each in (perceptor, *others)]
+        self.aims = self.guides[0].aims
 
     @property
     def _beginnings(self) -> FirstLatents:
@@ -109,7 +109,7 @@ class LatentRevisionsPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         generator = torch.Generator(self.device).manual_seed(params.seed)
-        targets = self.aims.targets(params)
+        targets, *others = (guide.aims.targets(params) for guide in self.guides)
         target = targets[0]
         beginnings = self._beginnings
         way = beginnings.way(params)
@@ -132,7 +132,12 @@ class LatentRevisionsPipeline:
             shown = hyper.starter_hint * self.aims.embed_picture(starter).float()
         z = first.clone().requires_grad_()
         steps = params.iterations or hyper.iterations
-        towards, anchor = Similarity(target, -hyper.towards), MeanSquaredDistance(first)
+        pairs = [
+            guide.losses(each[0], hyper, len(self.guides))
+            for guide, each in zip(self.guides, [targets, *others], strict=True)
+        ]
+        (towards, _), *further = pairs
+        anchor = MeanSquaredDistance(first)
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW(
@@ -143,8 +148,9 @@ class LatentRevisionsPipeline:
             upscaler=self.upscaler,
             upscale=upscale,
             target=target,
-            objective=self._objective(towards, anchor, init_weight, tv_weight),
+            objective=_objective(pairs, anchor, init_weight, tv_weight),
             towards=towards,
+            further=[(each, goals) for (each, _), goals in zip(further, others, strict=True)],
             anchor=anchor,
             chapters=Chapters(targets, steps) if params.story else None,
             hints=self._hints(target, shown) if noise else None,
@@ -166,7 +172,7 @@ class LatentRevisionsPipeline:
 
     def record_graphs(self, jobs: int) -> None:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs with the weights set's own settings."""
-        hyper, side = self.hyperparameters, self.perceptor.input_size
+        hyper = self.hyperparameters
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, device=self.device)
@@ -176,7 +182,8 @@ class LatentRevisionsPipeline:
         for number in range(1, jobs + 1):
             self._decoded.record(latents[:number].clone().requires_grad_())
         picture = zeros(1, 3, height, width).requires_grad_()
-        self._embed.record(picture, zeros(hyper.cutouts, 2, 3), zeros(hyper.cutouts, 3, side, side))
+        for guide in self.guides:
+            guide.record_graph(picture, hyper.cutouts)
         if self.prior is not None:
             self.prior.record_graphs(latents[:1])
 
@@ -208,14 +215,17 @@ class LatentRevisionsPipeline:
         cutouts, generator = revision.cutouts, revision.generator
         picture = revision.seen(picture)
         maps = cutouts.draw(picture.shape[3], picture.shape[2], generator)
-        embeddings = self._embed(picture, maps, cutouts.noise(self.perceptor.input_size, generator))
-        inputs = {"embeddings": embeddings, "latents": revision.latents, "picture": picture}
+        inputs = {"latents": revision.latents, "picture": picture}
+        for number, guide in enumerate(self.guides):
+            inputs[_embeddings(number)] = guide.embed(picture, maps, cutouts, generator)
         return revision.objective(inputs).mean()
 
     @torch.no_grad()
     def _aim(self, revision: LatentRevision, chapters: Chapters) -> None:
         """Set the target of the next step of a story."""
         revision.target = revision.towards.target = chapters.target(revision.step)
+        for towards, targets in revision.further:
+            towards.target = chapters.target(revision.step, targets)
         if revision.hints is not None:
             revision.hints = self._hints(revision.target, revision.shown)
 
@@ -262,20 +272,6 @@ class LatentRevisionsPipeline:
         for group in revision.optimiser.param_groups:
             group["lr"] = beginning.learning_rate
 
-    def _objective(
-        self, towards: Similarity, anchor: MeanSquaredDistance, init_weight: float, tv_weight: float
-    ) -> Sum:
-        """-towards · cos(Iᵢ, q) + away · cos(Iᵢ, E(AWAY_FROM)) for each cutout i; where their weights are not
-        0, + init_weight · mean (z - z₀)² + tv_weight · total variation.
-        """
-        away = Similarity(self.away_from, self.hyperparameters.away)
-        losses: list[nn.Module] = [Apply(towards, "embeddings"), Apply(away, "embeddings")]
-        if init_weight:
-            losses.append(Scale(Apply(anchor, "latents"), init_weight))
-        if tv_weight:
-            losses.append(Scale(Apply(TotalVariation(), "picture"), tv_weight))
-        return Sum(losses)
-
     def _decode(self, z: Tensor) -> Tensor:
         """Latents [N, embed_dim, h, w] -> pictures [N, 3, H, W] in [0, 1]."""
         return (self._decoded(z).clamp(-1, 1) + 1) / 2
@@ -286,21 +282,34 @@ class LatentRevisionsPipeline:
         # always the same memory layout: the order of later sums depends on it
         return pictures.float().contiguous()
 
-    def _pass_perceptor(self, picture: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
-        """A picture [1, 3, H, W] in [0, 1] -> CLIP's embeddings of its cutouts, [cutouts, d].
-
-        Args:
-            maps: where they lie, [cutouts, 2, 3].
-            noise: added to them, [cutouts, 3, S, S].
-        """
-        crops = Cutouts.cut(picture, maps[None], self.perceptor.input_size) + noise
-        with self.precision.autocast():
-            return self.perceptor.embed_image(crops)
-
     def _encode(self, picture: Tensor) -> Tensor:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
+
+
+def _objective(
+    pairs: Sequence[tuple[Similarity, Similarity]],
+    anchor: MeanSquaredDistance,
+    init_weight: float,
+    tv_weight: float,
+) -> Sum:
+    """The mean over the guides of their two losses, for each cutout; where their weights are not 0,
+    + init_weight · mean (z - z₀)² + tv_weight · total variation.
+    """
+    losses: list[nn.Module] = []
+    for number, pair in enumerate(pairs):
+        losses += [Apply(each, _embeddings(number)) for each in pair]
+    if init_weight:
+        losses.append(Scale(Apply(anchor, "latents"), init_weight))
+    if tv_weight:
+        losses.append(Scale(Apply(TotalVariation(), "picture"), tv_weight))
+    return Sum(losses)
+
+
+def _embeddings(guide: int) -> str:
+    """The name of what a guide sees, among the inputs of an objective."""
+    return f"embeddings of guide {guide}"
 
 
 @OncePerProcess
@@ -313,7 +322,7 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     chosen = WeightSet.find(weights)
     dtype = Precision(torch.device(device)).dtype
     vqgan = VQGAN.from_state_dict(chosen.read("vqgan")).freeze(dtype).to(device)
-    perceptor = load_perceptor(weights, device)
+    perceptor, *others = load_perceptors(weights, device)
     learned_start = load_start(chosen, vqgan, perceptor)
     if learned_start is not None:
         learned_start = freeze(learned_start, dtype).to(device)
@@ -324,7 +333,7 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
         prior = Prior(denoiser, learned_start, hyper.denoise, torch.device(device))
     upscaler = load_upscaler(weights, device)
     return LatentRevisionsPipeline(
-        vqgan, perceptor, learned_start, prior, hyper, torch.device(device), upscaler
+        vqgan, perceptor, learned_start, prior, hyper, torch.device(device), upscaler, others
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ class LatentRevision(Revision):
     target: Tensor  # q, the embedding [d] of unit length to move towards
     objective: Sum
     towards: Similarity  # the part of the objective that is about the target
+    further: Sequence[tuple[Similarity, Tensor]]  # the other guides', and their targets [chapters, d]
     anchor: MeanSquaredDistance  # the part of the objective that is about the first latents
     chapters: Chapters | None  # what the target becomes, if there is a story
     coming: Tensor | None = None  # where the chapter starts, to which the latents go as it begins

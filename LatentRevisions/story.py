@@ -21,14 +21,19 @@ class Chapters:
         self.targets = targets
         self.steps = steps
 
-    def target(self, step: int) -> Tensor:
-        """The target [d] of a step, counted from 0."""
+    def target(self, step: int, targets: Tensor | None = None) -> Tensor:
+        """The target [d] of a step, counted from 0.
+
+        Args:
+            targets: taken in place of this story's, [chapters, d].
+        """
+        targets = self.targets if targets is None else targets
         if step >= self.steps:
-            return self.targets[-1]
+            return targets[-1]
         chapter, done = self._place(step)
         if chapter == 0 or done >= BLEND:
-            return self.targets[chapter]
-        before, now = self.targets[chapter - 1 : chapter + 1]
+            return targets[chapter]
+        before, now = targets[chapter - 1 : chapter + 1]
         return F.normalize(torch.lerp(before, now, done / BLEND), dim=0)
 
     def begins(self, step: int) -> bool:

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from torchvision.transforms import GaussianBlur, RandomAffine
 from torchvision.transforms.functional import hflip
 
+from LatentRevisions.guide import AWAY_FROM
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
-from LatentRevisions.pipeline import AWAY_FROM, LATENT_LIMIT
+from LatentRevisions.pipeline import LATENT_LIMIT
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.nn.perceptor import MEAN, STD, expand
 from mead.nn.state_dict import StateDict

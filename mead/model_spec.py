@@ -40,6 +40,7 @@ class NetworkSpec:
     Attributes:
         name: its name in the set, such as "vqgan".
         loads: its class, "package.module.Class"; imported on first use.
+        several: whether a set may have more of it, named NAME-OTHER, such as "clip-rn50".
         others: further classes that it may be, by a key that only their state dicts have.
         hyperparameters: attributes of that class that describe the network, besides its tensors' shapes.
         optional: whether the model works without it.
@@ -54,6 +55,7 @@ class NetworkSpec:
     optional: bool = False
     trained_with: frozenset[str] = frozenset()
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    several: bool = False
     others: Mapping[str, str] = field(default_factory=dict)
 
     def class_of(self, keys: Container[str]) -> str:
@@ -205,7 +207,10 @@ def load_object(path: str) -> Any:
 
 
 CLIP = NetworkSpec(
-    "clip", "mead.nn.perceptor.Perceptor", hyperparameters=("input_size", "context_length", "embed_dim")
+    "clip",
+    "mead.nn.perceptor.Perceptor",
+    hyperparameters=("input_size", "context_length", "embed_dim"),
+    several=True,
 )
 """CLIP, which all models share."""
 UPSCALER = NetworkSpec(

@@ -19,6 +19,17 @@ def networks() -> dict[str, NetworkSpec]:
     return {network.name: network for spec in MODELS.values() for network in spec.networks}
 
 
+def network(name: str) -> NetworkSpec:
+    """The network of that name, or what "clip-rn50", a further CLIP, is another of.
+
+    Raises:
+        KeyError: there is none.
+    """
+    known = networks()
+    kind = name.partition("-")[0]
+    return known[kind] if kind in known and known[kind].several else known[name]
+
+
 def spec_of(params: type[JobParams]) -> ModelSpec:
     """The model of a parameters class.
 

@@ -149,7 +149,11 @@ def _is_here(name: str) -> bool:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the set; it is created if it does not exist yet.")
-@click.option("--as", "network", help="Take only this network, such as vqgan, from the file.")
+@click.option(
+    "--as",
+    "network",
+    help="Take only this network, such as vqgan, from the file. clip-NAME is a further CLIP.",
+)
 @click.option(
     "--base",
     help="Set that provides the networks that the new one does not have; by default full if it was "

@@ -6,6 +6,7 @@ These keep the weights in the format they compute in. Both were published with C
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def freeze(tower: Any, dtype: torch.dtype) -> nn.Module:
     """A frozen image tower that computes in `dtype`; the given one cannot be used any more.
 
     Args:
-        tower: open_clip's, `VisionTransformer` with quick GELUs or `ModifiedResNet`.
+        tower: open_clip's, `VisionTransformer` with GELUs of either kind or `ModifiedResNet`.
     """
     frozen = FrozenResNet(tower) if hasattr(tower, "attnpool") else FrozenTransformer(tower)
     return frozen.requires_grad_(False).eval().to(dtype)
@@ -71,9 +72,12 @@ class FrozenBlock(nn.Module):
         self.norm_1, self.norm_2 = _layer_norm(block.ln_1), _layer_norm(block.ln_2)
         self.queries_keys_values = _linear(attention.in_proj_weight, attention.in_proj_bias)
         self.attended = attention.out_proj
-        # x · sigmoid(a x) is silu(a x) / a: scaled weights let it be one operation
-        self.hidden = _linear(mlp.c_fc.weight * QUICK_GELU, mlp.c_fc.bias * QUICK_GELU)
-        self.out = _linear(mlp.c_proj.weight / QUICK_GELU, mlp.c_proj.bias)
+        # a quick GELU, x · sigmoid(a x), is silu(a x) / a: scaled weights let it be one operation
+        quick = not isinstance(mlp.gelu, nn.GELU)
+        self.activation: Callable[[Tensor], Tensor] = F.silu if quick else F.gelu
+        scale = QUICK_GELU if quick else 1.0
+        self.hidden = _linear(mlp.c_fc.weight * scale, mlp.c_fc.bias * scale)
+        self.out = _linear(mlp.c_proj.weight / scale, mlp.c_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, tokens, width] -> [N, tokens, width]."""
@@ -81,7 +85,7 @@ class FrozenBlock(nn.Module):
         heads = self.queries_keys_values(self.norm_1(x)).view(n, tokens, 3, self.heads, width // self.heads)
         h = attend(*heads.permute(2, 0, 3, 1, 4).unbind(0))
         x = x + self.attended(h.transpose(1, 2).reshape(n, tokens, width))
-        return x + self.out(F.silu(self.hidden(self.norm_2(x))))
+        return x + self.out(self.activation(self.hidden(self.norm_2(x))))
 
 
 class FrozenResNet(nn.Module):

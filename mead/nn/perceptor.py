@@ -6,7 +6,8 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mead.nn.image_towers import freeze
 from mead.nn.resampling import resize
-from mead.nn.state_dict import StateDict, StateDictError, build, shape
+from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
 from mead.nn.tokeniser import END, START, load_tokeniser
 
 VOCABULARY = END + 1  # size of CLIP's vocabulary: 49,408
@@ -23,54 +24,55 @@ LONGEST_TEXT = 4096  # tokens; published CLIPs read 77, some 248
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, by channel
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+HEAD = 64  # channels of an attention head
+TRAITS = ("quick_gelu", "heads", "mean", "std")
+"""What other tensors do not tell: whether GELUs are quick ones (0 or 1), the heads of the image and the text
+tower [2], mean and deviation of the pictures it was trained on, by channel [3]."""
+
 
 class Perceptor(nn.Module):
     """A CLIP with its tokeniser and its preprocessing of pictures.
 
     Args:
         model: open_clip's CLIP (`open_clip.model.CLIP`), of any size.
+        mean, std: of the pictures it was trained on, by channel.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         self.model = model
         self._tokeniser = load_tokeniser()
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @classmethod
     def from_state_dict(cls, state_dict: StateDict) -> Perceptor:
         """Build the CLIP that `state_dict` holds, with either kind of image tower, frozen and in float32.
 
-        A compact state dict (see `expand`) is expanded first.
+        A compact state dict (see `expand`) is expanded first. Where it has no TRAITS, they are OpenAI's.
 
         Raises:
             StateDictError: naming keys that are missing or do not fit.
         """
-        from open_clip.model import build_model_from_openai_state_dict
-
         # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
         sizes = ("input_resolution", "context_length", "vocab_size")
         weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
-        shapes = {key: tensor.to("meta") for key, tensor in weights.items()}
+        told = {key: weights.pop(key) for key in TRAITS if key in weights}
+        traits = {key: tensor.tolist() for key, tensor in told.items() if not tensor.is_meta}
         try:
-            # open_clip's builder rounds what it is given to half precision: it gets shapes, no values
-            model = build(
-                lambda: build_model_from_openai_state_dict(dict(shapes), cast_dtype=torch.float32), weights
-            )
-        except KeyError as error:
-            raise StateDictError(f"the state dict has no key {error.args[0]!r}") from error
-        except RuntimeError as error:  # PyTorch's message names the keys
-            raise StateDictError(str(error)) from error
+            model = build(lambda: _model_of(weights, traits), weights)
+        except (ValueError, ZeroDivisionError, AssertionError) as error:
+            raise StateDictError(str(error) or type(error).__name__) from error
         # The causal mask, the one constant no state dict holds: a token attends to none after it.
         length = model.context_length
         if length > LONGEST_TEXT:
             raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
         model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
-        return cls(model).requires_grad_(False).eval()
+        colours = {key: traits[key] for key in ("mean", "std") if key in traits}
+        return cls(model, **colours).requires_grad_(False).eval()
 
     def freeze(self, dtype: torch.dtype) -> Perceptor:
         """Embed pictures in `dtype` and faster from now on; the image tower cannot be trained or saved."""
@@ -131,6 +133,46 @@ class Perceptor(nn.Module):
         if images.shape[-2:] != size:
             images = resize(images.float(), size)
         return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
+
+
+def _model_of(weights: StateDict, traits: Mapping[str, Any]) -> Any:
+    """open_clip's CLIP with the sizes of a state dict.
+
+    Raises:
+        StateDictError: naming a key that is missing.
+    """
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    heads = [int(number) for number in traits.get("heads", ())]
+    if "visual.proj" in weights:
+        width, _, patch, _ = shape(weights, "visual.conv1.weight")
+        side = math.isqrt(shape(weights, "visual.positional_embedding")[0] - 1)
+        vision = CLIPVisionCfg(
+            layers=count(weights, "visual.transformer.resblocks."),
+            width=width,
+            head_width=width // heads[0] if heads else HEAD,
+            patch_size=patch,
+            image_size=patch * side,
+        )
+    else:
+        width = shape(weights, "visual.layer1.0.conv1.weight")[0]
+        side = math.isqrt(shape(weights, "visual.attnpool.positional_embedding")[0] - 1)
+        vision = CLIPVisionCfg(
+            layers=tuple(count(weights, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)),
+            width=width,
+            head_width=32 * width // heads[0] if heads else HEAD,
+            image_size=32 * side,
+        )
+    text_width = shape(weights, "ln_final.weight")[0]
+    text = CLIPTextCfg(
+        context_length=shape(weights, "positional_embedding")[0],
+        vocab_size=shape(weights, "token_embedding.weight")[0],
+        width=text_width,
+        heads=heads[1] if heads else text_width // HEAD,
+        layers=count(weights, "transformer.resblocks."),
+    )
+    embed_dim = shape(weights, "text_projection")[1]
+    return CLIP(embed_dim, vision, text, quick_gelu=bool(traits.get("quick_gelu", 1)))
 
 
 def expand(state_dict: StateDict) -> dict[str, Tensor]:

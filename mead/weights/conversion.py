@@ -34,7 +34,7 @@ from mead.weights.sets import FOLDER, WeightSet
 
 FLOAT_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 INTEGER_DTYPES = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
-INTEGER_TENSORS = {"tokens", "norm_groups", "outcomes", "thing_outcomes"}
+INTEGER_TENSORS = {"tokens", "quick_gelu", "heads", "norm_groups", "outcomes", "thing_outcomes"}
 MAX_INTEGERS = 1 << 16  # in one tensor
 
 
@@ -58,7 +58,7 @@ def convert(
 
     Args:
         original: a file of any format that `mead.weights.checkpoints` reads.
-        network: one of `registry.networks()`.
+        network: what it will be called in its set, see `registry.network`.
         target: the safetensors file to write; the JSON file has the same name with the suffix .json.
         say: called with a line if the file holds several such networks, or something was repaired.
 
@@ -70,9 +70,10 @@ def convert(
     with naming(original):
         checkpoint = read_checkpoint(original)
         found = _find(original, checkpoint)
-        if network not in found:
-            raise CheckpointError(f"{original} does not hold {network}, only {' and '.join(found)}")
-        chosen, others = choose(original, found[network])
+        kind = registry.network(network).name
+        if kind not in found:
+            raise CheckpointError(f"{original} does not hold {kind}, only {' and '.join(found)}")
+        chosen, others = choose(original, found[kind])
         tensors, built = _take(original, checkpoint, chosen, others, say)
         description = _describe(original, checkpoint, network, tensors, built)
         if others:
@@ -89,7 +90,7 @@ def _describe(
     original: Path, checkpoint: Checkpoint, network: str, tensors: Mapping[str, Tensor], built: nn.Module
 ) -> dict[str, Any]:
     """What is written beside the network, for people to read."""
-    spec = registry.networks()[network]
+    spec = registry.network(network)
     return {
         "network": network,
         "class": spec.class_of(tensors),
@@ -142,7 +143,9 @@ def _take(
     usable, unusable = chosen.tensors(others)
     tensors = chosen.layout.convert(usable)
     if chosen.layout.complete is not None:
-        chosen.layout.complete(original, checkpoint.content, tensors)
+        remark = chosen.layout.complete(original, checkpoint.content, tensors)
+        if remark is not None:
+            say(remark)
     Budget.to_write(original.stat().st_size).spend(sum(tensor.nbytes for tensor in tensors.values()))
     try:
         for key, tensor in tensors.items():

@@ -15,6 +15,7 @@ from torch import Tensor
 from mead.weights.checkpoints import CheckpointError, naming, read_checkpoint
 from mead.weights.inert_data import in_words, is_name
 from mead.weights.numpy_arrays import array_of
+from mead.weights.open_clip_config import add_traits
 from mead.weights.plain_data import plain
 
 
@@ -26,13 +27,14 @@ class Layout:
         network: which network it holds.
         signature: a key that no other layout has, without any prefix.
         convert: gives the tensors our network loads, by key.
-        complete: adds tensors that the file (its path, for errors, and content) keeps elsewhere.
+        complete: adds tensors that the file (its path, for errors, and content) keeps elsewhere; may return
+            what people should know.
     """
 
     network: str
     signature: str
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    complete: Callable[[Path, Any, dict[str, Tensor]], None] | None = None
+    complete: Callable[[Path, Any, dict[str, Tensor]], str | None] | None = None
 
 
 def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,10 +54,10 @@ def _vqgan(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _openai_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """openai/CLIP; its TorchScript archive holds sizes and masks among the weights."""
+    """openai/CLIP and open_clip; TorchScript archives hold sizes and masks among the weights."""
     weights = (
         r"(.*[._])?(weight|bias|proj|projection|embedding|logit_scale|tokens"
-        r"|running_mean|running_var|num_batches_tracked)"
+        r"|running_mean|running_var|num_batches_tracked)|quick_gelu|heads|mean|std"
     )
     return {key: tensor for key, tensor in tensors.items() if re.fullmatch(weights, key)}
 
@@ -173,7 +175,7 @@ def _with_deviations(original: Path, content: Any, tensors: dict[str, Tensor]) -
 
 
 LAYOUTS = (
-    Layout("clip", "ln_final.weight", _openai_clip),
+    Layout("clip", "ln_final.weight", _openai_clip, add_traits),
     Layout("vqgan", "quantize.embedding.weight", _vqgan),
     Layout("vqgan", "quantize.embed.weight", _vqgan),
     Layout("start", "odds_in.weight", _as_it_is),

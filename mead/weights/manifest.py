@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from mead.weights.errors import WeightsError
 
@@ -20,6 +28,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What sets, networks and published files may be called."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _one_clip_and_others(names: list[str]) -> list[str]:
+    if not names or names[0] != "clip":
+        raise ValueError('the first must be "clip"')
+    for name in names[1:]:
+        if not re.fullmatch(r"clip-[A-Za-z0-9._-]+", name) or names.count(name) > 1:
+            raise ValueError(f"{name!r} must be another CLIP, named clip-NAME, and be there once")
+    return names
 
 
 class StrictModel(BaseModel):
@@ -75,6 +92,9 @@ class Section(StrictModel):
     """By file name."""
     files: dict[str, FileEntry] = {}
     """By network."""
+    perceptors: Annotated[list[str], AfterValidator(_one_clip_and_others)] | None = None
+    """Its CLIPs, "clip" first, of whose losses LatentRevisions takes the mean; if left out, the base's, or
+    else "clip" alone."""
     models: dict[str, dict[str, Any]] = {}
     """Settings by model: fields of `Settings` in that model's settings.py."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mead import registry
 from mead.files import write_whole
 from mead.weights.disk import naming_full_disk, require_space
 from mead.weights.errors import WeightsError
@@ -19,6 +20,9 @@ OWN_MANIFEST = """\
 description = "Converted from {original}."
 base = "{base}"
 
+# Further CLIPs that guide LatentRevisions, each converted with `--as clip-NAME`:
+# perceptors = ["clip", "clip-NAME"]
+
 # Settings of the models that differ from the base's, such as:
 # [models.NAME]
 # iterations = 100
@@ -31,7 +35,8 @@ def add_checkpoint(
     """Convert a checkpoint into the set `name`, which is created if it does not exist.
 
     Args:
-        network: the only one to take from the file; all it holds if None.
+        network: the only one to take from the file; all it holds if None. A set's further CLIPs are called
+            "clip-NAME".
         base: the set that provides what a new set does not have; if None, "full" if it was fetched, else
             "demo".
 
@@ -72,7 +77,11 @@ def _networks_in(original: Path, network: str | None) -> list[str]:
     networks = conversion.networks(original)
     if network is None:
         return list(networks)
-    if network not in networks:
+    try:
+        kind = registry.network(network).name
+    except KeyError:
+        kind = network
+    if kind not in networks or not NAME.fullmatch(network):
         raise WeightsError(f"{original} does not hold {network}, only {' and '.join(networks)}")
     return [network]
 

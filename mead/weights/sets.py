@@ -136,6 +136,7 @@ class WeightSet:
         absent: optional networks' files that were not fetched, by network, including those of the base.
         downloads: the published files it is fetched from and the networks each holds, by file name.
         models: settings by model.
+        perceptors: the names of its CLIPs, of whose losses LatentRevisions takes the mean; "clip" first.
     """
 
     name: str
@@ -148,6 +149,7 @@ class WeightSet:
     absent: Mapping[str, WeightFile]
     downloads: Mapping[str, tuple[Download, tuple[str, ...]]]
     models: Mapping[str, Mapping[str, Any]]
+    perceptors: tuple[str, ...]
 
     @classmethod
     def find(cls, name: str, manifest: Path | None = None) -> WeightSet:
@@ -245,6 +247,7 @@ def _find(name: str, catalogue: Path, folder: Path, derived: tuple[str, ...]) ->
     absent = {network: file for network, file in files.items() if file.optional and not file.path.exists()}
     files = {network: file for network, file in files.items() if network not in absent}
     models: Mapping[str, Mapping[str, Any]] = section.models
+    perceptors = section.perceptors
     if section.base is not None:
         if section.base in (*derived, name):
             raise WeightsError(f"{manifest}: base: {section.base!r} is itself based on {name!r}")
@@ -253,14 +256,15 @@ def _find(name: str, catalogue: Path, folder: Path, derived: tuple[str, ...]) ->
             draws, examples = draws or base.draws, examples or base.examples
         absent = {network: base.absent[network] for network in base.absent.keys() - files.keys()} | absent
         files, models = _inherit(base, files, models)
+        perceptors = perceptors or list(base.perceptors)
     try:
         networks = section.networks_by_download()
     except ValueError as error:
         raise WeightsError(f"{manifest}: the set {name!r}: {error}") from error
     downloads = {file_name: (section.downloads[file_name], networks[file_name]) for file_name in networks}
-    return WeightSet(
-        name, section.description, draws, examples, home, section.base, files, absent, downloads, models
-    )
+    clips = tuple(perceptors or ["clip"])
+    about = section.description, draws, examples, home, section.base
+    return WeightSet(name, *about, files, absent, downloads, models, clips)
 
 
 def _files(name: str, section: Section, manifest: Path, home: Path) -> dict[str, WeightFile]:

@@ -1,4 +1,4 @@
-"""What the CLIP of a weights set reads: how long a text, and which tokens. Without PyTorch."""
+"""What the CLIPs of a weights set read: how long a text, and which tokens. Without PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 60  # characters of a text that an error message quotes
 
 
 def check_texts(params: JobParams, weights: str) -> None:
-    """Check that the CLIP of a weights set reads a job's texts to the end. Loads no weights and no PyTorch.
+    """Check that each CLIP of a weights set reads a job's texts to the end. Loads no weights and no PyTorch.
 
     Raises:
         ParamsError: naming the text and the words that would be cut off.
@@ -57,40 +57,41 @@ def token_counts(params: JobParams) -> dict[str, int]:
 
 @functools.cache
 def context_length(weights: str) -> int:
-    """How many tokens the CLIP of a set reads, from its file's header; CONTEXT_LENGTH if the file is missing.
+    """How many tokens every CLIP of a set reads, from their files' headers; CONTEXT_LENGTH without files.
 
     Raises:
         UnknownSetError: if there is no such set.
     """
-    path = _clip_of(weights)
-    if path is None:
-        return CONTEXT_LENGTH
-    with safe_open(path, framework="np") as tensors:
-        length: int = tensors.get_slice("positional_embedding").get_shape()[0]
-    return length
+    lengths = []
+    for path in _clips_of(weights):
+        with safe_open(path, framework="np") as tensors:
+            lengths.append(tensors.get_slice("positional_embedding").get_shape()[0])
+    return min(lengths, default=CONTEXT_LENGTH)
 
 
 @functools.cache
 def known_tokens(weights: str) -> frozenset[int] | None:
-    """The ids of the tokens that the CLIP of a set has learned; None if that is the whole vocabulary.
+    """The ids of the tokens that every CLIP of a set has learned; None if that is the whole vocabulary.
 
-    A compact state dict lists them (see `mead.nn.perceptor.expand`). None, too, if the file is missing.
+    A compact state dict lists them (see `mead.nn.perceptor.expand`). None, too, without files.
 
     Raises:
         UnknownSetError: if there is no such set.
     """
-    path = _clip_of(weights)
-    if path is None:
-        return None
-    with safe_open(path, framework="np") as tensors:
-        names: list[str] = list(tensors.keys())
-        return frozenset(tensors.get_tensor("tokens").tolist()) if "tokens" in names else None
+    known: frozenset[int] | None = None
+    for path in _clips_of(weights):
+        with safe_open(path, framework="np") as tensors:
+            if "tokens" in list(tensors.keys()):
+                tokens = frozenset(tensors.get_tensor("tokens").tolist())
+                known = tokens if known is None else known & tokens
+    return known
 
 
-def _clip_of(weights: str) -> Path | None:
-    """The file of a set's CLIP, if it is there."""
-    file = WeightSet.find(weights).files.get("clip")
-    return file.path if file is not None and file.path.is_file() else None
+def _clips_of(weights: str) -> list[Path]:
+    """The files of a set's CLIPs that are there."""
+    chosen = WeightSet.find(weights)
+    files = (chosen.files.get(name) for name in chosen.perceptors)
+    return [file.path for file in files if file is not None and file.path.is_file()]
 
 
 def _start_of(text: str) -> str:

@@ -14,6 +14,7 @@ from tests import parity
 SIDE = 64
 TOWERS = {
     "transformer": CLIPVisionCfg(layers=3, width=128, head_width=32, patch_size=16, image_size=SIDE),
+    "gelu": CLIPVisionCfg(layers=2, width=64, head_width=16, patch_size=16, image_size=SIDE),
     "resnet": CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, image_size=SIDE),
 }
 
@@ -23,7 +24,11 @@ def tower(request: pytest.FixtureRequest) -> nn.Module:
     """An untrained tower of open_clip's whose normalisations do something."""
     torch.manual_seed(0)
     text = CLIPTextCfg(context_length=20, vocab_size=100, width=64, heads=1, layers=1)
-    visual = CLIP(16, TOWERS[request.param], text, quick_gelu=True).visual.requires_grad_(False).eval()
+    visual = (
+        CLIP(16, TOWERS[request.param], text, quick_gelu=request.param != "gelu")
+        .visual.requires_grad_(False)
+        .eval()
+    )
     for name, tensor in visual.state_dict().items():
         if "bn" in name or "downsample.1" in name or "ln_" in name:
             if tensor.is_floating_point():

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from LatentRevisions.vqgan import VQGAN
+from mead.nn.perceptor import VOCABULARY
 from mead.nn.state_dict import StateDictError
 from mead.weights import conversion
 from mead.weights.building import build_network
@@ -227,6 +228,90 @@ def test_half_precision_is_kept_and_what_is_the_same_stays_the_same(folder: Path
     before = {path.name: path.read_bytes() for path in (folder / "converted").iterdir()}
     converted(folder / "RN.pt", "clip")
     assert {path.name: path.read_bytes() for path in (folder / "converted").iterdir()} == before
+
+
+def open_clip(quick_gelu: bool = False) -> CLIP:
+    """A small one with other heads than OpenAI's."""
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=1, width=64, head_width=16, patch_size=8, image_size=32)
+    text = CLIPTextCfg(context_length=20, vocab_size=VOCABULARY, width=64, heads=2, layers=1)
+    return CLIP(16, vision, text, quick_gelu=quick_gelu).eval()
+
+
+OPEN_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"layers": 1, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 32},
+    "text_cfg": {"context_length": 20, "width": 64, "heads": 2, "layers": 1},
+}
+COLOURS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5]}
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_checkpoint_of_open_clip_is_what_its_configuration_says(quick_gelu: bool, folder: Path) -> None:
+    model = open_clip(quick_gelu)
+    state_dict = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save({"epoch": 32, "name": "run", "state_dict": state_dict, "optimizer": {}}, folder / "clip.pt")
+    config = OPEN_CLIP | {"quick_gelu": quick_gelu}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": COLOURS | {"resize_mode": "shortest"}})
+    )
+    perceptor = build_network("clip", converted(folder / "clip.pt", "clip"))
+    images, texts = torch.rand(2, 3, 32, 32), ["a red circle", "night"]
+    colours = [torch.tensor(COLOURS[name]).view(3, 1, 1) for name in ("mean", "std")]
+    with torch.inference_mode():
+        seen = model.encode_image((images - colours[0]) / colours[1], normalize=True)
+        assert parity.error(perceptor.embed_image(images), seen) < 1e-5
+        said = model.encode_text(perceptor.tokenise(texts))
+        assert parity.error(perceptor.encode_text(texts), said) < 1e-5
+        frozen = perceptor.freeze(torch.float32)
+        assert parity.error(frozen.embed_image(images), seen) < 1e-4
+
+
+def test_without_a_configuration_a_clip_is_taken_to_be_openais(folder: Path) -> None:
+    torch.save(open_clip().state_dict(), folder / "clip.pt")
+    said: list[str] = []
+    conversion.convert(folder / "clip.pt", "clip", folder / "clip.safetensors", said.append)
+    assert said == [
+        "clip.pt: clip is taken to be like OpenAI's, with quick GELUs; if open_clip made it, put its "
+        "open_clip_config.json beside it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "does not describe a CLIP"),
+        (
+            '{"model_cfg": {"vision_cfg": {"layers": 1}}}',
+            "does not describe a CLIP: model_cfg.vision_cfg.width",
+        ),
+        (json.dumps(OPEN_CLIP | {"text_cfg": {"layers": 1, "width": 64, "heads": 3}}), "divisible"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_named(text: str, says: str, folder: Path) -> None:
+    torch.save(open_clip().state_dict(), folder / "clip.pt")
+    (folder / "open_clip_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        converted(folder / "clip.pt", "clip")
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16"])
+def test_sizes_of_openais_other_clips(name: str, folder: Path) -> None:
+    """In the layout of their archives, with the published numbers of layers, and few channels."""
+    visions = {
+        "RN50": CLIPVisionCfg(layers=(3, 4, 6, 3), width=8, image_size=224),
+        "ViT-B-16": CLIPVisionCfg(layers=12, width=64, patch_size=16, image_size=224),
+    }
+    torch.manual_seed(0)
+    text = CLIPTextCfg(context_length=77, vocab_size=100, width=64, heads=1, layers=12)
+    model = CLIP(64, visions[name], text, quick_gelu=True).eval()
+    originals.clip(model.state_dict(), folder / f"{name}.pt")
+    perceptor = build_network("clip-more", converted(folder / f"{name}.pt", "clip-more"))
+    image = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        seen = model.encode_image(perceptor.normalise(image), normalize=True)
+        assert parity.error(perceptor.embed_image(image), seen) < 1e-5
 
 
 def small_identity() -> dict[str, torch.Tensor]:
