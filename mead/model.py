@@ -37,6 +37,7 @@ class Model:
         notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
             weights have not learned, a text whose weight is 0. Each is also a `NoteWarning`.
         faces: found in the photo, from the left, once it has run; see `mead.revision.Revision.faces`.
+        made: the path of the (first) picture, its finished revision and parameters, once it has run.
 
     Args:
         kind: the model's parameters.
@@ -86,10 +87,11 @@ class Model:
         self.name = name
         self._load = load
         self.faces: tuple[FoundFace, ...] = ()
+        self.made: tuple[Path, Any, Any] | None = None
 
     def __repr__(self) -> str:
         """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
-        given = [repr(self.params.prompt)]
+        given = [repr(self.params.prompt)] if self.params.prompt else []
         for name, field in type(self.params).model_fields.items():
             value = getattr(self.params, name)
             if name != "prompt" and value != field.default:
@@ -135,6 +137,8 @@ class Model:
                     made_by = variants[number], revision.steps, type(self).__name__, self.weights
                     add_texts(picture, chunks_of(*made_by))
                     write_picture(picture, paths[number])
+                    if number == 0:
+                        self.made = paths[0], revision, variants[0]
         return [str(path) for path in paths]
 
     @contextmanager

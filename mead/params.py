@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:  # only passed on
+    from mead.weights.sets import WeightSet
 
 SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
 MAX_SIDE = 1024
@@ -112,6 +115,17 @@ UPSCALE = (
 )
 
 
+class Range(NamedTuple):
+    """The least and the most that a number may be."""
+
+    least: float
+    most: float
+
+
+Choices: TypeAlias = Mapping[str, Mapping[str, Range | None]]
+"""For each parameter that takes names, those that a weights set has, and the ranges of their numbers."""
+
+
 P = TypeVar("P", bound="JobParams")
 M = TypeVar("M", bound=BaseModel)
 
@@ -176,6 +190,15 @@ class JobParams(BaseModel):
     def texts(self) -> list[tuple[str, str]]:
         """The texts CLIP reads for this job, each with the name of its field, which may have several."""
         return [("prompt", self.prompt)]
+
+    @classmethod
+    def offered(cls, weights: WeightSet) -> Choices:
+        """What a weights set offers by name, for each parameter that takes names. Loads no weights."""
+        return {}
+
+    def chosen(self) -> dict[str, dict[str, float | None]]:
+        """What the job uses of what a weights set offers by name: by field, each name with its number."""
+        return {}
 
     def whole_pictures(self) -> frozenset[str]:
         """The fields of pictures that are to be kept at their own size, since the result has it too."""

@@ -19,6 +19,18 @@ def networks() -> dict[str, NetworkSpec]:
     return {network.name: network for spec in MODELS.values() for network in spec.networks}
 
 
+def network(name: str) -> NetworkSpec:
+    """The description of a network of a weights set.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for spec in networks().values():
+        if spec.is_of(name):
+            return spec
+    raise KeyError(name)
+
+
 def spec_of(params: type[JobParams]) -> ModelSpec:
     """The model of a parameters class.
 

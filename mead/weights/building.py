@@ -22,7 +22,7 @@ def build_network(network: str, tensors: StateDict) -> nn.Module:
     Raises:
         StateDictError: naming keys that are missing or unknown, or whose shape is wrong.
     """
-    spec = registry.networks()[network]
+    spec = registry.network(network)
     if len(tensors) > MAX_TENSORS:
         raise StateDictError(f"it has {len(tensors):,} tensors; at most {MAX_TENSORS:,} are accepted")
     given = {name: shape(tensors, name) for name in spec.extra}

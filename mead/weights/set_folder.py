@@ -59,7 +59,7 @@ def convert_into(
             progress.say(f"converting {original.name} to {target}")
             converted = Path(temporary) / f"{network}.safetensors"
             conversion.convert(original, network, converted, progress.say)
-            trained_with = registry.networks()[network].trained_with
+            trained_with = registry.network(network).trained_with
             verified[network] = VerifiedFile.of(converted, storable(original.name), trained_with)
         for network, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)

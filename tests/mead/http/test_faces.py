@@ -226,6 +226,19 @@ def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> 
     assert (job.status, job.error_field) == ("failed", "img") and "found no face" in (job.error or "")
 
 
+def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_job_pixels": 2_000_000})
+    form = {"prompt": "a smile", "iterations": "40", "output": "photo", "face": "all"}
+    http = create_trial_app(small).test_client()
+    answer = http.post("/styleclip", data={**form, "img": photo()})
+    assert (answer.status_code, answer.json["field"]) == (422, "face")
+    assert "3 faces with 40 steps each" in answer.json["message"]
+    events = http.post(
+        "/styleclip", data={**form, "img": photo()}, headers={"Accept": "text/event-stream"}
+    ).text
+    assert "3 faces with 40 steps each" in events and "progress" not in events
+
+
 def test_the_trial_server_pastes_too(settings: Settings) -> None:
     http = create_trial_app(settings).test_client()
     form = {"prompt": "a smile", "iterations": "1", "output": "pair", "img": photo()}
