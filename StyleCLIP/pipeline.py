@@ -127,9 +127,20 @@ class StyleCLIPPipeline:
         if aligned is None:
             return self._edit(self.average, params, None, refine=0)
         face = self.invert(aligned)
-        refine = self.hyperparameters.refine if params.refine is None else params.refine
+        refine = self._own_refine(aligned) if params.refine is None else params.refine
         edit = self._edit(face, params, photo, refine)  # which may be refused, before any step
         return self._refinement(edit, face, aligned, refine) if refine else edit
+
+    def _own_refine(self, aligned: Image.Image) -> int:
+        """The weights set's steps that refine an aligned face.
+
+        A generator of drawn faces draws a person's badly if it comes as close as it can: so a set with a
+        classifier of its own only refines faces that this knows.
+        """
+        if self.hyperparameters.refine == 0:
+            return 0
+        known = self.classifier is None or self.classifier.frame(aligned) is not None
+        return self.hyperparameters.refine if known else 0
 
     @torch.no_grad()
     def _edit(

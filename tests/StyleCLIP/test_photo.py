@@ -41,7 +41,8 @@ def photo(tmp_path: Path) -> Path:
 
 
 def params(path: Path, **given: Any) -> StyleCLIPParams:
-    return StyleCLIPParams(**{"prompt": GLASSES, "seed": 1, "iterations": 2, "img_path": path, **given})
+    plain = {"prompt": GLASSES, "seed": 1, "iterations": 2, "refine": 0, "img_path": path}
+    return StyleCLIPParams(**{**plain, **given})
 
 
 def differs(before: Image.Image, after: Image.Image) -> np.ndarray:

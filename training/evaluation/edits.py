@@ -94,10 +94,12 @@ def optimisation(bench: Bench) -> None:
     judge = Judge(bench, asked)
     drawn, files, known, tally = judge.drawn, judge.files, judge.known, judge.tally
     jobs = [bench.edit(edit.prompt, k, files[k]) for k, edit in enumerate(asked)]
-    inverted = bench.faces.starts(
-        [bench.edit(edit.prompt, k, files[k], start="inversion") for k, edit in enumerate(asked)]
+    # the first step of an optimisation does not move yet, and what comes before it refines the inversion
+    mapped = bench.faces.pictures([job.model_copy(update={"iterations": 1}) for job in jobs])
+    inverted = bench.faces.pictures(
+        [job.model_copy(update={"iterations": 1, "start": "inversion"}) for job in jobs]
     )
-    mapped, edited = bench.faces.starts(jobs), bench.faces.pictures(jobs)
+    edited = bench.faces.pictures(jobs)
     targets = bench.read([draw(edit.after) for edit in asked])
     inversions, results = bench.read(inverted), bench.read(edited)
     start, end = tally(bench.read(mapped)), tally(results)
@@ -145,7 +147,7 @@ def girl_and_photo(bench: Bench) -> None:
     """A drawn girl with brown eyes gets purple ones; a photo becomes a drawing, and is edited."""
 
     def inversion_of(job: StyleCLIPParams) -> Image.Image:
-        return bench.faces.starts([job.model_copy(update={"start": "inversion"})])[0]
+        return bench.faces.pictures([job.model_copy(update={"iterations": 1, "start": "inversion"})])[0]
 
     girl = draw(drawn_girl())
     truth = labels(drawn_girl())

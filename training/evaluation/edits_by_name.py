@@ -51,7 +51,7 @@ def mappers(bench: Bench) -> None:
     bench.sheets("mappers", pages(examples, columns=3 * SHOWN, rows=len(EDITS)))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sliders(bench: Bench) -> None:
     """Each slider over its range on unseen drawn faces."""
     pipeline, ranges = bench.style_clip, choices(WeightSet.find("demo"))["sliders"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,8 @@ def test_what_the_weights_set_offers_by_name(http: FlaskClient) -> None:
     ],
 )
 def test_edits_by_name(http: FlaskClient, form: dict[str, str], status: int, message: str | None) -> None:
-    answer = http.post("/styleclip/notes", data={**form, "img": (BytesIO(), "photo.jpg")})
+    body, content_type = encode_multipart_formdata({**form, "img": ("photo.jpg", b"")})
+    answer = http.post("/styleclip/notes", data=body, content_type=content_type)
     assert answer.status_code == status and answer.json is not None
     assert message is None or answer.json["message"].startswith(message)
 
