@@ -65,6 +65,11 @@ class FrozenGenerator(nn.Module):
         self._maps = FeatureMaps()
         self.requires_grad_(False)
 
+    @property
+    def style_sizes(self) -> list[int]:
+        """The lengths of all styles, as `styles` returns them."""
+        return [layer.size_in for _, layer in self._with_codes()]
+
     def styles(self, w_plus: Tensor) -> list[Tensor]:
         """w+ [N, n_latent, style_dim] -> styles, see `StyleCLIP.stylegan2.Generator.styles`."""
         # Each row by itself: how a matrix product rounds depends on the number of rows.

@@ -160,6 +160,7 @@ class FrozenToRGB(nn.Module):
         super().__init__()
         self.affine = linear(layer.conv.modulation)
         self.register_buffer("weight", layer.conv.scaled_weight()[:, :, 0, 0].float())
+        self.size_in = self.weight.shape[1]  # channels of the features
         self.register_buffer("bias", layer.bias.float()[0])
 
     def modulated(self, style: Tensor, dtype: torch.dtype) -> Tensor:

@@ -140,7 +140,7 @@ class GlobalEdits:
         if neutral == params.prompt:
             raise ParamsError("neutral", "must differ from the prompt", out_of_range=True)
         direction = text_direction(self._embeddings(params.prompt), self._embeddings(neutral))
-        change = params.strength * alpha * self.directions.change(direction, beta)
+        change = alpha * self.directions.change(direction, beta)
         return changed(self.generator.styles(codes), change)
 
     def _embed(self, words: str) -> Tensor:

@@ -26,6 +26,21 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     identity: float = 0.005
     """Weight of the identity loss."""
+    space: str = "w+"
+    """The space that an edit is optimised in: "w+" or "s"."""
+    style_rate: float = 0.1
+    """Learning rate in style space."""
+    style_l2: float = 0.008
+    """Weight of the squared distance from the first styles."""
+    refine: int = 0
+    """Steps that refine a face's inversion before the edit; if the set has a face classifier, only of faces
+    that it knows."""
+    refine_rate: float = 0.02
+    """Learning rate of these steps."""
+    refine_identity: float = 0.1
+    """Weight of the identity loss in these steps, beside the mean squared difference of pixels."""
+    refine_l2: float = 0.0
+    """Weight of the squared distance from the first codes in these steps."""
     neutral: str = "face"
     """What a face is before an edit by a global direction, in words."""
     alpha: float = 4.1

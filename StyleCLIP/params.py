@@ -6,15 +6,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from mead.params import UPSCALE, JobParams, LossWeight, Prompt, Upscale
+from mead.params import UPSCALE, Choices, JobParams, LossWeight, Prompt, Upscale
+from mead.weighted_texts import WeightedTexts, weighted_texts
+from mead.weights.sets import WeightSet
+from StyleCLIP.choices import choices
 
 NUMBER = r"(0(\.[0-9]+)?|1(\.0+)?|\.[0-9]+)"  # 0 to 1
 
 MAX_ALPHA = 10.0
 MAX_STRENGTH = 2.0
+MAX_REFINE = 500
 
 
 def parse_beta(value: Any) -> Literal["auto"] | float:
@@ -67,14 +79,49 @@ FaceChoice = Annotated[
 ]
 
 
+def _check_sliders(value: str) -> str:
+    names = [name for name, _ in weighted_texts(value)]
+    for name in names:
+        if names.count(name) > 1:
+            raise PydanticCustomError("not_offered", "{name} is given twice", {"name": name})
+    return value
+
+
+Sliders = Annotated[WeightedTexts, AfterValidator(_check_sliders)]
+
+
 class StyleCLIPParams(JobParams):
     """A face and what it should become."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in ("prompt", "sliders", "mapper")]}
+    )
+
+    prompt: Prompt = Field(
+        "",
+        exclude_if=lambda prompt: not prompt,
+        description="What the picture should show, in words. It may be left out with `sliders` and for the "
+        'method "mapper".',
+    )
     img_path: Path | None = Field(None, description="The photo of a face; the average face when left out.")
-    method: Literal["optimisation", "global"] = Field(
+    method: Literal["optimisation", "global", "mapper"] = Field(
         "optimisation",
-        description="How the edit is found: by optimising the codes w+; or in one pass by a global "
-        "direction, where the words move any face in StyleGAN2's style space.",
+        description="How the edit is found: by optimising the codes w+; in one pass by a global "
+        "direction, where the words move any face in StyleGAN2's style space; or by a network that has "
+        "learned one edit, which is the default with `mapper`.",
+    )
+    # A record of a job that leaves these out has no such fields, as before there were any.
+    mapper: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None,
+        exclude_if=lambda mapper: mapper is None,
+        description='Which edit the method "mapper" makes, by its name, as in beard. GET /models lists those '
+        "of the weights set.",
+    )
+    sliders: Sliders | None = Field(
+        None,
+        exclude_if=lambda sliders: sliders is None,
+        description="How far the face goes along known directions, beside what the method does or alone, as "
+        'in "age:3 | smile:-1". GET /models lists those of the weights set, with their ranges.',
     )
     neutral: Prompt | None = Field(
         None,
@@ -93,6 +140,20 @@ class StyleCLIPParams(JobParams):
         None,
         description="How relevant to the words a channel of the styles must be to change: the higher, the "
         'fewer do. "auto" leaves about twenty. The weights set\'s own when left out.',
+    )
+    space: Literal["w+", "s"] | None = Field(
+        None,
+        exclude_if=lambda space: space is None,
+        description="What is optimised: the codes w+, or s, the styles of all layers that follow from them; "
+        "the weights set's own when left out.",
+    )
+    refine: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_REFINE,
+        exclude_if=lambda refine: refine is None,
+        description="Steps before the edit that bring the face's codes closer to the photo, by its pixels "
+        "and the person's identity; the weights set's own number when left out.",
     )
     start: Literal["inversion", "learned"] | None = Field(
         None,
@@ -136,12 +197,46 @@ class StyleCLIPParams(JobParams):
     def texts(self) -> list[tuple[str, str]]:
         """The texts CLIP reads for this job, each with the name of its field."""
         neutral = [] if self.neutral is None else [("neutral", self.neutral)]
-        return [*super().texts(), *neutral]
+        return [*(super().texts() if self.prompt else []), *neutral]
+
+    @classmethod
+    def offered(cls, weights: WeightSet) -> Choices:
+        """The names that `sliders` and `mapper` may have, the former with their ranges."""
+        return choices(weights)
+
+    def chosen(self) -> dict[str, dict[str, float | None]]:
+        """What the job uses of what a weights set offers by name."""
+        found: dict[str, dict[str, float | None]] = {}
+        if self.sliders is not None:
+            found["sliders"] = dict(weighted_texts(self.sliders))
+        if self.method == "mapper":
+            found["mapper"] = {self.mapper or "": None}
+        return found
+
+    @property
+    def optimises(self) -> bool:
+        """Whether there is anything to optimise: sliders alone are not."""
+        return self.method == "optimisation" and bool(self.prompt)
 
     @property
     def looks_for_all(self) -> bool:
         """Whether all faces of the photo are looked for, and not just the most prominent one."""
         return self.img_path is not None and (self.output, self.face) != ("face", "largest")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_of_a_mapper(cls, given: Any) -> Any:
+        """A mapper's name says the method."""
+        if isinstance(given, dict) and given.get("mapper") is not None and given.get("method") is None:
+            return given | {"method": "mapper"}
+        return given
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> StyleCLIPParams:
+        if self.prompt or self.method == "mapper" or (self.sliders and self.method == "optimisation"):
+            return self
+        missing = InitErrorDetails(type="missing", loc=("prompt",), input="")
+        raise ValidationError.from_exception_data(type(self).__name__, [missing])
 
     @model_validator(mode="after")
     def _something_to_paste_into(self) -> StyleCLIPParams:
@@ -158,10 +253,21 @@ class StyleCLIPParams(JobParams):
     def without_effect(self) -> dict[str, str]:
         """What was given but changes nothing beside the other parameters: field name to the reason."""
         found = super().without_effect()
-        idle: tuple[str, ...] = ("neutral", "alpha", "beta")
-        why = "the edit is optimised"
+        optimising: tuple[str, ...] = ("start", "iterations", "space", "l2", "identity")
+        optimising += ("frames",) if self.frames else ()
+        directing: tuple[str, ...] = ("neutral", "alpha", "beta")
+        idle, why = directing, "the edit is optimised"
         if self.method == "global":
-            idle, why = ("start", "iterations", "l2", "identity", "frames"), "nothing is optimised"
-        if self.face != "largest" and self.img_path is None:
-            found["face"] = "there is no img"
-        return found | {field: why for field in idle if getattr(self, field) not in (None, 0)}
+            idle, why = optimising, "nothing is optimised"
+        elif self.method == "mapper":
+            idle, why = (*optimising, *directing), "a mapper makes the edit"
+            if self.prompt:
+                found["prompt"] = why
+        elif not self.prompt:
+            idle, why = (*optimising, *directing), "sliders make the edit"
+        if self.mapper is not None and self.method != "mapper":
+            found["mapper"] = 'the method is not "mapper"'
+        if self.img_path is None:
+            found |= {"face": "there is no img"} if self.face != "largest" else {}
+            found |= {"refine": "there is no img"} if self.refine else {}
+        return found | {field: why for field in idle if getattr(self, field) is not None}

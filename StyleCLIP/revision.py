@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from math import cos, pi
 from typing import Any
 
@@ -13,57 +14,79 @@ from torch import Tensor
 
 from mead.nn.losses import Sum
 from mead.revision import Revision
+from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
+from StyleCLIP.refinement import Refinement
 
-OF_THE_JOB = frozenset({"generator", "steps", "step", "loss", "started", "faces", "photo", "timelapse"})
-"""Fields that stay when a job turns to the next face of its photo."""
+OF_THE_JOB = frozenset(
+    ("params", "generator", "steps", "step", "loss", "started", "faces", "photo", "turns", "timelapse")
+)
+"""Fields that stay when a job turns to the edit of a refined face, or to the next face of its photo."""
 
 
 @dataclass(eq=False, kw_only=True)
 class StyleRevision(Revision):
-    """A face being edited: its latents are the codes w+ [1, n_latent, style_dim].
+    """A face being edited. Its latents are of one of the spaces of `StyleCLIP.spaces`.
 
-    A job may edit several faces of a photo, one after the other; its steps are those of all of them.
+    A job may edit several faces of a photo, one after the other; its steps are those of all of them. Each
+    face's codes may be refined first.
     """
 
-    face: Tensor  # w+ of the face as it was, [1, n_latent, style_dim]
-    codes: Tensor  # w+ at the start, [1, n_latent, style_dim]
+    params: StyleCLIPParams
+    face: Tensor  # the latents of the face as it was
+    codes: Tensor  # the latents at the start
     features: Tensor  # identity of the face as it was, [1, d]
     learning_rate: float  # at the top of the ramp, see `ramp`
     objective: Sum
+    optimises: bool = True  # else the edit was found in one pass
+    beside: Tensor | None = None  # what sliders add to the latents
     strength: float = 1.0  # how much of the edit the picture shows
-    styles: Sequence[Tensor] | None = None  # the edit, [1, in] each, if it was found without optimisation
+    refinement: Refinement | None = None  # while the face's codes are refined
+    refine: int = 0  # steps that each face's refinement takes
     photo: PhotoEdit | None = None  # where all of the photo's faces were looked for
     before: Image.Image | None = None  # the face of the photo, as its codes draw it before the edit
+    turns: list[StyleRevision] = field(default_factory=list)  # the photo's faces that are finished
 
     @property
     def shown(self) -> Tensor:
-        """The codes of the picture, w+ [1, n_latent, style_dim]."""
-        if self.strength == 1:  # to the last bit
+        """The latents of the picture."""
+        if self.refinement is not None:
             return self.latents
-        return self.face + self.strength * (self.latents - self.face)
+        edited = self.latents if self.beside is None else self.latents + self.beside
+        if self.strength == 1:  # to the last bit
+            return edited
+        return self.face + self.strength * (edited - self.face)
 
     @classmethod
-    def of_styles(cls, styles: Sequence[Tensor], codes: Tensor, seed: int, **job: Any) -> StyleRevision:
-        """An edit that needs no optimisation, of a face's codes w+; its steps have nothing to do."""
+    def found(cls, face: Tensor, edited: Tensor, params: StyleCLIPParams, **job: Any) -> StyleRevision:
+        """An edit that needs no optimisation; its steps have nothing to do."""
         return cls(
-            latents=codes,
-            optimiser=torch.optim.SGD([codes]),
-            generator=torch.Generator(codes.device).manual_seed(seed),
-            face=codes,
-            codes=codes,
-            features=codes.new_empty(1, 0),
+            latents=edited,
+            optimiser=torch.optim.SGD([edited]),
+            generator=torch.Generator(edited.device).manual_seed(params.seed),
+            params=params,
+            face=face,
+            codes=edited,
+            features=edited.new_empty(1, 0),
             learning_rate=0.0,
             objective=Sum([]),
-            styles=styles,
+            optimises=False,
+            strength=params.strength,
             **job,
         )
 
     @property
     def done(self) -> float:
-        """The share of the face's steps that is done."""
-        each = self._steps_of_a_face
-        return self.step % each / each
+        """The share that is done of the face's steps that edit it, or that refine it."""
+        step = self.step % self._steps_of_a_face
+        if self.refinement is not None:
+            return step / self.refine
+        return (step - self.refine) / (self._steps_of_a_face - self.refine)
+
+    @property
+    def is_refined(self) -> bool:
+        """Whether its face's refinement has just ended."""
+        return self.refinement is not None and self.step % self._steps_of_a_face >= self.refine
 
     @property
     def face_is_finished(self) -> bool:
@@ -72,13 +95,17 @@ class StyleRevision(Revision):
             return False
         return self.step == self._steps_of_a_face * (len(self.photo.edited) + 1)
 
-    def turn_to(self, other: StyleRevision, after: Image.Image) -> None:
-        """Go on with the photo's face that another revision starts with; `after` is the finished one."""
+    def turn_to(self, other: StyleRevision) -> None:
+        """Go on with what another revision starts with: the edit of a refined face, or the next face."""
+        for each in fields(self):
+            if each.name not in OF_THE_JOB:
+                setattr(self, each.name, getattr(other, each.name))
+
+    def finish_face(self, after: Image.Image) -> None:
+        """Keep a finished face of the photo; `after` shows it."""
         assert self.photo is not None and self.before is not None
+        self.turns.append(copy.copy(self))
         self.photo.edited.append((self.before, after))
-        for field in fields(self):
-            if field.name not in OF_THE_JOB:
-                setattr(self, field.name, getattr(other, field.name))
 
     def enlarge(self, picture: Image.Image) -> Iterator[Image.Image | None]:
         """Enlarge the finished face, and paste it into the photo if the job asks for that, in parts.
@@ -94,6 +121,13 @@ class StyleRevision(Revision):
     @property
     def _steps_of_a_face(self) -> int:
         return self.steps if self.photo is None else self.steps // len(self.photo.chosen)
+
+
+def with_strength(revision: StyleRevision, strength: float) -> StyleRevision:
+    """A copy that shows another share of the edit."""
+    again = copy.copy(revision)
+    again.strength = strength
+    return again
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:

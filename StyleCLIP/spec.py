@@ -17,7 +17,8 @@ def own_extent(weights: WeightSet) -> Extent:
     own = weights.settings("StyleCLIP", Hyperparameters)
     side = _face_side(weights)
     upscale = own.upscale if "upscaler" in weights.files else 1
-    return Extent(side, side, own.cutouts + 1, own.iterations, upscale)  # CLIP sees the whole picture too
+    cutouts = own.cutouts + 1  # CLIP sees the whole picture too
+    return Extent(side, side, cutouts, own.iterations + own.refine, upscale, own.refine)
 
 
 def _face_side(weights: WeightSet) -> int:
@@ -63,6 +64,20 @@ SPEC = ModelSpec(
             optional=True,
             trained_with=frozenset({"clip", "stylegan2"}),
         ),
+        NetworkSpec(
+            "mapper_*",
+            "StyleCLIP.levels_mapper.LevelsMapper",
+            ("style_dim", "levels"),
+            optional=True,
+            trained_with=frozenset({"stylegan2", "e4e"}),
+        ),
+        NetworkSpec(
+            "sliders",
+            "StyleCLIP.sliders.Sliders",
+            ("style_dim", "codes"),
+            optional=True,
+            trained_with=frozenset({"stylegan2"}),
+        ),
         UPSCALER,
         NetworkSpec(
             "face",
@@ -84,6 +99,8 @@ SPEC = ModelSpec(
                     "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
                 ),
                 FormField("method", "Method"),
+                FormField("mapper", "Mapper"),
+                FormField("sliders", "Sliders"),
                 FormField("output", "Result"),
                 FormField("face", "Which face"),
             ),
@@ -109,6 +126,8 @@ SPEC = ModelSpec(
             "alpha": 3,
             "beta": "auto",
         },
+        "a mapper, which knows one edit": {"mapper": "beard"},
+        "sliders alone": {"sliders": "age:3 | smile:-1"},
         "back into the photo": {"prompt": "a person with glasses", "output": "photo"},
         "the second face from the left": {"prompt": "a smiling man", "output": "photo", "face": "2"},
     },

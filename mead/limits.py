@@ -70,7 +70,10 @@ def extent(params: JobParams, weights: str) -> Extent:
     width, height = getattr(params, "size", None) or (own.width, own.height)
     cutouts = getattr(params, "cutouts", None) or own.cutouts
     upscale = getattr(params, "upscale", None) or own.upscale
-    return Extent(width, height, cutouts, params.iterations or own.steps, upscale)
+    given = getattr(params, "refine", None)
+    refine = own.refine if given is None else given
+    steps = (params.iterations or own.steps - own.refine) + refine
+    return Extent(width, height, cutouts, steps, upscale, refine)
 
 
 @functools.cache

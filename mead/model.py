@@ -41,6 +41,7 @@ class Model:
         notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
             weights have not learned, a text whose weight is 0. Each is also a `NoteWarning`.
         faces: found in the photo, from the left, once it has run; see `mead.revision.Revision.faces`.
+        made: the path of the (first) picture, its finished revision and parameters, once it has run.
 
     Args:
         kind: the model's parameters.
@@ -90,11 +91,11 @@ class Model:
         self.name = name
         self._load = load
         self.faces: tuple[FoundFace, ...] = ()
-        self._made: list[Revision] = []  # of the pictures made last
+        self._made: list[tuple[Path, Any]] = []  # the pictures made last
 
     def __repr__(self) -> str:
         """What `run` will make: the seed and all arguments that are not the defaults, as they are passed."""
-        given = [repr(self.params.prompt)]
+        given = [repr(self.params.prompt)] if self.params.prompt else []
         for name, field in type(self.params).model_fields.items():
             value = getattr(self.params, name)
             if name != "prompt" and value != field.default:
@@ -139,7 +140,7 @@ class Model:
         made_by = writer_of(Path(path), "path")
         if variant not in range(len(self._made)):
             raise IndexError(f"variant: {variant}, of {len(self._made)} pictures that were made")
-        lapse = self._made[variant].timelapse
+        lapse = self._made[variant][1].timelapse
         if lapse is None:
             raise ValueError("frames: none were kept; ask for some, as in frames=24")
         write_whole(Path(path), made_by(lapse.webp()))
@@ -156,15 +157,16 @@ class Model:
                 self.faces = revisions[0].faces
                 pictures = finish(pipeline, revisions, callback and partial(_number, callback, first))
                 for params, revision, picture in zip(together, revisions, pictures, strict=True):
-                    self._write(picture, paths[len(self._made)], params, revision)
-                    self._made.append(revision)
+                    path = paths[len(self._made)]
+                    self._write(picture, path, params, revision)
+                    self._made.append((path, revision))
         return [str(path) for path in paths]
 
     def _go_on(self, iterations: int) -> str:
         """Take further steps with the picture that `run` has made last, and return the path of a new PNG."""
         if len(self._made) != 1:
             raise RuntimeError("resume: goes on with the picture that run() has made; call that first")
-        (revision,) = self._made
+        ((_, revision),) = self._made
         check(type(self.params), {"prompt": self.params.prompt, "iterations": iterations})
         given = {**self.params.model_dump(), "n": 1, "iterations": revision.steps + iterations}
         params = check(type(self.params), given)

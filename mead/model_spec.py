@@ -23,7 +23,8 @@ Class: TypeAlias = type[Any]
 class Extent:
     """The size of a job: its steps, and the width, height (pixels) and cutouts of each step.
 
-    The finished picture is `upscale` times as wide and high.
+    The finished picture is `upscale` times as wide and high. `refine` of the steps come before the first of
+    its iterations.
     """
 
     width: int
@@ -31,6 +32,7 @@ class Extent:
     cutouts: int
     steps: int
     upscale: int = 1
+    refine: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class NetworkSpec:
     """A network of a weights set.
 
     Attributes:
-        name: its name in the set, such as "vqgan".
+        name: its name in the set, such as "vqgan". A set may have several of "mapper_*", each with a name of
+            its own in place of the star.
         loads: its class, "package.module.Class"; imported on first use.
         several: whether a set may have more of it, named NAME-OTHER, such as "clip-rn50".
         others: further classes that it may be, by a key that only their state dicts have.
@@ -57,6 +60,13 @@ class NetworkSpec:
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     several: bool = False
     others: Mapping[str, str] = field(default_factory=dict)
+
+    def is_of(self, network: str) -> bool:
+        """Whether a network of a set is described by this."""
+        if self.several and network.partition("-")[0] == self.name:
+            return True
+        prefix, star, _ = self.name.partition("*")
+        return network.startswith(prefix) and network != prefix if star else network == self.name
 
     def class_of(self, keys: Container[str]) -> str:
         """The name of the class that loads a state dict with these keys."""

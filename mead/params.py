@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:  # only passed on
+    from mead.weights.sets import WeightSet
 
 SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
 MAX_SIDE = 1024
@@ -113,6 +116,17 @@ UPSCALE = (
 )
 
 
+class Range(NamedTuple):
+    """The least and the most that a number may be."""
+
+    least: float
+    most: float
+
+
+Choices: TypeAlias = Mapping[str, Mapping[str, Range | None]]
+"""For each parameter that takes names, those that a weights set has, and the ranges of their numbers."""
+
+
 P = TypeVar("P", bound="JobParams")
 M = TypeVar("M", bound=BaseModel)
 
@@ -190,6 +204,15 @@ class JobParams(BaseModel):
 
     def optional_networks(self) -> dict[str, str]:
         """The networks that this job needs and a weights set may lack, each by the field that asks for it."""
+        return {}
+
+    @classmethod
+    def offered(cls, weights: WeightSet) -> Choices:
+        """What a weights set offers by name, for each parameter that takes names. Loads no weights."""
+        return {}
+
+    def chosen(self) -> dict[str, dict[str, float | None]]:
+        """What the job uses of what a weights set offers by name: by field, each name with its number."""
         return {}
 
     def whole_pictures(self) -> frozenset[str]:

@@ -20,14 +20,15 @@ def networks() -> dict[str, NetworkSpec]:
 
 
 def network(name: str) -> NetworkSpec:
-    """The network of that name, or what "clip-rn50", a further CLIP, is another of.
+    """The description of a network of a weights set, such as "vqgan", "clip-rn50" or "mapper_beard".
 
     Raises:
         KeyError: there is none.
     """
-    known = networks()
-    kind = name.partition("-")[0]
-    return known[kind] if kind in known and known[kind].several else known[name]
+    for spec in networks().values():
+        if spec.is_of(name):
+            return spec
+    raise KeyError(name)
 
 
 def spec_of(params: type[JobParams]) -> ModelSpec:

@@ -104,6 +104,20 @@ def _write_statistics(path: Path) -> None:
     path.write_bytes(pickle.dumps(arrays, protocol=4))
 
 
+def _write_mapper(path: Path) -> None:
+    mapper = parity.load("levels_mapper").state_dict
+    originals.mapper(mapper, parity.load("stylegan2_small").state_dict, path)
+
+
+def _write_direction(path: Path) -> None:
+    """Of encoder4editing, the same for all codes, or of STIT, for each of them."""
+    rng = np.random.default_rng(len(path.stem))
+    if path.suffix == ".pt":
+        torch.save(torch.from_numpy(rng.standard_normal((1, 512), np.float32)), path)
+    else:
+        np.save(path, rng.standard_normal((18, 512)))
+
+
 def channels_by_side() -> list[list[int]]:
     """The channels of StyleGAN2's styles at each side: those of its convolutions, then its colours'."""
     shapes = parity.load("stylegan2_ffhq_1024", with_weights=False).shapes
@@ -184,6 +198,22 @@ def _directions_numbers(directions: Any) -> dict[str, float]:
     }
 
 
+def _mapper_numbers(mapper: Any) -> dict[str, float]:
+    golden = parity.load("levels_mapper", with_weights=False)
+    return {
+        "offset": parity.error(mapper.offset(golden["w_plus"]), golden["offset"]),
+        "edited": parity.error(mapper(golden["w_plus"]), golden["edited"]),
+    }
+
+
+def _sliders_numbers(sliders: Any) -> dict[str, float]:
+    """Of what was written, not of published numbers."""
+    age = np.random.default_rng(3).standard_normal((1, 512), np.float32)
+    gender = np.random.default_rng(6).standard_normal((18, 512))
+    offset = sliders.offset({"age": 2.0, "gender": -1.0})
+    return {"offset": parity.error(offset, torch.from_numpy(2 * age - gender).float()[None])}
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "ViT-B-32.pt": _write_clip,
     "vqgan_imagenet_f16_16384.ckpt": _write_vqgan,
@@ -193,6 +223,9 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "cc12m_32x1024_mlp_mixer_clip_ViTB32_pixelrecons_256x256_v0.4.th": _write_start,
     "fs3.npy": _write_directions,
     "S_mean_std": _write_statistics,
+    "mapper_afro.pt": _write_mapper,
+    "age.pt": _write_direction,
+    "gender.npy": _write_direction,
 }
 NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "clip": _clip_numbers,
@@ -203,4 +236,6 @@ NUMBERS: dict[str, Callable[[Any], dict[str, float]]] = {
     "upscaler": _upscaler_numbers,
     "start": _start_numbers,
     "directions": _directions_numbers,
+    "mapper_afro": _mapper_numbers,
+    "sliders": _sliders_numbers,
 }

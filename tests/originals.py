@@ -95,6 +95,14 @@ def e4e(encoder: Tensors, generator: Tensors, latent_avg: Tensor, path: Path) ->
     torch.save({"state_dict": state_dict, "latent_avg": latent_avg, "opts": options}, path)
 
 
+def mapper(tensors: Tensors, generator: Tensors, path: Path) -> None:
+    """orpatashnik/StyleCLIP: a mapper, and the generator it was trained with."""
+    state_dict = {f"mapper.{key}": tensor for key, tensor in tensors.items()}
+    state_dict |= {f"decoder.{key}": tensor for key, tensor in {**generator, **_kernels()}.items()}
+    options = argparse.Namespace(mapper_type="LevelsMapper", no_fine_mapper=False, description="afro")
+    torch.save({"state_dict": state_dict, "opts": vars(options)}, path)
+
+
 def stylegan2(tensors: Tensors, path: Path) -> None:
     """rosinality/stylegan2-pytorch: a training's checkpoint, with the averaged generator as `g_ema`."""
     last = {key: torch.zeros_like(tensor) for key, tensor in tensors.items()}

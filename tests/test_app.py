@@ -82,6 +82,22 @@ def test_an_edit_by_a_global_direction(edits: FlaskClient) -> None:
     assert answer.json["notes"] == ["iterations has no effect: nothing is optimised"]
 
 
+def test_edits_by_name_need_no_prompt(settings: Settings) -> None:
+    http = app.create_app(settings).test_client()
+    made = [
+        http.post("/styleclip", data={"seed": "1", "upscale": "1", **form})
+        for form in (
+            {"mapper": "glasses"},
+            {"sliders": "glasses:3"},
+            {"sliders": "glasses:3", "strength": "0"},
+        )
+    ]
+    assert [answer.status_code for answer in made] == [200] * 3
+    assert len({answer.json["image"] for answer in made}) == 3
+    refused = http.post("/styleclip", data={"seed": "1"})
+    assert (refused.status_code, refused.json["message"]) == (400, "prompt: must be given")
+
+
 @pytest.mark.parametrize(
     ("given", "status", "field", "message"),
     [
@@ -89,7 +105,7 @@ def test_an_edit_by_a_global_direction(edits: FlaskClient) -> None:
         ({"beta": "2"}, 422, "beta", 'must be "auto" or from 0 to 1'),
         ({"beta": "some"}, 400, "beta", 'must be "auto" or a number from 0 to 1'),
         ({"alpha": "-10.5"}, 422, "alpha", "must be at least -10"),
-        ({"method": "magic"}, 400, "method", "'optimisation' or 'global'"),
+        ({"method": "magic"}, 400, "method", "'optimisation', 'global' or 'mapper'"),
         ({"neutral": "a person with blue hair"}, 422, "neutral", "must differ from the prompt"),
     ],
 )

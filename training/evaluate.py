@@ -27,6 +27,7 @@ from training.evaluation.texts import texts
 from training.evaluation.weights import weights
 from training.run import ROOT
 
+METHODS = ["optimisation", "global", "mapper", "sliders"]
 PARTS = {
     "autoencoder": autoencoder,
     "prompts": prompts,
@@ -60,6 +61,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
     add("--masks", type=int, default=100, help="scenes with a masked object (default %(default)s)")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="of edits: " + ", ".join(METHODS))
     add("--edits", type=int, default=200, help="(default %(default)s)")
     add("--faces", type=int, default=200, help="and as many pictures without (default %(default)s)")
     add("--inversions", type=int, default=200, help="(default %(default)s)")

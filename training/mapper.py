@@ -3,6 +3,8 @@
 
 An edit is a face, a caption of another face, and the first face with what the caption says taken from the
 other. Where both faces are in the space of codes follows from what they are drawn by.
+
+With `--name`, it trains mappers of single edits instead, see `training.levels_mapper`.
 """
 
 from __future__ import annotations
@@ -79,9 +81,7 @@ class Edits:
     def add(self, rng: np.random.Generator, faces: int, captions: int) -> None:
         """Draw and invert fresh faces, and embed fresh captions."""
         several = [Face.sample(rng, odds=WORN) for _ in range(faces)]
-        with autocast():
-            codes = [self.encoder(some).float() for some in tensor(map(draw, several)).split(16)]
-        found = (torch.cat(codes) + self.average).mean(1)
+        found = self.inverted(several).mean(1)
         self.faces.extend(zip(several, found, self.codes(several), strict=True))
         others, said = [], []
         for _ in range(captions):
@@ -113,17 +113,29 @@ class Edits:
                 results.append(result)
         return torch.stack(found), self.codes(results) - torch.stack(exact), torch.stack(embeddings)
 
+    @torch.no_grad()
+    def inverted(self, faces: Sequence[Face]) -> Tensor:
+        """The codes w+ of drawings of faces as e4e finds them, [N, n_latent, style_dim]."""
+        with autocast():
+            codes = [self.encoder(some).float() for some in tensor(map(draw, faces)).split(16)]
+        return torch.cat(codes) + self.average
+
     def codes(self, faces: Sequence[Face]) -> Tensor:
         """The codes that the generator gives faces, [N, style_dim]."""
         return self.generator.map(torch.stack([z_of(face) for face in faces]))
 
 
 def main() -> None:
-    options = arguments(__doc__, minutes=15, batch=512)
+    from training import levels_mapper  # which uses this module
+
+    options = arguments(__doc__, minutes=15, batch=512, names=tuple(levels_mapper.EDITS))
     torch.manual_seed(0)
     perceptor = Perceptor.from_state_dict(load_file(DEMO / "clip.safetensors"))
     generator = Generator.from_state_dict(load_file(DEMO / "stylegan2.safetensors"))
     edits = Edits(perceptor, generator, load_file(DEMO / "e4e.safetensors"))
+    if options.name:
+        levels_mapper.main(options, edits)
+        return
     embed_dim = perceptor.model.text_projection.shape[1]
     mapper = LatentMapper(generator.style_dim, embed_dim, WIDTH)
     average = Average(mapper, decay=0.995)

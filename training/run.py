@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import cos, pi
 from pathlib import Path
@@ -158,8 +158,14 @@ def autocast() -> AbstractContextManager[None]:
     return Precision(torch.device("cpu")).autocast()
 
 
-def arguments(description: str | None, minutes: float, batch: int) -> argparse.Namespace:
-    """The options every training has."""
+def arguments(
+    description: str | None, minutes: float, batch: int, names: Sequence[str] = ()
+) -> argparse.Namespace:
+    """The options every training has.
+
+    Args:
+        names: of what may be trained one by one, with `--name`.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--minutes", type=float, default=minutes, help="training time in all (default %(default)s)"
@@ -170,6 +176,8 @@ def arguments(description: str | None, minutes: float, batch: int) -> argparse.N
     parser.add_argument(
         "--export", action="store_true", help="only write the weights of the last saved state"
     )
+    if names:
+        parser.add_argument("--name", nargs="+", choices=names, default=[], help="one or several")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

@@ -37,8 +37,9 @@ def parameters_of(spec: ModelSpec, name: str) -> list[click.Parameter]:
     found: list[click.Parameter] = [
         click.Argument([f"{field}_path"], metavar=field.upper(), type=PICTURE) for field in arguments
     ]
-    found.append(click.Argument(["prompt"]))
-    schema = spec.params.model_json_schema()["properties"]
+    schema = spec.params.model_json_schema()
+    found.append(click.Argument(["prompt"], required="prompt" in schema.get("required", ())))
+    schema = schema["properties"]
     for field, own in schema.items():
         option = field.removesuffix("_path")
         if field != "prompt" and option not in arguments:

@@ -80,7 +80,8 @@ def command_of(made: Provenance) -> str:
             words.append(f"--{name}={value}")
     words += [f"--{field}=FILE" for field in made.pictures]
     words += [f"--weights={made.weights.name}"] if made.weights.name != DEFAULT_WEIGHTS else []
-    words += ["--", params.prompt] if params.prompt.startswith("-") else [params.prompt]
+    if params.prompt:
+        words += ["--", params.prompt] if params.prompt.startswith("-") else [params.prompt]
     return shlex.join(words)
 
 

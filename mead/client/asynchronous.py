@@ -47,7 +47,7 @@ class AsyncClient:
         """
         return await (await self._submit("generate", prompt, n, fields)).wait()
 
-    async def edit(self, img: Value, prompt: str, *, n: int = 1, **fields: Value) -> list[Picture]:
+    async def edit(self, img: Value, prompt: str = "", *, n: int = 1, **fields: Value) -> list[Picture]:
         """Edit the photo of a face by words, and wait for the result. Raises as `generate`.
 
         Args:
@@ -57,7 +57,9 @@ class AsyncClient:
         """
         return await (await self._submit("edit", prompt, n, {"img": img, **fields})).wait()
 
-    async def submit(self, prompt: str, *, model: str = "generate", n: int = 1, **fields: Value) -> AsyncJob:
+    async def submit(
+        self, prompt: str = "", *, model: str = "generate", n: int = 1, **fields: Value
+    ) -> AsyncJob:
         """Make a job and do not wait for it. Raises as `generate`.
 
         Args:

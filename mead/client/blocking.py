@@ -47,7 +47,7 @@ class Client:
         """
         return self._submit("generate", prompt, n, fields).wait()
 
-    def edit(self, img: Value, prompt: str, *, n: int = 1, **fields: Value) -> list[Picture]:
+    def edit(self, img: Value, prompt: str = "", *, n: int = 1, **fields: Value) -> list[Picture]:
         """Edit the photo of a face by words, and wait for the result. Raises as `generate`.
 
         Args:
@@ -57,7 +57,7 @@ class Client:
         """
         return self._submit("edit", prompt, n, {"img": img, **fields}).wait()
 
-    def submit(self, prompt: str, *, model: str = "generate", n: int = 1, **fields: Value) -> Job:
+    def submit(self, prompt: str = "", *, model: str = "generate", n: int = 1, **fields: Value) -> Job:
         """Make a job and do not wait for it. Raises as `generate`.
 
         Args:

@@ -187,7 +187,7 @@ def submission(model: Record, prompt: str, n: int, fields: Mapping[str, Value]) 
     Raises:
         OSError: a picture cannot be read; the message begins with its field.
     """
-    form: dict[str, str] = {"prompt": prompt}
+    form: dict[str, str] = {"prompt": prompt} if prompt else {}
     if n != 1:
         form["n"] = str(n)
     files = {}

@@ -22,6 +22,7 @@ from mead.http.schemas import Change, Picture
 from mead.http.sse import HEARTBEAT, event_response, format_event, wants_events
 from mead.http.uploads import PendingUploads
 from mead.imaging.encoding import add_texts, png_bytes
+from mead.limits import check_steps
 from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device
 from mead.params import JobParams
@@ -89,6 +90,8 @@ class Runner:
                 with self._lock:
                     pipeline = self._pipeline(spec)
                     revisions = [start(pipeline, variant) for variant in params.variants()]
+                    for revision in revisions:
+                        check_steps(params, revision.steps, self.settings)
                     pictures = [finish(pipeline, [revision])[0] for revision in revisions]
             except ValueError as error:  # the model refuses the parameters
                 raise input_error(error) from error
@@ -110,6 +113,7 @@ class Runner:
                 notes,
                 self._pipeline(spec),
                 partial(chunks_of, model=spec.name, weights=self.settings.weights),
+                partial(check_steps, settings=self.settings),
             )
         finally:
             self._lock.release()
@@ -126,15 +130,18 @@ def job_events(
     notes: Sequence[str],
     pipeline: Pipeline[Any],
     chunks_of: Callable[[JobParams, int], Mapping[str, str]],
+    check_steps: Callable[[JobParams, int], None] = lambda params, steps: None,
 ) -> Iterator[str]:
     """Run a job: `progress` after each step, then `end` with the picture or the error.
 
     Args:
         chunks_of: the text chunks of the picture's PNG, of a job with these parameters and steps.
+        check_steps: raises ParamsError if a job with these parameters takes too many steps.
     """
     change = Change(id=job_id, status="processing", steps=0, notes=list(notes) or None)
     try:
         revision = start(pipeline, params)
+        check_steps(params, revision.steps)
         known = {"total_steps": revision.steps, "faces": list(revision.faces) or None}
         change = change.model_copy(update=known)
         while not revision.finished:

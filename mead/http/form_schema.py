@@ -49,7 +49,8 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
             required = " Required." if name in required_files else ""
             field = {"type": "string", "format": "binary", "description": own["description"] + required}
         fields[name] = field
-    for changes in (_limits(settings), _defaults(form, settings.weights)):
+    weights = settings.weights
+    for changes in (_limits(settings), _defaults(form, weights), _names(form, weights)):
         for name in changes.keys() & fields.keys():
             fields[name] |= changes[name]
     if "iterations" in fields:
@@ -57,10 +58,12 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
             f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts), plus width × "
             f"height if the picture is enlarged, may be at most {settings.max_job_pixels:,}."
         )
+    alternatives = {"anyOf": schema["anyOf"]} if "anyOf" in schema else {}
     return {
         "type": "object",
         "properties": fields,
         "required": [*schema.get("required", []), *required_files],
+        **alternatives,
         "additionalProperties": False,
     }
 
@@ -68,6 +71,8 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
 def field_schema(own: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a field that is left out instead of being null."""
     field = {key: value for key, value in own.items() if key not in {"title", "anyOf"} and value is not None}
+    if field.get("default") == "":
+        del field["default"]
     return field | next((kind for kind in own.get("anyOf", []) if kind != {"type": "null"}), {})
 
 
@@ -77,6 +82,18 @@ def _limits(settings: Settings) -> dict[str, dict[str, Any]]:
         "iterations": {"maximum": settings.max_iterations},
         "cutouts": {"maximum": settings.max_cutouts},
         "size": {"pattern": size_pattern(settings.max_side)},
+    }
+
+
+def _names(form: type[BaseModel], weights: str) -> dict[str, dict[str, Any]]:
+    """The names that the weights set has for parameters that are one, by field."""
+    if not issubclass(form, JobParams):
+        return {}
+    choices = form.offered(weight_set(weights))
+    return {
+        field: {"enum": list(names)}
+        for field, names in choices.items()
+        if names and all(allowed is None for allowed in names.values())
     }
 
 

@@ -10,7 +10,7 @@ from mead.http.description import Description, describe
 from mead.http.form_schema import form_schema, weight_set
 from mead.http.forms import read_params, refuse_fields
 from mead.http.responses import json_response
-from mead.http.schemas import FormNotes, ModelDescription, Models
+from mead.http.schemas import FormNotes, ModelDescription, Models, NumberRange
 from mead.model_spec import ModelSpec
 from mead.registry import MODELS
 from mead.settings import Settings
@@ -68,6 +68,13 @@ def _described(spec: ModelSpec, settings: Settings, files_required: bool) -> Mod
         parameters=form["properties"],
         required=form["required"],
         examples=list(weight_set(settings.weights).examples.get(spec.name, ())),
+        choices={
+            field: {
+                name: None if allowed is None else NumberRange(minimum=allowed.least, maximum=allowed.most)
+                for name, allowed in names.items()
+            }
+            for field, names in spec.params.offered(weight_set(settings.weights)).items()
+        },
     )
 
 

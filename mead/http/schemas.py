@@ -109,6 +109,13 @@ class PhotoFaces(Answer):
     )
 
 
+class NumberRange(BaseModel):
+    """What a number may be."""
+
+    minimum: float
+    maximum: float
+
+
 class ModelDescription(BaseModel):
     """A model."""
 
@@ -122,6 +129,11 @@ class ModelDescription(BaseModel):
     )
     required: list[str] = Field(description="The fields that must be sent.")
     examples: list[str] = Field(description="Prompts that work with the weights set.")
+    choices: dict[str, dict[str, NumberRange | None]] = Field(
+        description="What the weights set offers by name, for each field that takes names; where a name "
+        "takes a number, with its range.",
+        examples=[{"sliders": {"age": {"minimum": -3, "maximum": 3}}, "mapper": {"beard": None}}],
+    )
 
 
 class Models(Answer):

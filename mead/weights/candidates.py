@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mead.weights.checkpoints import CheckpointError, modules
 from mead.weights.inert_data import Budget, Placeholder, is_name
-from mead.weights.layouts import LAYOUTS, Layout
+from mead.weights.layouts import ARRAY, LAYOUTS, Layout
 from mead.weights.tensor_pickle import Unusable
 
 StateDict = dict[str, Tensor | Unusable]
@@ -32,12 +32,14 @@ class Candidate:
         state_dict: all of it, which may hold other networks too.
         prefix: of the network's keys, such as "first_stage_model."; often "".
         layout: of the keys without the prefix.
+        key: by which it was found.
     """
 
     part: str
     state_dict: StateDict
     prefix: str
     layout: Layout
+    key: str
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class Candidate:
 
     def is_same(self, other: Candidate) -> bool:
         """Whether both are the same tensors, which a file may hold under two names."""
-        mine, others = (each.state_dict[each.prefix + each.layout.signature] for each in (self, other))
+        mine, others = (each.state_dict[each.key] for each in (self, other))
         return (
             isinstance(mine, Tensor) and isinstance(others, Tensor) and mine.data_ptr() == others.data_ptr()
         )
@@ -84,9 +86,9 @@ def find(content: Any) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     for part, state_dict in state_dicts(content):
         for layout in LAYOUTS:
-            for key in state_dict:
-                if f".{key}".endswith(f".{layout.signature}"):
-                    candidate = Candidate(part, state_dict, key.removesuffix(layout.signature), layout)
+            for key in layout.signatures(state_dict):
+                candidate = Candidate(part, state_dict, layout.prefix(key), layout, key)
+                if layout.fits is None or layout.fits(candidate.tensors(())[0]):
                     found.setdefault(layout.network, []).append(candidate)
     return found
 
@@ -115,7 +117,7 @@ def choose(original: Path, candidates: Sequence[Candidate]) -> tuple[Candidate, 
 
 def state_dicts(content: Any) -> Iterator[tuple[str, StateDict]]:
     """All state dicts of a checkpoint's content, with their names in it."""
-    parts: list[tuple[Any, Any]] = [("", content)]
+    parts: list[tuple[Any, Any]] = [("", {ARRAY: content} if isinstance(content, Tensor) else content)]
     if isinstance(content, dict):
         parts += content.items()
     budget = Budget.to_read(0)

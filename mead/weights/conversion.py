@@ -46,7 +46,7 @@ def networks(original: Path) -> tuple[str, ...]:
     """
     with naming(original):
         found = _find(original, read_checkpoint(original))
-        return tuple(network for network in registry.networks() if network in found)
+        return tuple(_named(network, original) for network in registry.networks() if network in found)
 
 
 def convert(
@@ -58,7 +58,7 @@ def convert(
 
     Args:
         original: a file of any format that `mead.weights.checkpoints` reads.
-        network: what it will be called in its set, see `registry.network`.
+        network: what it will be called in its set, a name that `registry.network` knows.
         target: the safetensors file to write; the JSON file has the same name with the suffix .json.
         say: called with a line if the file holds several such networks, or something was repaired.
 
@@ -72,7 +72,7 @@ def convert(
         found = _find(original, checkpoint)
         kind = registry.network(network).name
         if kind not in found:
-            raise CheckpointError(f"{original} does not hold {kind}, only {' and '.join(found)}")
+            raise CheckpointError(f"{original} does not hold {network}, only {' and '.join(found)}")
         chosen, others = choose(original, found[kind])
         tensors, built = _take(original, checkpoint, chosen, others, say)
         description = _describe(original, checkpoint, network, tensors, built)
@@ -84,6 +84,13 @@ def convert(
         _save(_packed(tensors), target)
         text = json.dumps(description, indent=2, allow_nan=False)
         write_whole(target.with_suffix(".json"), f"{text}\n".encode())
+
+
+def _named(network: str, original: Path) -> str:
+    """The name that a network gets; the star in that of one of several stands for the name of its file."""
+    prefix, star, _ = network.partition("*")
+    own = re.sub(r"[^a-z0-9]+", "_", original.stem.lower()).strip("_") or "own"
+    return f"{prefix}{own.removeprefix(prefix)}" if star else network
 
 
 def _describe(

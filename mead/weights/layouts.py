@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,29 @@ class Layout:
 
     Attributes:
         network: which network it holds.
-        signature: a key that no other layout has, without any prefix.
+        signature: a key that no other layout has, without any prefix; or the end of such keys, behind a star,
+            where their names are free. Those have no prefix.
         convert: gives the tensors our network loads, by key.
         complete: adds tensors that the file (its path, for errors, and content) keeps elsewhere; may return
             what people should know.
+        fits: whether tensors with that key are such a network, if not all are.
     """
 
     network: str
     signature: str
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     complete: Callable[[Path, Any, dict[str, Tensor]], str | None] | None = None
+    fits: Callable[[dict[str, Tensor]], bool] | None = None
+
+    def signatures(self, keys: Iterable[str]) -> list[str]:
+        """The keys by which such networks are found, one for each."""
+        if self.signature.startswith("*"):
+            return [key for key in keys if "." not in key and key.endswith(self.signature[1:])][:1]
+        return [key for key in keys if f".{key}".endswith(f".{self.signature}")]
+
+    def prefix(self, key: str) -> str:
+        """What stands before the network's keys, by one of its `signatures`."""
+        return "" if self.signature.startswith("*") else key.removesuffix(self.signature)
 
 
 def _as_it_is(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -143,12 +156,18 @@ def _with_average(original: Path, content: Any, tensors: dict[str, Tensor]) -> N
     tensors["latent_avg"] = average
 
 
+ARRAY = "array"  # the name of a tensor that a file holds alone
+MOST_CODES = 64  # of a picture; the styles of one have thousands of channels
 STATISTICS = "S_mean_std"  # the published file beside the channels' directions
 
 
 def _global_directions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """orpatashnik/StyleCLIP, what each channel of the styles does: an array without a name."""
-    return {"table": tensors["array"]}
+    return {"table": tensors[ARRAY]}
+
+
+def _is_table(tensors: dict[str, Tensor]) -> bool:
+    return not _is_direction(tensors)
 
 
 def _with_deviations(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
@@ -174,6 +193,45 @@ def _with_deviations(original: Path, content: Any, tensors: dict[str, Tensor]) -
     tensors["deviation"] = torch.cat(parts)
 
 
+SLIDER_BYTES = 1 << 18  # that a file of a direction may have
+SLIDER_RANGE = (-5.0, 5.0)  # of a published direction, as in e4e's notebook
+
+
+def _is_direction(tensors: dict[str, Tensor]) -> bool:
+    array = tensors.get(ARRAY)
+    return array is not None and (array.ndim == 1 or (array.ndim == 2 and len(array) <= MOST_CODES))
+
+
+def _with_sliders(original: Path, content: Any, tensors: dict[str, Tensor]) -> None:
+    """A slider for the direction in the file, and for those in other files of its folder, by their names.
+
+    encoder4editing has [1, 512], the same for all codes, STIT [18, 512].
+    """
+    del tensors[ARRAY]
+    for path in sorted(original.parent.iterdir()):
+        if path.suffix not in (".pt", ".npy") or path.stat().st_size > SLIDER_BYTES:
+            continue
+        with naming(path):
+            content = read_checkpoint(path).content
+        array = content.get(ARRAY) if isinstance(content, dict) else content
+        if not isinstance(array, Tensor) or not _is_direction({ARRAY: array}):
+            continue
+        name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
+        if not name or f"{name}_direction" in tensors:
+            raise CheckpointError(f"{path} holds a direction; give the file a name of its own, such as smile")
+        tensors[f"{name}_direction"] = array.float().reshape(-1, array.shape[-1])
+        tensors[f"{name}_range"] = torch.tensor(SLIDER_RANGE)
+
+
+LEVEL_SIGNATURES = [f"{level}_mapping.mapping.1.weight" for level in ("course", "medium", "fine")]
+
+
+def _first_level(signature: str) -> Callable[[dict[str, Tensor]], bool]:
+    """Whether a mapper has no level before that of the key `signature`."""
+    before = LEVEL_SIGNATURES[: LEVEL_SIGNATURES.index(signature)]
+    return lambda tensors: not any(key in tensors for key in before)
+
+
 LAYOUTS = (
     Layout("clip", "ln_final.weight", _openai_clip, add_traits),
     Layout("vqgan", "quantize.embedding.weight", _vqgan),
@@ -187,7 +245,13 @@ LAYOUTS = (
     Layout("identity", "output_layer.3.weight", _as_it_is),
     Layout("denoiser", "hints_in.weight", _as_it_is),
     Layout("mapper", "mapper_in.weight", _as_it_is),
-    Layout("directions", "array", _global_directions, _with_deviations),
+    *(
+        Layout("mapper_*", signature, _as_it_is, fits=_first_level(signature))
+        for signature in LEVEL_SIGNATURES
+    ),
+    Layout("directions", ARRAY, _global_directions, _with_deviations, _is_table),
+    Layout("sliders", ARRAY, _as_it_is, _with_sliders, _is_direction),
+    Layout("sliders", "*_direction", _as_it_is),
     Layout("directions", "table", _as_it_is),
     Layout("upscaler", "body.0.weight", _as_it_is),
     Layout("face", "face_out.weight", _as_it_is),

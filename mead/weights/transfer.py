@@ -8,6 +8,7 @@ import re
 import requests
 from requests.exceptions import ChunkedEncodingError, ProxyError, SSLError
 
+from mead.weights.confirmation import confirmed_url, is_page
 from mead.weights.disk import require_space
 from mead.weights.partial_file import PartialFile
 from mead.weights.progress import Progress
@@ -51,7 +52,7 @@ def transfer(
     """
     headers = _request_headers(part, url, same_everywhere)
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        with _opened(url, headers, timeout) as response:
             _refuse_plain_http(url, response)
             total = _prepare(part, url, response)
             _receive(part, response, total, limit, progress)
@@ -63,6 +64,26 @@ def transfer(
         raise MirrorError(str(error)) from error
     if total is not None and part.size < total:
         raise TransferError(f"the connection was closed after {part.size:,} of {total:,} bytes")
+
+
+def _opened(url: str, headers: dict[str, str], timeout: float) -> requests.Response:
+    """The response with the file, behind the page of a server that asks for confirmation first.
+
+    Raises:
+        MirrorError: if the server sends a page in place of the file.
+    """
+    response = requests.get(url, headers=headers, stream=True, timeout=timeout)
+    if not is_page(response):
+        return response
+    with response:
+        confirmed = confirmed_url(response)
+    if confirmed is None:
+        raise MirrorError("it sends a web page in place of the file")
+    response = requests.get(confirmed, headers=headers, stream=True, timeout=timeout)
+    if is_page(response):
+        response.close()
+        raise MirrorError("it asks for confirmation, and again when it was given")
+    return response
 
 
 def _request_headers(part: PartialFile, url: str, same_everywhere: bool) -> dict[str, str]:

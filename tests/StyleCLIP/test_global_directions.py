@@ -85,7 +85,8 @@ def pipeline() -> StyleCLIPPipeline:
     torch.manual_seed(0)
     table = F.normalize(torch.randn(1120, 128), dim=1)
     parts = pipeline.perceptor, pipeline.generator, pipeline.hyperparameters, pipeline.precision
-    pipeline.global_edits = GlobalEdits(of(table, torch.full((1120,), 0.2)), *parts)
+    pipeline.edits = copy.copy(pipeline.edits)
+    pipeline.edits.directions = GlobalEdits(of(table, torch.full((1120,), 0.2)), *parts)
     return pipeline
 
 
@@ -101,8 +102,8 @@ def test_an_edit_takes_one_step_and_goes_as_far_as_alpha_says(pipeline: StyleCLI
     assert all(revision.finished and revision.steps == 1 and revision.loss == 0 for revision in revisions)
     moved = []
     for revision in revisions:
-        assert revision.styles is not None
-        moved.append(torch.cat(list(revision.styles), 1) - torch.cat(unedited, 1))
+        assert not revision.optimises
+        moved.append(revision.shown - torch.cat(unedited, 1))
     assert not moved[0].any() and int(moved[1].count_nonzero()) > 20
     assert torch.allclose(2 * moved[1], moved[2], atol=1e-5)
     assert torch.allclose(-moved[1], moved[3], atol=1e-5)
@@ -140,16 +141,17 @@ def test_neutral_words_must_differ(pipeline: StyleCLIPPipeline) -> None:
         StyleCLIPParams(prompt=a, neutral=b, method="global", seed=1, beta=0.05)
         for a, b in (("a happy man", "a sad man"), ("a sad man", "a happy man"))
     )
-    assert pipeline.global_edits is not None
+    assert pipeline.edits.directions is not None
     codes = pipeline.average
-    one, other = (torch.cat(pipeline.global_edits.styles(codes, each), 1) for each in (there, back))
+    one, other = (torch.cat(pipeline.edits.directions.styles(codes, each), 1) for each in (there, back))
     middle = torch.cat(pipeline.generator.styles(codes), 1)
     assert torch.allclose(one - middle, middle - other, atol=1e-5)
 
 
 def test_a_set_without_directions_says_so(pipeline: StyleCLIPPipeline) -> None:
     bare = copy.copy(pipeline)
-    bare.global_edits = None
+    bare.edits = copy.copy(bare.edits)
+    bare.edits.directions = None
     with pytest.raises(ParamsError, match=r"^method: these weights have no directions"):
         bare.start(params())
 

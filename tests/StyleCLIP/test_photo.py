@@ -41,7 +41,8 @@ def photo(tmp_path: Path) -> Path:
 
 
 def params(path: Path, **given: Any) -> StyleCLIPParams:
-    return StyleCLIPParams(**{"prompt": GLASSES, "seed": 1, "iterations": 2, "img_path": path, **given})
+    plain = {"prompt": GLASSES, "seed": 1, "iterations": 2, "refine": 0, "img_path": path}
+    return StyleCLIPParams(**{**plain, **given})
 
 
 def differs(before: Image.Image, after: Image.Image) -> np.ndarray:
@@ -251,3 +252,13 @@ def test_wrong_arguments(given: dict[str, Any], message: str) -> None:
 
 def test_a_face_without_a_photo_has_no_effect() -> None:
     assert StyleCLIPParams(prompt="a face", face=2).without_effect() == {"face": "there is no img"}
+
+
+def test_another_strength_afterwards(photo: Path, tmp_path: Path) -> None:
+    """Of all faces, each with its own codes."""
+    given: dict[str, Any] = {"mapper": "glasses", "refine": 0, "seed": 1, "output": "photo", "face": "all"}
+    made = StyleCLIP(img_path=photo, output_path=tmp_path, **given)
+    whole = read_picture(Path(made.run()), "img")
+    none, again = (read_picture(Path(made.at_strength(strength)), "img") for strength in (0, 1))
+    assert np.array_equal(np.asarray(none), np.asarray(read_picture(photo, "img")))
+    assert np.array_equal(np.asarray(again), np.asarray(whole)) and differs(none, whole).any()

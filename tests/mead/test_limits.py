@@ -95,12 +95,14 @@ def test_cutouts_are_limited() -> None:
 def test_an_extent_is_the_weights_own_where_it_is_left_open(kind: type[JobParams], weights: str) -> None:
     published = {
         ("demo", LatentRevisionsParams): Extent(128, 128, 12, 40, upscale=4),
-        ("demo", StyleCLIPParams): Extent(128, 128, 7, 20, upscale=4),
+        ("demo", StyleCLIPParams): Extent(128, 128, 7, 40, upscale=4, refine=20),
         ("full", LatentRevisionsParams): Extent(512, 512, 32, 100),
         ("full", StyleCLIPParams): Extent(1024, 1024, 1, 50),
     }
     assert extent(kind(prompt="a house"), weights) == published[weights, kind]
-    assert extent(kind(prompt="a house", iterations=7), weights).steps == 7
+    job = extent(kind(prompt="a house", iterations=7), weights)
+    assert job.steps == 7 + job.refine == 7 + published[weights, kind].refine
+    assert extent(StyleCLIPParams(prompt="a face", iterations=7, refine=5), weights).steps == 12
 
 
 def test_the_side_of_a_face_is_what_the_generator_makes() -> None:
@@ -207,7 +209,7 @@ def test_none_of_it_needs_torch() -> None:
 def test_how_many_faces_one_job_may_edit(settings: Settings) -> None:
     """Known only once they are found; what one face takes was checked before."""
     params = StyleCLIPParams(
-        prompt="a smile", iterations=10, img_path=Path("group"), output="photo", face="all"
+        prompt="a smile", iterations=10, refine=0, img_path=Path("group"), output="photo", face="all"
     )
     check_steps(params, 40 * 10, settings)
     small = settings.model_copy(update={"max_job_pixels": 2_000_000})

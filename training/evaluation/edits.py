@@ -42,37 +42,68 @@ class Tally:
         return [share(hit for hits in self.changed.values() for hit in hits), mean(self.kept)]
 
 
-def edits(bench: Bench) -> None:
-    """Drawn faces, judged where the reader reads the drawing itself right; then a girl and a photo."""
-    asked = list(cases.edits(bench.options.edits))
-    drawn = [draw(edit.face) for edit in asked]
-    files = [bench.file(picture) for picture in drawn]
-    jobs = [bench.edit(edit.prompt, k, files[k]) for k, edit in enumerate(asked)]
-    inverted = bench.faces.starts(
-        [bench.edit(edit.prompt, k, files[k], start="inversion") for k, edit in enumerate(asked)]
-    )
-    mapped, edited = bench.faces.starts(jobs), bench.faces.pictures(jobs)
-    originals = bench.read(drawn)
-    known = [
-        {name for name in face_fields() if reading[name] == labels(edit.face)[name]}
-        for reading, edit in zip(originals, asked, strict=True)
-    ]
-    targets = bench.read([draw(edit.after) for edit in asked])
+class Judge:
+    """Judges edits of drawn faces, by what the reader reads right on the drawings themselves.
 
-    def tally(readings: Sequence[Readings]) -> Tally:
+    Attributes:
+        asked: the edits.
+        drawn: the faces before.
+        files: these pictures.
+        known: the attributes of each that are read right.
+    """
+
+    def __init__(self, bench: Bench, asked: Sequence[cases.Edit]) -> None:
+        self.asked = asked
+        self.drawn = [draw(edit.face) for edit in asked]
+        self.files = [bench.file(picture) for picture in self.drawn]
+        self.known = [
+            {name for name in face_fields() if reading[name] == labels(edit.face)[name]}
+            for reading, edit in zip(bench.read(self.drawn), asked, strict=True)
+        ]
+
+    def tally(self, readings: Sequence[Readings]) -> Tally:
+        """What the pictures of the edits show."""
         found = Tally()
-        for edit, reading, names in zip(asked, readings, known, strict=True):
+        for edit, reading, names in zip(self.asked, readings, self.known, strict=True):
             found.changed[edit.field].append(reading[edit.field] == labels(edit.after)[edit.field])
             for name in names.intersection(edit.kept):
                 found.kept[name].append(reading[name] == labels(edit.face)[name])
         return found
 
+    def survived(self, readings: Sequence[Readings]) -> dict[str, list[bool]]:
+        """For each attribute, whether the faces' inversions show it."""
+        found: dict[str, list[bool]] = defaultdict(list)
+        for edit, reading, names in zip(self.asked, readings, self.known, strict=True):
+            for name in names:
+                found[name].append(reading[name] == labels(edit.face)[name])
+        return found
+
+
+def edits(bench: Bench) -> None:
+    """Each of StyleCLIP's methods that the options name."""
+    from training.evaluation import edits_by_name  # which uses this module
+
+    ways = {"optimisation": optimisation, **edits_by_name.WAYS}
+    for method in bench.options.methods:
+        ways[method](bench)
+
+
+def optimisation(bench: Bench) -> None:
+    """Drawn faces, judged where the reader reads the drawing itself right; then a girl and a photo."""
+    asked = list(cases.edits(bench.options.edits))
+    judge = Judge(bench, asked)
+    drawn, files, known, tally = judge.drawn, judge.files, judge.known, judge.tally
+    jobs = [bench.edit(edit.prompt, k, files[k]) for k, edit in enumerate(asked)]
+    # the first step of an optimisation does not move yet, and what comes before it refines the inversion
+    mapped = bench.faces.pictures([job.model_copy(update={"iterations": 1}) for job in jobs])
+    inverted = bench.faces.pictures(
+        [job.model_copy(update={"iterations": 1, "start": "inversion"}) for job in jobs]
+    )
+    edited = bench.faces.pictures(jobs)
+    targets = bench.read([draw(edit.after) for edit in asked])
     inversions, results = bench.read(inverted), bench.read(edited)
     start, end = tally(bench.read(mapped)), tally(results)
-    survived: dict[str, list[bool]] = defaultdict(list)
-    for edit, reading, names in zip(asked, inversions, known, strict=True):
-        for name in names:
-            survived[name].append(reading[name] == labels(edit.face)[name])
+    survived = judge.survived(inversions)
     rows = [
         ["true drawings of the change", tally(targets).row()[0], "-"],
         ["inversion alone", "-", mean(survived)],
@@ -116,7 +147,7 @@ def girl_and_photo(bench: Bench) -> None:
     """A drawn girl with brown eyes gets purple ones; a photo becomes a drawing, and is edited."""
 
     def inversion_of(job: StyleCLIPParams) -> Image.Image:
-        return bench.faces.starts([job.model_copy(update={"start": "inversion"})])[0]
+        return bench.faces.pictures([job.model_copy(update={"iterations": 1, "start": "inversion"})])[0]
 
     girl = draw(drawn_girl())
     truth = labels(drawn_girl())

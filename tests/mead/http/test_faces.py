@@ -184,7 +184,13 @@ def test_an_edit_back_in_the_photo(
     http: FlaskClient, engine: None, jobs: Jobs, client: redis.Redis, tmp_path: Path
 ) -> None:
     """The waiting answer, the events and the record say which faces there are."""
-    form = {"prompt": "a person with glasses", "iterations": "2", "output": "photo", "face": "all"}
+    form = {
+        "prompt": "a person with glasses",
+        "iterations": "2",
+        "refine": "0",
+        "output": "photo",
+        "face": "all",
+    }
     body = http.post("/styleclip", data={**form, "img": photo()}).json
     assert body is not None and [face["number"] for face in body["faces"]] == [1, 2, 3]
     path = tmp_path / "result.png"
@@ -205,7 +211,11 @@ def test_an_edit_back_in_the_photo(
         ({"face": "4"}, "face", "there are 3 faces in the photo, so there is no face 4"),
         ({"face": "0"}, "face", "must be 1"),
         ({"face": "all"}, "face", "several faces are one photo"),
-        ({"face": "all", "output": "photo", "iterations": "40"}, "face", "3 faces with 40 steps each"),
+        (
+            {"face": "all", "output": "photo", "iterations": "40", "refine": "0"},
+            "face",
+            "3 faces with 40 steps each",
+        ),
     ],
 )
 def test_a_face_that_cannot_be_had(
@@ -224,6 +234,19 @@ def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> 
     assert accepted is not None
     job = end_of(jobs, accepted["id"])
     assert (job.status, job.error_field) == ("failed", "img") and "found no face" in (job.error or "")
+
+
+def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_job_pixels": 2_000_000})
+    form = {"prompt": "a smile", "iterations": "40", "refine": "0", "output": "photo", "face": "all"}
+    http = create_trial_app(small).test_client()
+    answer = http.post("/styleclip", data={**form, "img": photo()})
+    assert (answer.status_code, answer.json["field"]) == (422, "face")
+    assert "3 faces with 40 steps each" in answer.json["message"]
+    events = http.post(
+        "/styleclip", data={**form, "img": photo()}, headers={"Accept": "text/event-stream"}
+    ).text
+    assert "3 faces with 40 steps each" in events and "progress" not in events
 
 
 def test_the_trial_server_pastes_too(settings: Settings) -> None:

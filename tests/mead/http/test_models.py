@@ -42,8 +42,37 @@ def test_models(http: FlaskClient) -> None:
     assert (latent_revisions["type"], latent_revisions["route"]) == ("lr", "/latent_revision")
     w0 = latent_revisions["parameters"]["w0"]
     assert (w0["minimum"], w0["maximum"], w0["default"]) == (-1000, 1000, 5)
-    assert styleclip["required"] == ["prompt", "img"]
+    assert styleclip["required"] == ["img"]
     assert "a boat on the sea at sunset" in latent_revisions["examples"]
+
+
+def test_what_the_weights_set_offers_by_name(http: FlaskClient) -> None:
+    latent_revisions, styleclip = models_at(http)["models"]
+    assert latent_revisions["choices"] == {}
+    assert styleclip["choices"]["sliders"]["age"] == {"minimum": -3, "maximum": 3}
+    assert styleclip["choices"]["mapper"]["beard"] is None
+    assert styleclip["parameters"]["mapper"]["enum"] == list(styleclip["choices"]["mapper"])
+    assert "default" not in styleclip["parameters"]["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "message"),
+    [
+        ({"sliders": "age:3 | smile:-1"}, 200, None),
+        ({"mapper": "beard"}, 200, None),
+        ({}, 400, "prompt: must be given"),
+        ({"mapper": "beard", "method": "global"}, 400, "prompt: must be given"),
+        ({"mapper": "afro"}, 422, 'mapper: there is no "afro"; there are bald, beard, curly_hair, glasses'),
+        ({"method": "mapper"}, 422, "mapper: must be named; there are bald, beard"),
+        ({"sliders": "wisdom:1"}, 422, 'sliders: there is no "wisdom"; there are age, beard, crown'),
+        ({"sliders": "age:4"}, 422, "sliders: age goes from -3 to 3 with these weights, not to 4"),
+    ],
+)
+def test_edits_by_name(http: FlaskClient, form: dict[str, str], status: int, message: str | None) -> None:
+    body, content_type = encode_multipart_formdata({**form, "img": ("photo.jpg", b"")})
+    answer = http.post("/styleclip/notes", data=body, content_type=content_type)
+    assert answer.status_code == status and answer.json is not None
+    assert message is None or answer.json["message"].startswith(message)
 
 
 def test_defaults_are_those_of_the_weights_set(http: FlaskClient, settings: Settings) -> None:
@@ -142,7 +171,7 @@ def test_a_set_that_is_not_here(settings: Settings) -> None:
 def test_without_a_queue(settings: Settings) -> None:
     http = app_without_queue.create_app(settings).test_client()
     assert notes(http, prompt="a cat astronaut") == [UNKNOWN]
-    assert models_at(http)["models"][1]["required"] == ["prompt"]  # without img, the average face is edited
+    assert models_at(http)["models"][1]["required"] == []  # without img, the average face is edited
 
 
 @pytest.mark.slow

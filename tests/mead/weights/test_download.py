@@ -22,6 +22,8 @@ from mead.weights.errors import DownloadError
 from mead.weights.transfer import MirrorError
 from tests.mirror import (
     Fault,
+    File,
+    Handler,
     Mirror,
     cut_at,
     gzipped,
@@ -396,3 +398,49 @@ except DiskFullError as error:
     fetch(target, url)
     only_whole(target)
     assert server.files["/file"].asked[-1]["Range"] == "bytes=300000-"
+
+
+def page(form: str) -> Fault:
+    """Answer with a web page, as Google Drive does for a file that it has not scanned for viruses."""
+
+    def answer(handler: Handler, file: File) -> None:
+        content = f"<!DOCTYPE html><html><body>{form}</body></html>".encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html; charset=utf-8")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+CONFIRM = """<form id="download-form" action="{}" method="get">
+<input type="submit" value="Download anyway"/><input type="hidden" name="id" value="1a&amp;b">
+<input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="9-8"></form>
+<form action="/search"><input type="hidden" name="q" value="x"></form>"""
+
+
+def test_a_page_that_asks_for_confirmation_is_answered(server: Mirror, target: Path) -> None:
+    server.add("/download?id=1a%26b&confirm=t&uuid=9-8", CONTENT, cut_at(300_000))
+    url = server.add("/uc?id=1", b"", *[page(CONFIRM.format("/download"))] * 2)
+    _, used = fetch(target, url)
+    only_whole(target)
+    assert used == url
+    assert server.files["/download?id=1a%26b&confirm=t&uuid=9-8"].asked[1]["Range"].startswith("bytes=2")
+
+
+@pytest.mark.parametrize(
+    "form", ["<h1>Quota exceeded</h1>", CONFIRM.format("https://elsewhere.invalid/download")]
+)
+def test_another_page_is_not_the_file(server: Mirror, target: Path, form: str) -> None:
+    url = server.add("/uc?id=1", b"", page(form))
+    with pytest.raises(DownloadError, match="it sends a web page in place of the file"):
+        fetch(target, url)
+    assert not target.exists()
+
+
+def test_a_page_again_ends_it(server: Mirror, target: Path) -> None:
+    url = server.add("/uc", b"", page(CONFIRM.format("/again")))
+    server.add("/again?id=1a%26b&confirm=t&uuid=9-8", b"", page(CONFIRM.format("/again")))
+    with pytest.raises(DownloadError, match="asks for confirmation, and again"):
+        fetch(target, url)

@@ -19,7 +19,9 @@ from torch import Tensor
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from LatentRevisions.LatentRevisions import LatentRevisions
 from LatentRevisions.mixer import Mixer
+from mead import registry
 from mead.nn.perceptor import expand
+from mead.params import Range
 from mead.registry import networks
 from mead.weights.building import build_network
 from mead.weights.checkpoints import CheckpointError
@@ -31,8 +33,10 @@ from mead.weights.lock import Lock
 from mead.weights.own_sets import add_checkpoint
 from mead.weights.sets import FOLDER, WeightSet, set_names
 from mead.weights.verify import CheckResult, verify
+from StyleCLIP.choices import choices
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
 from tests import full_size, originals, parity
+from tests.mead.weights.test_download import CONFIRM, page
 from tests.mirror import Mirror, cut_at, halt_at, mirror, status
 
 HURRIED = RetryPolicy(attempts=3, first_pause=0.001, timeout=20)
@@ -59,6 +63,12 @@ class Said:
         self.lines.append(line)
         if "waiting for it to finish" in line:
             self.waiting.set()
+
+
+ONLY_DEMO = {"start", "denoiser", "mapper", "face", "sliders"} | {
+    name for name in WeightSet.find("demo", FOLDER / "manifest.toml").files if name.startswith("mapper_")
+}
+"""Networks that are not published, or not like this."""
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +149,7 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
     describe(folder, server)
     weights = fetch("local", Said(), retry=HURRIED)
     demo = WeightSet.find("demo")
-    assert weights.files.keys() == demo.files.keys() - {"start", "denoiser", "mapper", "face", "upscaler"}
+    assert weights.files.keys() == demo.files.keys() - {*ONLY_DEMO, "upscaler"}
     for network in ("stylegan2", "e4e", "identity"):
         assert same(weights.read(network), demo.read(network))
     lock = Lock.read(folder / "local")
@@ -334,20 +344,22 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    assert full.files.keys() | full.absent.keys() == networks().keys() - {
-        "start",
-        "denoiser",
-        "mapper",
-        "face",
+    mappers = {name for name in full.absent if name.startswith("mapper_")}
+    assert len(mappers) == 8 and "mapper_afro" in mappers
+    assert full.files.keys() | full.absent.keys() == {
+        *mappers,
+        *networks().keys() - {"start", "denoiser", "mapper", "face", "mapper_*"},
     }
-    assert full.optional == ["upscaler", "directions"]
+    assert set(full.optional) == {"upscaler", "directions", "sliders", *mappers}
     for name, (published, _) in full.downloads.items():
-        assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
-        assert (published.sha256 or name == "fs3.npy") and published.size and published.licence
+        assert all(url.startswith("https://") for url in published.mirrors) and published.licence
+        networks_of_it = full.downloads[name][1]
+        if not {"sliders", *mappers}.intersection(networks_of_it):  # which were published once
+            assert len(published.mirrors) >= 2 and published.size and (published.sha256 or name == "fs3.npy")
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
     assert sum(published.size for published, _ in full.downloads.values()) < 3e9
     for weights in (full, WeightSet.find("demo")):
-        trained_with = {network: networks()[network].trained_with for network in weights.files}
+        trained_with = {network: registry.network(network).trained_with for network in weights.files}
         assert {network: file.trained_with for network, file in weights.files.items()} == trained_with
     assert (
         full.settings("LatentRevisions", LatentRevisionsHyperparameters) == LatentRevisionsHyperparameters()
@@ -484,6 +496,29 @@ def test_when_the_second_file_is_missing_the_first_is_kept(folder: Path, server:
     server.files["/fs3.npy"].content = content
     assert "directions" in fetch("local", Said(), optional=["directions"], retry=HURRIED).files
     assert len(server.files["/S_mean_std"].asked) == 1
+
+
+def test_mappers_and_sliders(folder: Path, server: Mirror) -> None:
+    """A mapper behind Google Drive's page, and a slider for each of two files."""
+    describe(folder, server, "ir_se50.pth")
+    with (folder / "local" / "manifest.toml").open("a") as manifest:
+        for name in ("mapper_afro.pt", "age.pt", "gender.npy"):
+            full_size.write(name, folder / name)
+            url = server.add(f"/{name}", (folder / name).read_bytes())
+            if name == "mapper_afro.pt":
+                server.files["/download?id=1a%26b&confirm=t&uuid=9-8"] = server.files[f"/{name}"]
+                url = server.add("/uc", b"", page(CONFIRM.format("/download")))
+            manifest.write(f'\n[downloads."{name}"]\nmirrors = ["{url}"]\n')
+        manifest.write('[files.mapper_afro]\ndownload = "mapper_afro.pt"\noptional = true\n')
+        manifest.write('[files.sliders]\ndownload = "age.pt"\nbeside = ["gender.npy"]\noptional = true\n')
+    weights = fetch("local", Said(), optional=["mapper_afro", "sliders"])
+    for network in ("mapper_afro", "sliders"):
+        numbers = full_size.errors(network, build_network(network, weights.read(network)))
+        assert max(numbers.values()) < parity.TOLERANCE, numbers
+    assert choices(weights) == {
+        "sliders": {"age": Range(-5, 5), "gender": Range(-5, 5)},
+        "mapper": {"afro": None},
+    }
 
 
 def test_directions_of_ones_own(folder: Path, tmp_path: Path) -> None:
@@ -773,6 +808,7 @@ def test_when_a_file_was_verified_is_noted(folder: Path) -> None:
 def test_the_disk_space_needed() -> None:
     """Each file beside its conversion, and the conversions before it; all of both when they are kept."""
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    sizes = [published.size for published, _ in full.downloads.values()]
-    assert space_needed(sizes, keep_original=False) == sum(sizes[:4]) + sizes[3]
+    required = [each for each, held in full.downloads.values() if not full.absent.keys() >= {*held}]
+    sizes = [published.size for published in required]
+    assert space_needed(sizes, keep_original=False) == sum(sizes[:3]) + sizes[2]
     assert space_needed(sizes, keep_original=True) == 2 * sum(sizes)

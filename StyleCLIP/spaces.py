@@ -1,0 +1,32 @@
+"""The two spaces in which a face is edited: StyleGAN2's codes w+, and the styles of all its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from StyleCLIP.frozen_generator import FrozenGenerator
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Latents of either space: w+ [N, n_latent, style_dim], or all styles one after another [N, numbers]."""
+
+    generator: FrozenGenerator
+
+    def styles(self, latents: Tensor) -> Sequence[Tensor]:
+        """The styles [N, in] of latents."""
+        if latents.ndim == 3:
+            return self.generator.styles(latents)
+        return latents.split(self.generator.style_sizes, 1)
+
+    def to_styles(self, w_plus: Tensor) -> Tensor:
+        """w+ [N, n_latent, style_dim] as styles [N, numbers]."""
+        return torch.cat(list(self.generator.styles(w_plus)), 1)
+
+    def synthesise(self, latents: Tensor) -> Tensor:
+        """Faces [N, 3, size, size], about [-1, 1]."""
+        return self.generator.synthesise_styles(self.styles(latents))
