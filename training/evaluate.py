@@ -19,6 +19,7 @@ from training.evaluation.autoencoder import autoencoder
 from training.evaluation.bench import Bench
 from training.evaluation.edits import edits
 from training.evaluation.faces import faces
+from training.evaluation.going_on import going_on
 from training.evaluation.inversions import inversions
 from training.evaluation.masks import masks
 from training.evaluation.photos import photos
@@ -33,6 +34,7 @@ PARTS = {
     "prompts": prompts,
     "steps": steps,
     "weights": weights,
+    "going_on": going_on,
     "texts": texts,
     "masks": masks,
     "faces": faces,
@@ -60,6 +62,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--starts-only", action="store_true", help="prompts: the learned start alone, no steps")
     add("--cases", type=int, default=50, help="for each weight (default %(default)s)")
     add("--rows", type=int, default=4, help="sheets of rows of weights (default %(default)s)")
+    add("--going-on", type=int, default=32, help="prompts that go on (default %(default)s)")
     add("--masks", type=int, default=100, help="scenes with a masked object (default %(default)s)")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="of edits: " + ", ".join(METHODS))
     add("--edits", type=int, default=200, help="(default %(default)s)")

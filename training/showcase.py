@@ -34,6 +34,7 @@ PROMPTS = (
     "a queen with purple eyes",
     "a blue car on the beach",
 )
+WAY = 40  # steps of a time-lapse
 SIDE = 256  # pixels, of each picture on the sheets
 EDITS = ("A girl with purple eyes", "a woman with blue hair", "a queen", "a person with green hair")
 
@@ -60,11 +61,16 @@ def main() -> None:
         draw(drawn_girl()).save(girl)
         edits = [edited(PHOTO, "photo"), edited(girl, "drawing")]
         photos = pasted(Path(folder))
+    lapses = [
+        way("a red house at night", 3, start="noise"),
+        way("a green tree", 4, story="a red tree ^ a red tree at night"),
+    ]
     sheets = {
         "results": [prompts[:6], prompts[6:], *edits],
         "noise-start": [noise],
         "photos": photos,
         "sizes": [shapes],
+        "timelapse": lapses,
     }
     for name, rows in sheets.items():
         sheet(rows, side=SIDE).save(docs / f"{name}.jpg", quality=92, optimize=True)
@@ -73,6 +79,18 @@ def main() -> None:
 def from_words(prompt: str, seed: int, start: str | None = None, size: str | None = None) -> Image.Image:
     params = LatentRevisionsParams(prompt=prompt, seed=seed, start=start, size=size)
     return run(load_latent_revisions(), params)
+
+
+def way(prompt: str, seed: int, **given: str) -> list[Tile]:
+    """Six frames of a time-lapse."""
+    pipeline = load_latent_revisions()
+    revision = pipeline.start(LatentRevisionsParams(prompt=prompt, seed=seed, iterations=WAY, **given))
+    tiles = [Tile(pipeline.image(revision), f"{prompt}, before the first step")]
+    while not revision.finished:
+        pipeline.step([revision])
+        if revision.step % (WAY // 5) == 0:
+            tiles.append(Tile(pipeline.image(revision), f"{revision.step} steps"))
+    return tiles
 
 
 def edited(path: Path, kind: str) -> list[Tile]:

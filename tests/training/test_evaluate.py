@@ -20,7 +20,7 @@ from training.world.attributes import FIELDS, labels
 TINY = [
     *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
     *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "2", "--faces", "8"),
-    *("--masks", "2", "--methods", "optimisation", "global", "mapper"),
+    *("--masks", "2", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
 ]
 
 
@@ -121,6 +121,7 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
         "text_to_add, w1 = 5.0",
         "ne_img_enc, w3 = 2.5",
         "story: the last text's attributes",
+        "noise | half as many further steps",
         "masked revisions",
         "changed",
         "inversion alone",

@@ -83,6 +83,7 @@ class Bench:
         """Write the tables since the last call to PART.md, with what weights and code they are of."""
         path = self.options.out / f"{part}.md"
         partial = path.with_suffix(".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(f"Weights and code {digest(origin().encode())[:12]}\n{self._text}", "utf-8")
         partial.replace(path)
         self._text = ""
