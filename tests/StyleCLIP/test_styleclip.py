@@ -131,7 +131,7 @@ def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Pat
 
 
 def test_strength_shows_as_much_of_the_edit(pipeline: StyleCLIPPipeline, girl: Path) -> None:
-    given = {"img_path": girl, "iterations": 2, "seed": 1}
+    given = {"img_path": girl, "iterations": 2, "refine": 0, "seed": 1}
     inverted = pipeline.image(pipeline.start(params(start="inversion", img_path=girl)))
     none, half, whole, left_out = finish(
         pipeline,
@@ -212,8 +212,8 @@ def test_a_learned_start_is_another_and_the_face_is_still_the_reference(
     pipeline: StyleCLIPPipeline, girl: Path
 ) -> None:
     asked = "a woman with blue hair"
-    learned = pipeline.start(params(asked, img_path=girl))
-    inverted = pipeline.start(params(asked, img_path=girl, start="inversion"))
+    learned = pipeline.start(params(asked, img_path=girl, refine=0))
+    inverted = pipeline.start(params(asked, img_path=girl, start="inversion", refine=0))
     assert pipeline.hyperparameters.start == "learned"
     assert not torch.equal(learned.codes, inverted.codes)
     assert torch.equal(learned.features, inverted.features)
@@ -230,7 +230,8 @@ def test_without_a_mapper_asking_for_a_learned_start_is_an_error(
     bare.mapper = None
     with pytest.raises(ParamsError, match=r"^start: "):
         bare.start(params(img_path=girl, start="learned"))
-    assert bare.start(params(img_path=girl)).learning_rate == pipeline.hyperparameters.learning_rate
+    started = bare.start(params(img_path=girl, refine=0))
+    assert started.learning_rate == pipeline.hyperparameters.learning_rate
 
 
 def with_hyperparameters(pipeline: StyleCLIPPipeline, **changes: Any) -> StyleCLIPPipeline:
