@@ -57,11 +57,12 @@ QUEUE = "latentrevisions_queue"
 SIZES = (10, 100, 1_000, 3_000)
 OWNERS = 10
 THREADS, FEEDERS = 24, 16
-FILLING, AT_ONCE = 500, 200
-"""Servers that fill Redis, and their reports on the way."""
+FILLING, CONNECTIONS, EACH = 500, 50, 10
+"""Servers that fill Redis, and the connections and reports on each that are on their way."""
 WORKER_TTL = 15  # seconds
 PAUSE = 1.0  # seconds that an idle server waits at a time
 FULL = 0.7  # of a core: a fuller Redis answers late
+REPORTS = 0.5  # of that for reports, and the rest for claims, ends, heartbeats and events
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ class Fleet:
     def _claim(self, server: Server) -> None:
         """Claim jobs while there is room."""
         while len(server.jobs) < self.load.batch and (job := self.queue.claim(QUEUE, server.name)):
-            self.measured.handed_over.append(time.monotonic() - float(job.parameters["sent"]))
+            if sent := float(job.parameters["sent"]):
+                self.measured.handed_over.append(time.monotonic() - sent)
             server.jobs[job.id] = [job, 0]
 
     def _admit(self, server: Server) -> None:
@@ -228,7 +230,7 @@ def serve(url: str, names: Sequence[str], size: int, load: Load, seconds: float,
 
 def fill(queue: Jobs, number: int) -> None:
     """Enqueue jobs for servers to begin with."""
-    parameters = {"prompt": "a red house by the sea", "seed": 1, "sent": time.monotonic()}
+    parameters = {"prompt": "a red house by the sea", "seed": 1, "sent": 0}
     for _ in range(0, number, MAX_VARIANTS):
         group = dict.fromkeys(new_ids(MAX_VARIANTS), parameters)
         queue.enqueue_group(group, "lr", QUEUE, owner=_owner(), bytes_stored=1000)
@@ -280,7 +282,7 @@ class Row:
     """A fleet, as measured. Times in milliseconds unless the name says otherwise."""
 
     servers: int
-    reports_wanted: float  # a second
+    reports_wanted: float  # a second: hardly a server has no job
     reports: float
     claims: float
     report_p50: float
@@ -333,7 +335,7 @@ def measure(client: redis.Redis, url: str, servers: int, load: Load, seconds: fl
     reported = sorted(seconds for one in found for seconds in one.report_seconds)
     return Row(
         servers=servers,
-        reports_wanted=round(load.busy * servers * load.steps_per_second, 1),
+        reports_wanted=round(servers * load.steps_per_second, 1),
         reports=round(reports / took, 1),
         claims=round(len(handed) / took, 1),
         report_p50=_percentile(reported, 0.50),
@@ -359,7 +361,7 @@ class Full:
 def fill_redis(client: redis.Redis, url: str, servers: int, load: Load, seconds: float) -> Full:
     """Send as many reports as Redis takes, of servers that run full batches.
 
-    The commands are those of `Jobs.report`, packed beforehand; AT_ONCE are on their way.
+    The commands are those of `Jobs.report`, packed beforehand.
     """
     client.flushall()
     queue, recorder = Jobs(client, 60), Recorder()
@@ -370,20 +372,23 @@ def fill_redis(client: redis.Redis, url: str, servers: int, load: Load, seconds:
         progress = [JobProgress(job.id, 1, load.steps, 0.5) for job in jobs if job is not None]
         queue.report(QUEUE, name, progress)  # so that Redis has the script
         Claims(cast("redis.Redis", recorder), 60).report(QUEUE, name, progress)
-    connection = client.connection_pool.get_connection()
-    packed = [b"".join(connection.pack_command(*command)) for command in recorder.commands]
+    pool = client.connection_pool
+    connections = [pool.get_connection() for _ in range(CONNECTIONS)]
+    packed = [b"".join(connections[0].pack_command(*command)) for command in recorder.commands]
     made = 0
     with followers(url, 2):
         before, began = _processor(client), time.monotonic()
         while time.monotonic() < began + seconds:
-            start = made % len(packed)
-            batch = packed[start : start + AT_ONCE]
-            connection.send_packed_command(batch)
-            for _ in batch:
-                connection.read_response()
-            made += len(batch)
+            for connection in connections:
+                start = made % len(packed)
+                connection.send_packed_command(packed[start : start + EACH])
+                made += EACH
+            for connection in connections:
+                for _ in range(EACH):
+                    connection.read_response()
         took, used = time.monotonic() - began, _processor(client) - before
-    client.connection_pool.release(connection)
+    for connection in connections:
+        pool.release(connection)
     return Full(round(made / took), round(1e6 * used / made, 1), round(used / took, 2))
 
 
@@ -413,8 +418,8 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def servers_per_redis(us_per_report: float, steps_per_second: float) -> int:
-    """How many busy servers one Redis carries, if it is to be FULL."""
-    return int(FULL * 1e6 / (us_per_report * steps_per_second))
+    """How many busy servers one Redis carries."""
+    return int(FULL * REPORTS * 1e6 / (us_per_report * steps_per_second))
 
 
 def cost_of_a_million(dollars_an_hour: float, step_ms: float, steps: int) -> float:
@@ -455,7 +460,8 @@ def table(rows: Sequence[Row], full: Full) -> list[str]:
     lines += [
         "",
         f"Full: {full.reports:,.0f} reports a second, {full.us_per_report:.0f} µs each, "
-        f"{full.redis_share:.2f} of a core. At {100 * FULL:.0f}% of a core, one Redis carries:",
+        f"{full.redis_share:.2f} of a core. One Redis carries, at {100 * FULL:.0f}% of a core and "
+        f"{100 * REPORTS:.0f}% of that for reports:",
         "",
         "| steps a second of a server | servers |",
         "| --- | --- |",

@@ -26,7 +26,7 @@ def test_a_small_fleet(
     (row,) = figures["rows"]
     assert row["servers"] == 3 and row["reports"] > 0 and row["claims"] > 0 and row["report_p99"] > 0
     assert figures["full"]["reports"] > 0 and figures["full"]["us_per_report"] > 0
-    assert "| 3 | 24, " in told and "one Redis carries" in told
+    assert "| 3 | 30, " in told and "One Redis carries" in told
 
 
 def test_prices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,4 +35,4 @@ def test_prices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_how_many_servers_a_redis_carries() -> None:
-    assert fleet.servers_per_redis(100.0, 10.0) == 700
+    assert fleet.servers_per_redis(100.0, 10.0) == 350

@@ -171,7 +171,7 @@ def test_few_of_many_idle_workers_wait_on_the_queue(jobs: Jobs, client: redis.Re
         client.ping()
         seen = (command["command"] for command in monitor.listen())
         waits = Counter(command.split()[0] for command in takewhile(lambda command: command != "PING", seen))
-    assert waits["SCARD"] == 20 and waits["BLMOVE"] == 0
+    assert waits["SCARD"] == 20 and waits["BLMOVE"] < 5
 
 
 def test_events_tell_the_whole_story(jobs: Jobs, client: redis.Redis) -> None:
