@@ -103,22 +103,25 @@ class Autoscaler:
         """Look at load and servers once, and start or stop what is needed."""
         try:
             servers = self._fleet.servers()
-            try:
-                load = observer.observe()
-            except redis.RedisError as error:
-                load = None
-                problem = explain(error)
+            load, problem = self._observe(observer)
             if load is None:
-                log.warning("%s; the number of servers stays", problem)
                 wanted = max(len(servers), self._policy.minimum)
-                self._status = FleetStatus(self._policy, wanted, _shown(servers, None), {}, problem)
             else:
                 wanted = self._decide(load, len(servers))
-                self._status = FleetStatus(self._policy, wanted, _shown(servers, load), dict(load.queues))
                 metrics.set(load, len(servers), wanted)
+            queues = dict(load.queues) if load is not None else {}
+            self._status = FleetStatus(self._policy, wanted, _shown(servers, load), queues, problem)
             self._change(servers, load, wanted)
         except RayError as error:
             log.warning("Ray does not answer: %s", error)
+
+    def _observe(self, observer: LoadObserver) -> tuple[FleetLoad | None, str | None]:
+        """The load; or None, and why it is not known."""
+        try:
+            return observer.observe(), None
+        except redis.RedisError as error:
+            log.warning("%s; the number of servers stays", explain(error))
+            return None, explain(error)
 
     def _decide(self, load: FleetLoad, current: int) -> int:
         now = time.monotonic()
