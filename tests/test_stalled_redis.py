@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,19 @@ def test_a_lost_answer_is_asked_for_again(behind: Service, relay: Relay) -> None
     accepted = post(behind)
     assert accepted.status_code == 202
     assert behind.redis.lrange(QUEUE, 0, -1) == [accepted.json()["id"]]
+
+
+def test_monitors_need_not_wait_for_a_stalled_redis(behind: Service, server: RedisServer) -> None:
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        ready = requests.get(f"{behind.url}/readyz", timeout=LIMIT)
+        ready_after = time.monotonic() - began
+        assert ready.status_code == 503 and ready.json()["message"] == "Redis is away"
+        assert requests.get(f"{behind.url}/metrics", timeout=LIMIT).status_code == 200
+        assert ready_after < time.monotonic() - began - ready_after  # one takes 2 seconds, the other 8
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("method", ["DELETE", "POST"])

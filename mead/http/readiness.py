@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WRONG_FOLDER = (
     "the data folder is used with another Redis, or the queues with another folder; see the server's log"
 )
+PROBE_TIMEOUT = 1.0  # seconds that /readyz waits for Redis, twice: monitors do not wait as long as clients
 ALIVE_CACHE_SECONDS = 1.0  # that a live worker is assumed to live on, so that few requests ask Redis
 
 
@@ -37,6 +38,7 @@ class Readiness:
         self.settings = settings
         self.jobs = jobs
         self.storage = storage
+        self._probe = connect(settings.redis_url, PROBE_TIMEOUT, settings.redis_prefix)
         self._prerequisites_met = False
         self._read_weights = dict.fromkeys(settings.queues, False)  # by queue
         self._alive_until = dict.fromkeys(settings.queues, 0.0)  # by queue, time.monotonic
@@ -148,6 +150,7 @@ class Readiness:
 
     def _redis_problems(self) -> Iterator[str]:
         try:
+            self._probe.ping()
             if wrong := self.wrong_keys():
                 yield from wrong
                 return  # the other checks may fail for them, and not say why
