@@ -335,17 +335,20 @@ def test_the_base_is_fetched_too(folder: Path, server: Mirror) -> None:
 def test_the_full_set_is_described() -> None:
     full = WeightSet.find("full", FOLDER / "manifest.toml")
     assert full.files.keys() | full.absent.keys() == networks().keys() - {
-        "start",
         "denoiser",
         "mapper",
         "face",
     }
-    assert full.optional == ["upscaler", "directions"]
-    for name, (published, _) in full.downloads.items():
-        assert len(published.mirrors) >= 2 and all(url.startswith("https://") for url in published.mirrors)
-        assert (published.sha256 or name == "fs3.npy") and published.size and published.licence
+    assert full.optional == ["start", "upscaler", "directions"]
+    for name, (published, of) in full.downloads.items():
+        assert len(published.mirrors) >= (1 if "start" in of else 2)
+        assert all(url.startswith("https://") for url in published.mirrors)
+        assert (
+            (published.sha256 or name == "fs3.npy" or "start" in of) and published.size and published.licence
+        )
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
-    assert sum(published.size for published, _ in full.downloads.values()) < 3e9
+    needed = [published.size for published, of in full.downloads.values() if not {*of} <= {*full.optional}]
+    assert sum(needed) < 3e9
     for weights in (full, WeightSet.find("demo")):
         trained_with = {network: networks()[network].trained_with for network in weights.files}
         assert {network: file.trained_with for network, file in weights.files.items()} == trained_with
@@ -773,6 +776,6 @@ def test_when_a_file_was_verified_is_noted(folder: Path) -> None:
 def test_the_disk_space_needed() -> None:
     """Each file beside its conversion, and the conversions before it; all of both when they are kept."""
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    sizes = [published.size for published, _ in full.downloads.values()]
-    assert space_needed(sizes, keep_original=False) == sum(sizes[:4]) + sizes[3]
+    sizes = [published.size for published, of in full.downloads.values() if not {*of} <= {*full.optional}]
+    assert space_needed(sizes, keep_original=False) == sum(sizes[:3]) + sizes[2]
     assert space_needed(sizes, keep_original=True) == 2 * sum(sizes)
