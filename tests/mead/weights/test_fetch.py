@@ -348,16 +348,16 @@ def test_the_full_set_is_described() -> None:
     assert len(mappers) == 8 and "mapper_afro" in mappers
     assert full.files.keys() | full.absent.keys() == {
         *mappers,
-        *networks().keys() - {"start", "denoiser", "mapper", "face", "mapper_*"},
+        *networks().keys() - {"denoiser", "mapper", "face", "mapper_*"},
     }
-    assert set(full.optional) == {"upscaler", "directions", "sliders", *mappers}
-    for name, (published, _) in full.downloads.items():
+    assert set(full.optional) == {"start", "upscaler", "directions", "sliders", *mappers}
+    for name, (published, of) in full.downloads.items():
         assert all(url.startswith("https://") for url in published.mirrors) and published.licence
-        networks_of_it = full.downloads[name][1]
-        if not {"sliders", *mappers}.intersection(networks_of_it):  # which were published once
+        if not {"start", "sliders", *mappers}.intersection(of):  # which were published once
             assert len(published.mirrors) >= 2 and published.size and (published.sha256 or name == "fs3.npy")
     assert full.downloads["e4e_ffhq_encode.pt"][1] == ("stylegan2", "e4e")
-    assert sum(published.size for published, _ in full.downloads.values()) < 3e9
+    needed = [published.size for published, of in full.downloads.values() if not {*of} <= {*full.optional}]
+    assert sum(needed) < 3e9
     for weights in (full, WeightSet.find("demo")):
         trained_with = {network: registry.network(network).trained_with for network in weights.files}
         assert {network: file.trained_with for network, file in weights.files.items()} == trained_with
@@ -808,7 +808,6 @@ def test_when_a_file_was_verified_is_noted(folder: Path) -> None:
 def test_the_disk_space_needed() -> None:
     """Each file beside its conversion, and the conversions before it; all of both when they are kept."""
     full = WeightSet.find("full", FOLDER / "manifest.toml")
-    required = [each for each, held in full.downloads.values() if not full.absent.keys() >= {*held}]
-    sizes = [published.size for published in required]
+    sizes = [published.size for published, of in full.downloads.values() if not {*of} <= {*full.optional}]
     assert space_needed(sizes, keep_original=False) == sum(sizes[:3]) + sizes[2]
     assert space_needed(sizes, keep_original=True) == 2 * sum(sizes)
