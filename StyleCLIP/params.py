@@ -235,6 +235,8 @@ class StyleCLIPParams(JobParams):
     def _something_to_do(self) -> StyleCLIPParams:
         if self.prompt or self.method == "mapper" or (self.sliders and self.method == "optimisation"):
             return self
+        if self.sliders or self.mapper:
+            raise ValueError(f'prompt: must be given for the method "{self.method}"')
         missing = InitErrorDetails(type="missing", loc=("prompt",), input="")
         raise ValidationError.from_exception_data(type(self).__name__, [missing])
 

@@ -144,8 +144,12 @@ def test_refined_faces_are_the_same_in_a_batch(pipeline: StyleCLIPPipeline, girl
 def test_what_must_be_given() -> None:
     assert params(mapper="beard").method == "mapper"
     assert params(sliders="age:1").method == "optimisation"
-    for given in ({}, {"method": "global", "sliders": "age:1"}, {"mapper": "beard", "method": "global"}):
-        with pytest.raises(MissingError, match=r"^prompt: must be given"):
+    with pytest.raises(MissingError, match=r"^prompt: must be given$"):
+        params()
+    for given in ({"method": "global", "sliders": "age:1"}, {"mapper": "beard", "method": "optimisation"}):
+        with pytest.raises(
+            ParamsError, match=r'^prompt: must be given for the method "(global|optimisation)"'
+        ):
             params(**given)
     record = params(sliders="age:1").model_dump(mode="json", exclude_none=True)
     assert record.keys() == {"seed", "n", "upscale", "method", "sliders"}
