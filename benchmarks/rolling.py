@@ -146,6 +146,7 @@ def main() -> None:
         for address in addresses:
             until(lambda address=address: _is_ready(address), f"{address} is not ready")  # type: ignore[misc]
 
+        older = any(beat.weights_digest is None for beat in jobs.workers().values())
         made = []
         ways = itertools.cycle(itertools.product(addresses, KEYS))
         for number, (address, key) in zip(range(JOBS // 2), ways, strict=False):
@@ -156,7 +157,7 @@ def main() -> None:
             server.kill()
             server.start()
         ran = check(jobs, made, addresses)
-        if any(jobs.get(job_id).weights for job_id, _ in made):
+        if older and any(jobs.get(job_id).weights for job_id, _ in made):
             raise AssertionError("a record has weights, which the old inference server takes for a parameter")
         for queue in QUEUES:
             if jobs.queue_length(queue):
