@@ -145,7 +145,7 @@ def test_an_unknown_setting_is_named(manifest: Path) -> None:
 def test_the_demo_set_is_whole() -> None:
     demo = WeightSet.find("demo")
     names = {"mapper_*" if name.startswith("mapper_") else name for name in demo.files}
-    assert names == networks().keys() - {"directions"}
+    assert names == networks().keys()
     for network in demo.files:
         demo.read(network)
     assert sum(file.size or 0 for file in demo.files.values()) <= 40_000_000
