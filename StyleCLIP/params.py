@@ -267,6 +267,8 @@ class StyleCLIPParams(JobParams):
                 found["prompt"] = why
         elif not self.prompt:
             idle, why = (*optimising, *directing), "sliders make the edit"
+        if self.strength == 0:
+            found["the edit"] = "its strength is 0"
         if self.mapper is not None and self.method != "mapper":
             found["mapper"] = 'the method is not "mapper"'
         if self.img_path is None:

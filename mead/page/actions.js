@@ -15,7 +15,7 @@ const place = $("#actions");
 const ACTIONS = [
   ["Cancel", running, cancel],
   ["Cancel all", (job) => running(job) && groupOf(job).filter(running).length > 1 && has("DELETE /jobs"), cancelAll],
-  ["Run again", (job) => job.status === "failed" && has("POST /jobs/{job_id}/retry"), retry],
+  ["Run again", (job) => job.status === "failed" && !job.error_field && has("POST /jobs/{job_id}/retry"), retry],
   ["New seed", settled, (job) => again(job, {})],
   ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
   ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
@@ -96,7 +96,7 @@ function starOf(job) {
 async function keep(job) {
   const answer = await call(`jobs/${job.id}/keep`, { method: job.kept ? "DELETE" : "PUT" });
   const record = await answer.json().catch(() => ({}));
-  take({ ...(record.id && record.prompt ? record : { id: job.id }), kept: !job.kept });
+  take({ ...(record.created_at ? record : { id: job.id }), kept: !job.kept });
 }
 
 function parametersOf(job) {

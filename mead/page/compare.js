@@ -1,6 +1,7 @@
 // Before and after: two pictures of one size, one over the other, and a slider between them.
 
 import { make } from "./dom.js";
+import { running, wordsOf } from "./jobs.js";
 
 // Shows a finished job's pictures in `place`; false if there is nothing to compare.
 export function compare(job, place) {
@@ -9,7 +10,7 @@ export function compare(job, place) {
   if (place.dataset.of === job.address) return true;
   place.dataset.of = job.address;
   const both = before === job.address;
-  const one = (src, side) => make("img", { src, alt: `${side}: ${job.prompt}`, className: both ? `half ${side.toLowerCase()}` : side.toLowerCase() });
+  const one = (src, side) => make("img", { src, alt: `${side}: ${wordsOf(job)}`, className: both ? `half ${side.toLowerCase()}` : side.toLowerCase() });
   const [first, second] = [one(before, "Before"), one(job.address, "After")];
   const fit = make("div", { className: "fit" }, second, first);
   second.addEventListener("load", () => fit.style.setProperty("--ratio", second.naturalWidth / second.naturalHeight / (both ? 2 : 1)));
@@ -21,5 +22,3 @@ export function compare(job, place) {
   place.replaceChildren(fit);
   return true;
 }
-
-const running = ({ status }) => status === "queued" || status === "processing";

@@ -35,7 +35,9 @@ export function watch(model) {
       Object.assign(model.photo, { faces, width, height });
       say(said, faces.length === 1 ? "The photo shows one face." : `The photo shows ${faces.length || "no"} faces.${faces.length > 1 ? " Choose one in the picture." : ""}`);
       show();
-    } catch {} // it will be refused when it is sent, with the reason
+    } catch (error) {
+      if (error.status && file === img.files[0]) say(said, error.message.replace(/^img: /, ""));
+    }
   });
   for (const input of [face, output]) input?.addEventListener("input", show);
   onChange((job) => { if (!job) show(); });

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { $, all, make, save, say } from "./dom.js";
-import { choose, chosen, jobs, onChange, STATES, take } from "./jobs.js";
+import { choose, chosen, jobs, onChange, STATES, take, wordsOf } from "./jobs.js";
 import { askForKey, isLocked } from "./key.js";
 import { load } from "./pictures.js";
 import { has, queued, service } from "./service.js";
@@ -79,7 +79,7 @@ function draw(job) {
   const [frame, words, state] = card.firstChild.children;
   if (job.address && frame.firstChild.src !== job.address) Object.assign(frame.firstChild, { src: job.address, hidden: false });
   if (job.status === "succeeded" && !job.file) seen.observe(card);
-  say(words, job.prompt ?? "");
+  say(words, wordsOf(job));
   const done = job.status === "succeeded" && job.finished_at;
   say(state, done ? goes(job, service.job_ttl) : `${STATES[job.status]}${part === null ? "" : ` ${Math.floor(100 * part)}%`}`);
   card.firstChild.classList.toggle("starred", Boolean(job.kept));
@@ -104,7 +104,7 @@ function add(job) {
 
 function matches(job) {
   const words = $("#search").value.trim().toLowerCase();
-  return (!words || (job.prompt ?? "").toLowerCase().includes(words)) && ($("#starred").ariaPressed !== "true" || Boolean(job.kept));
+  return (!words || wordsOf(job).toLowerCase().includes(words)) && ($("#starred").ariaPressed !== "true" || Boolean(job.kept));
 }
 
 function show() {

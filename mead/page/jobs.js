@@ -39,6 +39,9 @@ export function choose(id) {
   tell(null);
 }
 
+// What a job was asked for, in words: an edit by sliders or a mapper needs no prompt.
+export const wordsOf = (job) => job.prompt || [job.mapper, job.sliders].filter(Boolean).join(", ");
+
 // Pictures that were sent with a job, by field, while this page is open.
 export const sent = new Map();
 

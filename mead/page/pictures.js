@@ -2,7 +2,7 @@
 // not ask; /jobs/ID/preview sends the picture itself, the finished one too.
 
 import { call } from "./api.js";
-import { take } from "./jobs.js";
+import { take, wordsOf } from "./jobs.js";
 import { queued } from "./service.js";
 
 const AT_ONCE = 3; // others shall find a connection
@@ -56,6 +56,6 @@ function show(job, blob) {
 const fromBase64 = (text) => new Blob([Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0))], { type: "image/png" });
 
 function slug(job) {
-  const words = job.prompt.toLowerCase().match(/\p{L}+|\p{N}+/gu)?.slice(0, 6).join("-") ?? "picture";
+  const words = wordsOf(job).toLowerCase().match(/\p{L}+|\p{N}+/gu)?.slice(0, 6).join("-") ?? "picture";
   return `${words}-${job.id.slice(0, 4)}${job.id.slice(-2)}`;
 }

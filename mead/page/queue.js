@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { $, button, make, say } from "./dom.js";
+import { wordsOf } from "./jobs.js";
 import { has, modelOf } from "./service.js";
 import { ago, duration } from "./times.js";
 
@@ -35,9 +36,9 @@ async function look() {
     workers.map((worker) => [worker.name, worker.queues.join(", "), worker.weights ?? "", worker.running, megabytes(worker.memory_bytes), duration((Date.now() - Date.parse(worker.started_at)) / 1000), ago(worker.seen_at)]),
     "No inference server is running. Start one: python inference_server.py");
   table($("#of-unfinished"), ["Job", "Model", "Prompt", "State", "Where", "Since"],
-    [...running, ...waiting].map((job) => [link(job), nameOf(job.type), job.prompt, stateOf(job), job.worker ?? "", ago(job.started_at ?? job.created_at)]), "Nothing waits or runs.");
+    [...running, ...waiting].map((job) => [link(job), nameOf(job.type), wordsOf(job), stateOf(job), job.worker ?? "", ago(job.started_at ?? job.created_at)]), "Nothing waits or runs.");
   table($("#of-failed"), ["Job", "Model", "Prompt", "Why", "When", "What to do"],
-    failed.map((job) => [link(job), nameOf(job.type), job.prompt, job.error ?? "", ago(job.finished_at ?? job.created_at), has("POST /jobs/{job_id}/retry") ? button("Again", () => again(job)) : ""]), "Nothing has failed.");
+    failed.map((job) => [link(job), nameOf(job.type), wordsOf(job), job.error ?? "", ago(job.finished_at ?? job.created_at), !job.error_field && has("POST /jobs/{job_id}/retry") ? button("Again", () => again(job)) : ""]), "Nothing has failed.");
 }
 
 const link = (job) => make("a", { href: `./#${job.id}`, textContent: short(job) });

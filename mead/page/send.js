@@ -1,7 +1,7 @@
 // Sends forms, and takes in the jobs that are made of them.
 
 import { ask, call, PATIENCE, UPLOAD } from "./api.js";
-import { $, say } from "./dom.js";
+import { $, all, say } from "./dom.js";
 import { clearErrors, firstWrong, showError, written } from "./forms.js";
 import { choose, chosen, sent, take } from "./jobs.js";
 import { before } from "./faces.js";
@@ -23,6 +23,7 @@ export async function send(model) {
     if (matchMedia("(max-width: 63rem)").matches) $("#stage").scrollIntoView({ block: "nearest" });
   } catch (error) {
     showError(form, error)?.focus();
+    all(".error", form).find((said) => said.textContent)?.scrollIntoView({ block: "center" });
   } finally {
     form.ariaBusy = null;
   }

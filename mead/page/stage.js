@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { compare } from "./compare.js";
 import { $, make, say } from "./dom.js";
-import { groupOf, STATES, chosen, choose, jobs, onChange, running } from "./jobs.js";
+import { groupOf, STATES, chosen, choose, jobs, onChange, running, wordsOf } from "./jobs.js";
 import { load, preview } from "./pictures.js";
 import { report } from "./following.js";
 import { modelOf, queued, service } from "./service.js";
@@ -60,7 +60,7 @@ function draw(job) {
   else bar.value = part;
   say($("#state"), job ? stateOf(job) : "");
   say($("#steps"), job ? stepsOf(job) : "");
-  say($("#caption"), job?.prompt ?? "");
+  say($("#caption"), job ? wordsOf(job) : "");
   say($("#notes"), (job?.notes ?? []).join("\n"));
   say($("#facts"), job ? factsOf(job) : "");
   actions(job);
@@ -72,7 +72,7 @@ function drawPicture(job) {
   const pair = job && !job.playing && compare(job, $("#compare"));
   const address = job?.playing ?? job?.address;
   if (address && picture.src !== address) picture.src = address;
-  Object.assign(picture, { alt: job ? `${running(job) ? "So far: " : ""}${job.prompt}` : "", hidden: !job?.address || pair });
+  Object.assign(picture, { alt: job ? `${running(job) ? "So far: " : ""}${wordsOf(job)}` : "", hidden: !job?.address || pair });
   $("#compare").hidden = !pair;
   $("#empty").hidden = Boolean(job?.address);
   if (job) say($("#empty"), running(job) || job.status === "succeeded" ? "No picture yet." : "No picture.");

@@ -20,7 +20,7 @@ from training.world.attributes import FIELDS, labels
 TINY = [
     *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
     *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "2", "--faces", "8"),
-    *("--masks", "2", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
+    *("--photos", "2", "--masks", "2", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
 ]
 
 

@@ -232,3 +232,18 @@ def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None
     page.goto(f"{service.url}/#{first}")
     page.locator("#actions .star").click()
     expect(page.locator("#facts")).to_contain_text("goes in")
+
+
+def test_an_edit_without_a_prompt_is_listed_by_what_it_did(visit: Visit, service: Any, face: Path) -> None:
+    made = requests.post(
+        f"{service.url}/styleclip", data={"mapper": "beard"}, files={"img": face.read_bytes()}, timeout=120
+    )
+    assert made.status_code == 200
+    page = visit(service.url)
+    page.get_by_role("searchbox").fill("beard")
+    card = page.locator("#gallery li:visible button")
+    expect(card).to_have_count(1)
+    expect(card.locator("img")).to_be_visible()
+    card.click()
+    expect(page.get_by_role("img", name="beard")).to_be_visible()
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_visible()
