@@ -44,17 +44,22 @@ class Recovery:
         self._forget = load_script(self.redis, "forget")
         self._looked_everywhere = False
 
-    def recover(self) -> list[str]:
+    def recover(self, alive: str | None = None) -> list[str]:
         """Requeue or fail the jobs of dead workers: SMEMBERS, MGET, LPUSH to the queue, HSET the record.
 
         Any number of workers may call this at once: the script checks the heartbeat itself, so each job is
         recovered once.
+
+        Args:
+            alive: a worker that lives, whatever its heartbeat says: the one that calls.
 
         Returns:
             The ids of the jobs requeued or failed.
         """
         recovered: list[str] = []
         for worker in heartbeats.dead_workers(self.redis):
+            if worker == alive:
+                continue
             lists = [processing_key(queue, worker) for queue in self.queues]
             keys = [worker_key(worker), *self.queues, *lists, *map(order_key, self.queues)]
             limits = [self.jobs.ttl, self.attempts]

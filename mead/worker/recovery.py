@@ -32,7 +32,7 @@ class RecoveryLoop:
             if not self.heartbeat.missing_means_dead():
                 continue
             try:
-                recovered = self.recovery.recover()
+                recovered = self.recovery.recover(alive=self.worker)
             except redis.RedisError as error:
                 why = explain(error)
                 log.warning("cannot look for dead workers: %s", why, extra={"worker": self.worker})

@@ -30,7 +30,7 @@ from mead.webhooks.signing import headers_of
 log = logging.getLogger(__name__)
 
 SLOTS = 16  # webhooks that are being sent at a time
-PER_RECEIVER, PER_CLIENT = 2, 8  # of these, to one host, and of one client's jobs
+PER_CLIENT, PER_RECEIVER = 8, 2  # of these, of one client's jobs, and to one host of them
 BATCH = 50  # entries that are looked at per round trip
 IDLE_PAUSE = 0.25  # seconds between two looks at the outbox
 REDIS_PAUSE = 2.0  # seconds after Redis did not answer
@@ -177,7 +177,7 @@ class WebhookLoop:
 
 @dataclass
 class Lane:
-    """One receiver: what is being sent to it, and until when it is left alone since it does not answer."""
+    """One client's receiver: what is being sent to it, and until when it is left alone since it does not answer."""
 
     sending: int = 0
     failures: int = 0  # in a row
@@ -189,22 +189,22 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}  # by client and host
         self._clients: Counter[str] = Counter()
 
     def enter(self, job: Job) -> float:
         """Take a slot for a job's webhook: 0; or the seconds after which to ask again."""
-        host = _host_of(job)
+        name = _lane_of(job)
         with self._lock:
             now = time.monotonic()
-            lane = self._lanes.get(host) or Lane()
+            lane = self._lanes.get(name) or Lane()
             if lane.rests_until > now:
                 return lane.rests_until - now + random.uniform(0, 1)
             full = sum(self._clients.values()) >= SLOTS or self._clients[job.client] >= PER_CLIENT
             if full or lane.sending >= PER_RECEIVER:
                 return random.uniform(0.1, 0.5)
-            self._lanes = {name: one for name, one in self._lanes.items() if _matters(one, now)}
-            self._lanes[host] = lane
+            self._lanes = {each: one for each, one in self._lanes.items() if _matters(one, now)}
+            self._lanes[name] = lane
             lane.sending += 1
             self._clients[job.client] += 1
             return 0.0
@@ -212,7 +212,7 @@ class Lanes:
     def leave(self, job: Job, answered: bool) -> None:
         """Free the slot."""
         with self._lock:
-            lane = self._lanes[_host_of(job)]
+            lane = self._lanes[_lane_of(job)]
             lane.sending -= 1
             self._clients -= Counter([job.client])
             lane.failures = 0 if answered else lane.failures + 1
@@ -225,5 +225,5 @@ def _matters(lane: Lane, now: float) -> bool:
     return lane.sending > 0 or now < lane.rests_until + LONGEST_REST * bool(lane.failures)
 
 
-def _host_of(job: Job) -> str:
-    return urlsplit(job.webhook or "").netloc.rpartition("@")[2].lower()
+def _lane_of(job: Job) -> tuple[str, str]:
+    return job.client, urlsplit(job.webhook or "").netloc.rpartition("@")[2].lower()
