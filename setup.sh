@@ -161,6 +161,7 @@ case $command in
         export no_proxy=$NO_PROXY
         # PyTorch's threads in two processes at once wait for each other: tests take three times as long with them
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+        export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000} # two processes share the cores: see mead/openmp.py
         exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # two processes; -n 0 runs all in one
         ;;
     lock) make_locks "$@" ;;

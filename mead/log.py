@@ -88,7 +88,7 @@ class LogFormatter(logging.Formatter):
         }
         if (current := request_id.get()) is not None:
             event["request"] = current
-        event |= {name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS}
+        event |= {name: value for name, value in vars(record).items() if _is_ours(name)}
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             event["error"] = reason(error)
@@ -97,6 +97,11 @@ class LogFormatter(logging.Formatter):
                 event["trace"] = self.formatException((type(error), error, error.__traceback__))
         redacted = self.redactor.redact(event)
         return json.dumps(redacted) if self.json else printable(_plain(redacted))
+
+
+def _is_ours(field: str) -> bool:
+    """Whether a field of a record was given with the line. Libraries add fields with an underscore."""
+    return field not in _STANDARD_FIELDS and not field.startswith("_")
 
 
 def reason(error: BaseException) -> str:

@@ -97,7 +97,7 @@ def test_latent_revisions_has_the_pipelines_loss_and_settings(
     ours = pictures.start(LatentRevisionsParams(prompt=PROMPT, seed=0, start="noise"))
     theirs = reference.LatentRevisions(clip, floats(read("vqgan")), hyper, PROMPT, hyper.sides)
     embeddings = F.normalize(torch.randn(5, pictures.perceptor.embed_dim))
-    expected = ours.objective({"embeddings": embeddings, "latents": ours.latents}).mean()
+    expected = ours.objective({"embeddings of guide 0": embeddings, "latents": ours.latents}).mean()
     assert theirs.loss(embeddings).item() == pytest.approx(expected.item(), rel=1e-4)
     assert theirs.optimiser.defaults == ours.optimiser.defaults
     assert theirs.z.shape == ours.latents.shape

@@ -152,7 +152,10 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
 export function firstWrong(model) {
   const form = model.element;
   const wrong = [...form.elements].filter((input) => input.validity?.badInput && input.name).map(({ name }) => ({ field: name, message: "Write a number." }));
-  const missing = model.required.filter((name) => !(form.elements[name].files?.length ?? form.elements[name].value.trim()));
+  const empty = (name) => !(form.elements[name].files?.length ?? form.elements[name].value.trim());
+  const missing = model.required.filter(empty);
+  const wishes = ["prompt", "mapper", "sliders"].filter((name) => form.elements[name]); // one of them says what to do
+  if (!missing.includes("prompt") && wishes.every(empty)) missing.push("prompt");
   const said = [...missing.map((field) => ({ field, message: MISSING[field] ?? "Fill this in." })), ...wrong];
   const inputs = said.map((problem) => showError(form, problem));
   return inputs[0] ?? null;

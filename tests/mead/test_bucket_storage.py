@@ -110,7 +110,7 @@ def test_a_sweep_reads_page_after_page(bucket: BucketStorage, object_store: Obje
     object_store.requests.clear()
     assert sweep(bucket, {}, 0, 0) == 2 * PAGE + 1
     listings = [path for _, path in object_store.requests if "prefix=" in path and "results" in path]
-    assert len(listings) == 3 and len(object_store.requests) == 6  # the other folders', one DeleteObjects
+    assert len(listings) == 3 and len(object_store.requests) == 8  # the other folders', one DeleteObjects
 
 
 def test_an_object_of_others_that_cannot_be_named(
@@ -259,9 +259,11 @@ def test_a_result_is_answered_with_a_link(
     http: Any, bucket: BucketStorage, jobs: Jobs, colours: Any, object_store: ObjectStore
 ) -> None:
     job_id = post(http).json["id"]
-    engine = make_engine(
-        colours, jobs, bucket, chunks_of=lambda params, steps: {"mead": f"{params.prompt} {steps}"}
-    )
+
+    def chunks_of(params: Any, steps: int, further: int) -> dict[str, str]:
+        return {"mead": f"{params.prompt} {steps}"}
+
+    engine = make_engine(colours, jobs, bucket, chunks_of=chunks_of)
     with running(engine.run):
         assert end_of(jobs, job_id).status == "succeeded"
     answer = http.get(f"/jobs/{job_id}/image")

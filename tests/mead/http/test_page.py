@@ -98,5 +98,5 @@ def test_on_app_py(settings: Settings) -> None:
     http = app_without_queue.create_app(settings).test_client()
     service = page_of(http).service
     assert not [route for route in service["routes"] if "/jobs" in route]
-    assert service["models"][1]["required"] == ["prompt"]
+    assert service["models"][1]["required"] == []  # sliders and mappers need no prompt
     assert http.get("/queue").status_code == 404

@@ -426,8 +426,8 @@ def test_a_feed_forward_start_is_fetched_verified_and_used(folder: Path, server:
     shapes = {key: tensor.shape for key, tensor in Mixer(128, 8, 16, 24, 2, (32, 48)).state_dict().items()}
     originals.mixer(parity.fill(shapes, "fan_in"), folder / "start.th")
     url = server.add("/start.th", (folder / "start.th").read_bytes())
-    (folder / "local").mkdir()
-    (folder / "local" / "manifest.toml").write_text(f"""
+    (folder / "forward").mkdir()
+    (folder / "forward" / "manifest.toml").write_text(f"""
 base = "demo"
 [downloads."start.th"]
 mirrors = ["{url}"]
@@ -436,12 +436,12 @@ download = "start.th"
 optional = true
 trained_with = ["clip", "vqgan"]
 """)
-    assert fetch("local", Said()).files["start"].owner == "demo"
-    weights = fetch("local", Said(), optional=["start"])
-    assert weights.files["start"].owner == "local" and "denoiser" not in weights.files
+    assert fetch("forward", Said()).files["start"].owner == "demo"
+    weights = fetch("forward", Said(), optional=["start"])
+    assert weights.files["start"].owner == "forward" and "denoiser" not in weights.files
     said: list[CheckResult] = []
-    assert verify("local", said.append), said
-    given = {"size": (96, 64), "iterations": 1, "seed": 1, "upscale": 1, "weights": "local"}
+    assert verify("forward", said.append), said
+    given = {"size": (96, 64), "iterations": 1, "seed": 1, "upscale": 1, "weights": "forward"}
     files = [
         Path(LatentRevisions("a red house", folder / "out", start=start, **given).run()).read_bytes()
         for start in ("learned", "learned", "noise")
