@@ -177,7 +177,7 @@ class WebhookLoop:
 
 @dataclass
 class Lane:
-    """One client's receiver: what is being sent to it, and until when it is left alone since it does not answer."""
+    """One client's receiver: what is being sent to it, and until when it is left alone for not answering."""
 
     sending: int = 0
     failures: int = 0  # in a row
