@@ -117,8 +117,13 @@ def test_an_edit_that_cannot_be_made(
     assert message in answer.json["message"]
 
 
-def test_without_directions_the_answer_names_the_command(settings: Settings) -> None:
-    answer = app.create_app(settings).test_client().post("/styleclip", data=EDIT)
+def test_without_directions_the_answer_names_the_command(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path / "weights"))
+    add_checkpoint(WeightSet.find("demo").files["clip"].path, "own-clip", None, "demo", Silent())
+    http = app.create_app(settings.model_copy(update={"weights": "own-clip"})).test_client()
+    answer = http.post("/styleclip", data=EDIT)
     assert (answer.status_code, answer.json["field"]) == (422, "method")
     assert "`python -m mead weights fetch full --with directions`" in answer.json["message"]
 

@@ -155,7 +155,7 @@ export function firstWrong(model) {
   const empty = (name) => !(form.elements[name].files?.length ?? form.elements[name].value.trim());
   const missing = model.required.filter(empty);
   const wishes = ["prompt", "mapper", "sliders"].filter((name) => form.elements[name]); // one of them says what to do
-  if (!missing.includes("prompt") && wishes.every(empty)) missing.push("prompt");
+  if (!missing.includes("prompt") && wishes.every(empty)) missing.unshift("prompt");
   const said = [...missing.map((field) => ({ field, message: MISSING[field] ?? "Fill this in." })), ...wrong];
   const inputs = said.map((problem) => showError(form, problem));
   return inputs[0] ?? null;

@@ -44,10 +44,13 @@ def decode(decoders: Decoders, content: bytes, client: str = "me") -> Image.Imag
         return bitmap.picture()
 
 
-def children(process: int) -> list[int]:
-    """Of a process's first thread; none if it has ended, as templates of other tests do meanwhile."""
+def children(process: int, thread: int | None = None) -> list[int]:
+    """Of a thread of a process, the first one if not said; none if it has ended, as those of other tests do
+    meanwhile.
+    """
     try:
-        return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        path = Path(f"/proc/{process}/task/{thread or process}/children")
+        return [int(pid) for pid in path.read_text().split()]
     except FileNotFoundError:
         return []
 
@@ -64,10 +67,10 @@ def processes() -> list[int]:
     """The decoders of this process, of all its templates."""
     threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
     templates = [
-        int(pid)
+        pid
         for thread in threads
-        for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
-        if b"mead.imaging.decoder_process" in command_line(pid)
+        for pid in children(os.getpid(), thread)
+        if b"mead.imaging.decoder_process" in command_line(str(pid))
     ]
     return [decoder for template in templates for decoder in children(template)]
 

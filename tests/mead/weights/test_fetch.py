@@ -149,7 +149,7 @@ def test_a_set_is_fetched_converted_and_then_like_any_other(folder: Path, server
     describe(folder, server)
     weights = fetch("local", Said(), retry=HURRIED)
     demo = WeightSet.find("demo")
-    assert weights.files.keys() == demo.files.keys() - {*ONLY_DEMO, "upscaler"}
+    assert weights.files.keys() == demo.files.keys() - {*ONLY_DEMO, "upscaler", "directions"}
     for network in ("stylegan2", "e4e", "identity"):
         assert same(weights.read(network), demo.read(network))
     lock = Lock.read(folder / "local")
@@ -451,9 +451,9 @@ trained_with = ["clip", "vqgan"]
 
 def test_a_start_for_other_networks_is_refused(folder: Path) -> None:
     originals.mixer(parity.load("mixer_small").state_dict, folder / "start.th")
-    add_checkpoint(folder / "start.th", "mine", None, "demo", Said())
+    add_checkpoint(folder / "start.th", "other-start", None, "demo", Said())
     said: list[CheckResult] = []
-    assert not verify("mine", said.append)
+    assert not verify("other-start", said.append)
     problem = next(result.problem for result in said if result.subject == "LatentRevisions")
     assert "start turns embeddings of 64 numbers into latents of 16 channels; clip gives 128" in str(problem)
 

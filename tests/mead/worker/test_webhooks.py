@@ -113,9 +113,9 @@ def test_every_way_to_end_is_told(jobs: Jobs, enqueue: Callable[..., None]) -> N
     assert recover(jobs, attempts=1) == ["dies"]
     jobs.cancel_all(["cancelled", "without"])
     _, entries = Outbox(jobs.redis).take(10, 60)
-    assert [(one.event, one.job_id) for one in entries] == [
+    assert {(one.event, one.job_id) for one in entries} == {  # those of one millisecond by name
         ("completed", name) for name in ("succeeds", "fails", "dies", "cancelled")
-    ]
+    }
     assert all(entry.number == jobs.get(entry.job_id).seq for entry in entries)
 
 
