@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,12 +30,19 @@ def side_by_side(work: Callable[[Sequence[T]], None], jobs: Sequence[T]) -> None
         work(jobs)
         return
 
+    ready = threading.Barrier(parts + 1)
+
     def work_on(part: Sequence[T]) -> None:
-        torch.set_num_threads(cores // parts)
+        torch.set_num_threads(cores // parts)  # of this thread, and of all threads to come
+        torch.get_num_threads()  # or this thread's first operation would take the number for threads to come
+        ready.wait()  # all parts have their number,
+        ready.wait()  # and threads to come have all cores again: an engine may make its first step meanwhile
         work(part)
 
     with ThreadPoolExecutor(parts, "side-by-side") as pool:
         futures = [pool.submit(work_on, jobs[first::parts]) for first in range(parts)]
-    torch.set_num_threads(cores)  # the number of new threads, and of libraries' own
+        ready.wait()
+        torch.set_num_threads(cores)
+        ready.wait()
     for future in futures:
         future.result()

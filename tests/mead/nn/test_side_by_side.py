@@ -45,3 +45,19 @@ def test_a_part_that_fails_does_not_stop_the_other() -> None:
     with pytest.raises(ArithmeticError, match="part 0"):
         side_by_side(work, [0, 1, 2, 3])
     assert done == [1, 3]
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_thread_that_begins_meanwhile_has_all_cores() -> None:
+    """As an engine's that makes its first step while another model's jobs are side by side."""
+    seen: list[int] = []
+
+    def work(part: Sequence[int]) -> None:
+        if 0 in part:
+            other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            other.start()
+            other.join()
+
+    for _ in range(20):
+        side_by_side(work, [0, 1])
+    assert seen == [2] * 20
