@@ -30,6 +30,11 @@ class Hyperparameters(CutoutHyperparameters):
     start: str = "noise"
     masked_start: str = "starter"
     """Where what a mask lets change starts: "starter", "noise" or "learned"."""
+    half_size: float = 0.0
+    """Share of the steps, from noise, that are taken at half the width and height."""
+    first_cutouts: int = 0
+    """Cutouts of the first step, whose number goes evenly to `cutouts` in the last; 0: as many from the first
+    on."""
     learning_rate: float = 0.5
     start_candidates: int = field(default=4, metadata={"formerly": "starts"})
     """Learned starts drawn; the one CLIP finds nearest to the target is taken."""

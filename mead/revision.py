@@ -70,6 +70,11 @@ class Revision:
         return self.step >= self.steps
 
     @property
+    def most_latents(self) -> int:
+        """The most numbers that its latents have on its way: the memory of a step grows with them."""
+        return self.latents.numel()
+
+    @property
     def planned(self) -> int:
         """The steps that a job must ask for to come as far in the same way.
 
