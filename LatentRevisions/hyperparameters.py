@@ -28,6 +28,9 @@ class Hyperparameters(CutoutHyperparameters):
     iterations: int = 100
     size: str = "512x512"
     start: str = "noise"
+    starter_start: str = "latents"
+    """Where a starter picture's optimisation starts: at its "latents", or "changed", with what the target
+    says drawn into them by the learned start."""
     masked_start: str = "starter"
     """Where what a mask lets change starts: "starter", "noise" or "learned"."""
     half_size: float = 0.0
