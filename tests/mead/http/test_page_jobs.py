@@ -76,6 +76,9 @@ def test_a_face_edited_by_keyboard_alone_and_compared(visit: Visit, service: Any
     expect(slider).to_be_visible()
     slider.press("Home")
     expect(page.get_by_role("img", name="Before: a person with blue hair")).to_be_visible()
+    page.get_by_role("button", name="Edit this face").click()  # it has one
+    expect(page.locator("#styleclip-prompt")).to_be_focused()
+    expect(page.get_by_role("button", name="Face 1")).to_be_visible()
     fill(page, "styleclip", output="pair", iterations=2)
     go(page)
     expect(page.locator("#facts")).to_contain_text("output pair")
@@ -218,6 +221,9 @@ def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None
     go(page)
     state(page, "^Done$")
     first = on_stage(page)
+    page.get_by_role("button", name="Edit this face").click()
+    expect(page.locator("#done")).to_have_text("There is no face in this picture.")
+    expect(page.get_by_role("button", name="Edit this face")).to_have_count(0)
     page.get_by_role("button", name="☆ Keep").click()
     expect(page.locator("#facts")).to_contain_text("kept")
     page.get_by_role("button", name="★ Kept", exact=True).last.click()  # the filter of the gallery
