@@ -24,16 +24,19 @@ export function makeForm(model, send) {
   const shown = new Set();
   const field = (name) => {
     shown.add(name);
-    return makeField(model, name, described.get(name) ?? { name, label: LABELS[name] ?? "", about: "" }, weights.includes(name));
+    const made = makeField(model, name, described.get(name) ?? { name, label: LABELS[name] ?? "", about: "" }, weights.includes(name));
+    const its = [...described.values()].find(({ name: weight, weight_of: of }) => of === name && weight in parameters);
+    if (its) made.append(field(its.name)); // a weight stands at what it weighs
+    return made;
   };
   const first = layout.first.filter((name) => name in parameters);
   const go = make("button", { className: "go", textContent: layout.submit });
   form.append(make("div", { className: "bar" }, ...first.map(field), go));
   const offered = Object.keys(parameters).filter((name) => choicesOf(model, name)?.length && !first.includes(name));
   const offers = make("fieldset", { className: "offers", hidden: !offered.length, ariaLabel: "Ready-made" }, ...offered.map(field));
-  const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }));
+  const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }, make("span", { className: "filled" })));
   for (const [legend, fields] of layout.sections) {
-    const rest = fields.filter(({ name }) => !shown.has(name) && name in parameters).map(({ name }) => field(name));
+    const rest = fields.flatMap(({ name }) => (shown.has(name) || !(name in parameters) ? [] : [field(name)]));
     if (parameters.prompts && fields.some(({ name }) => name === "prompts")) rest.unshift(avoid(path));
     if (rest.length) advanced.append(make("fieldset", { className: `of-${legend.toLowerCase().replaceAll(" ", "-")}` }, make("legend", { textContent: legend }), ...rest));
   }
@@ -52,10 +55,16 @@ export function makeForm(model, send) {
   model.panel.append(form);
 }
 
-function makeField(model, name, { label, about: text }, isWeight) {
+// The names of the fields that are filled in, so that none is sent unseen.
+function filledIn(advanced) {
+  const given = all(".field", advanced).filter((field) => all("[name], [data-own]", field).some((input) => input.value && !input.disabled && input.closest(".field") === field));
+  return given.map((field) => $("label", field).firstChild.textContent.trim()).join(", ");
+}
+
+function makeField(model, name, { label, about: text, weight_of: of }, isWeight) {
   const schema = model.parameters[name];
   const must = model.required.includes(name);
-  const made = control(schema, label || name, isWeight);
+  const made = control(schema, of ? `${label} of ${of}` : label || name, isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
   const element = choices?.length && !schema.enum ? named(input, choices) : made.element;
@@ -66,7 +75,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
   const title = label ? [`${label} `, make("code", { textContent: name })] : [make("code", { textContent: name })];
   const error = make("p", { id: `${id}-error`, className: "error" });
   input.addEventListener("input", () => say(error, "") ?? (input.ariaInvalid = null));
-  return make("div", { className: "field", dataset: { field: name }, hidden: choices?.length === 0 },
+  return make("div", { className: of ? "field weight" : "field", dataset: { field: name }, hidden: choices?.length === 0 },
     make("label", { htmlFor: id }, ...title),
     name === "seed" ? make("div", { className: "with-dice" }, element, dice(input)) : element,
     error,

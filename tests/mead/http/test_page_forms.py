@@ -53,6 +53,7 @@ def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waitin
     fill(page, "latent_revision", text_to_add="")
     expect(w1).to_be_disabled()
     expect(w1).to_have_value("")
+    expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # it stands at its text
     drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
     thumbnail = page.locator("[data-field=img_enc] .drop img")
     expect(thumbnail).to_have_js_property("complete", True)
