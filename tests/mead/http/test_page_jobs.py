@@ -89,15 +89,16 @@ def test_a_face_edited_by_keyboard_alone_and_compared(visit: Visit, service: Any
 
 def test_a_job_outlives_the_page_and_is_cancelled(visit: Visit, service: Any) -> None:
     page = visit(service.url)
-    fill(page, "latent_revision", prompt="a red heart", iterations=2000)
+    fill(page, "latent_revision", prompt="a red heart", iterations=2000, n=2)
     go(page)
     expect(page.locator("#picture")).to_be_visible()  # a preview
+    expect(page.locator("#group img")).to_have_count(2)  # of each
     state(page, "^Running$")
     page.reload()
     state(page, "^Running$")
     expect(page.locator("#steps")).to_have_text(re.compile(r"step \d+ of 2000, about .* left"))
     expect(page).to_have_title(re.compile(r"^\d+% "))
-    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel all").click()
     state(page, "^Cancelled$")
     record = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
     assert record["status"] == "cancelled"
