@@ -51,8 +51,9 @@ export function actions(job) {
 
 async function perform(act) {
   say($("#done"), "");
+  const job = chosen();
   try {
-    await act(chosen());
+    await insist(() => act(job));
   } catch (error) {
     say($("#done"), error.message);
   }
