@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
 from mead.cli.local_redis import free_port
 from tests.conftest import Process, answers, report
@@ -144,10 +144,12 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
     state(page, "^Failed: the disk was full$")
 
     page.goto(f"{waiting_room.url}/queue")
+    page.set_viewport_size(ViewportSize(width=375, height=667))
     failed = page.get_by_role("row", name=re.compile("the disk was full"))
     expect(failed).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("^latentrevisions_queue"))).to_be_visible()
     assert faults(page) == []
+    assert page.evaluate("Math.max(...[...document.querySelectorAll('body, .table')].map(e => e.scrollWidth))") <= 375
     failed.get_by_role("button", name="Again").click()
     expect(page.get_by_text("Nothing has failed.")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("a house waiting, 0 before it"))).to_be_visible()
