@@ -44,10 +44,10 @@ export function makeForm(model, send) {
   if (others.length) advanced.append(make("fieldset", { className: "more" }, make("legend", { textContent: "More" }), ...others.map(([name]) => field(name))));
   form.append(examples(model), offers, advanced, make("p", { className: "error", role: "alert" }));
   model.element = form;
-  const choices = quick(form, parameters);
-  if (choices) offers.before(choices);
+  offers.before(quick(form, parameters));
   if (offered.includes("mapper")) useMapper(form);
   for (const { name, weight_of: of, first_weight: usual } of described.values()) if (of && of in parameters) bind(form, name, of, usual);
+  form.addEventListener("input", () => say($(".filled", advanced), filledIn(advanced)));
   form.addEventListener("submit", (event) => { event.preventDefault(); send(model); });
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
@@ -119,22 +119,31 @@ export function written(form) {
 // Fills in a form as it was for a job or a picture, but for its pictures.
 export function fill(model, parameters, pictures = []) {
   const form = model.element;
+  const { n, ...values } = { ...parameters, ...avoidOf(form, parameters.prompts) };
+  for (const [name, value] of Object.entries(values)) if (String(value) === String(model.parameters[name]?.default)) delete values[name];
   open(model);
-  clearErrors(form);
-  const values = { ...parameters, ...avoidOf(form, parameters.prompts) };
-  const inputs = all("[name], [data-own]", form);
-  for (const input of inputs) {
-    if (input.type === "file") { giveFile(input, null); continue; }
-    const name = input.name || input.dataset.own;
-    const value = values[name];
-    const usual = model.parameters[name]?.default;
-    input.disabled = false;
-    input.value = value === undefined || name === "n" || String(value) === String(usual) ? "" : value;
-  }
-  for (const input of inputs) changed(input);
-  form.querySelector(".advanced").open ||= inputs.some((input) => input.closest(".advanced") && input.value && !input.disabled && !["seed", "iterations", "size"].includes(input.name));
+  put(model, values);
   if (pictures.length) showError(form, { message: `Choose the pictures again: ${pictures.join(", ")}.` });
 }
+
+const inputsOf = (form) => all("[name], [data-own]", form);
+const nameOf = (input) => input.name || input.dataset.own;
+
+// Writes these values into a form, and empties all its other fields.
+export function put({ element: form }, values) {
+  clearErrors(form);
+  const inputs = inputsOf(form);
+  for (const input of inputs) {
+    if (input.type === "file") { giveFile(input, null); continue; }
+    input.disabled = false;
+    input.value = values[nameOf(input)] ?? "";
+  }
+  for (const input of inputs) changed(input);
+  form.querySelector(".advanced").open ||= inputs.some((input) => input.closest(".advanced") && input.value && !input.disabled && !["n", "seed", "iterations", "size"].includes(input.name));
+}
+
+// What is filled in, but for pictures, as `put` takes it.
+export const valuesOf = (form) => Object.fromEntries(inputsOf(form).filter(({ type, value }) => type !== "file" && value).map((input) => [nameOf(input), input.value]));
 
 export function clearErrors(form) {
   for (const error of all(".error", form)) say(error, "");

@@ -16,8 +16,9 @@ export function quick(form, parameters) {
   if (iterations) row.append(presets("Quality", iterations, qualities(parameters.iterations)));
   if (size && parameters.size.default) row.append(presets("Shape", size, shapes(parameters.size)));
   if (n) row.append(presets("Pictures", n, COUNTS.filter((count) => count <= parameters.n.maximum).map((count) => [count === parameters.n.default ? "" : String(count), String(count)])));
+  if (frames && has("GET /jobs/{job_id}/timelapse.webp")) row.append(lapse(frames));
   if (output) row.append(presets("Result", output, [...output.options].map((option) => [option.value, RESULTS[option.value || parameters.output.default] ?? option.text])));
-  return row.children.length ? row : null;
+  return row;
 }
 
 // Steps: half of the usual number, or three times as many.

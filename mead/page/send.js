@@ -2,6 +2,7 @@
 
 import { ask, call, PATIENCE, UPLOAD } from "./api.js";
 import { $, all, say } from "./dom.js";
+import { forget } from "./draft.js";
 import { clearErrors, firstWrong, showError, written } from "./forms.js";
 import { before } from "./faces.js";
 import { insist } from "./insist.js";
@@ -20,6 +21,7 @@ export async function send(model) {
     const body = written(form);
     const pictures = [...body.values()].some((value) => value.name);
     await submit(model, body, pictures ? UPLOAD : PATIENCE);
+    forget(model);
     say($(".note", form), ""); // it is said of the job
     if (matchMedia("(max-width: 63rem)").matches) $("#stage").scrollIntoView({ block: "nearest" });
   } catch (error) {

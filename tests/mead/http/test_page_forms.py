@@ -138,6 +138,48 @@ def test_a_picture_dropped_on_the_page_fills_in_its_form(
     expect(page.locator("[data-route=latent_revision] [data-field=img] .drop")).to_contain_text("made.png")
 
 
+def test_an_error_comes_into_sight(visit: Visit, waiting_room: Any) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
+    page = visit(waiting_room.url)
+    page.set_viewport_size(ViewportSize(width=375, height=667))
+    fill(page, "latent_revision", prompt="a house", tv_weight=5000)
+    prompt, wrong = (page.locator(f"#latent_revision-{name}") for name in ("prompt", "tv_weight"))
+    prompt.press("Control+Enter")  # the server says what is wrong far below
+    expect(page.locator("#latent_revision-tv_weight-error")).to_be_in_viewport()
+    expect(wrong).to_be_focused()
+    prompt.fill("")
+    wrong.press("Control+Enter")  # the page says what is missing far above
+    expect(page.locator("#latent_revision-prompt-error")).to_be_in_viewport()
+    expect(prompt).to_be_focused()
+
+
+def test_a_draft_outlives_a_reload_until_it_is_sent(visit: Visit, waiting_room: Any) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    page = visit(waiting_room.url)
+    written = {"prompt": "a house\nat night", "text_to_add": "the moon", "w1": "3", "n": "2"}
+    fill(page, "latent_revision", **written)
+    page.get_by_label("Avoid", exact=True).fill("a tree")
+    page.get_by_role("tab", name="Edit a face").click()
+    page.get_by_role("slider", name="smile").fill("1.5")
+    page.reload()
+    expect(page.get_by_role("tab", name="Edit a face")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("slider", name="smile")).to_have_value("1.5")
+    form(page).get_by_role("button", name="Clear").click()
+    expect(page.locator("#styleclip-sliders")).to_have_value("")
+    expect(form(page).get_by_role("button", name="Clear")).to_be_hidden()
+    page.get_by_role("tab", name="Make", exact=True).click()
+    for name, value in written.items():
+        expect(page.locator(f"#latent_revision-{name}")).to_have_value(value)
+    expect(page.get_by_label("Avoid", exact=True)).to_have_value("a tree")
+    go(page)
+    state(page, "^Waiting")
+    page.reload()
+    expect(page.locator("#latent_revision-prompt")).to_have_value("")
+    expect(page.locator("#styleclip-sliders")).to_have_value("")
+    page.get_by_role("button", name="Cancel all").click()
+    state(page, "^Cancelled$")
+
+
 def test_a_mask_is_painted_over_the_starter(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:
     page = visit(waiting_room.url)
     paint = form(page).get_by_role("button", name="Paint the mask")
