@@ -17,6 +17,7 @@ const place = $("#actions");
 const ACTIONS = [
   ["Cancel", running, cancel],
   ["Cancel all", (job) => running(job) && groupOf(job).filter(running).length > 1 && has("DELETE /jobs"), cancelAll],
+  ["Download", (job) => !running(job) && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
   ["Run again", (job) => job.status === "failed" && !job.error_field && has("POST /jobs/{job_id}/retry"), retry],
   ["New seed", settled, (job) => again(job, {})],
   ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
@@ -25,6 +26,7 @@ const ACTIONS = [
   ["Play time-lapse", (job) => canPlay(job) && !job.playing, play],
   ["Show the picture", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
   ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
+  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ["Another face", (job) => !running(job) && modelOf(job)?.photo?.faces.length > 1, () => choose(null)],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
@@ -41,12 +43,22 @@ export function actions(job) {
   const labels = [...(star ? [star] : []), ...wanted.map(([label]) => label)].join();
   if (place.dataset.labels === labels) return;
   place.dataset.labels = labels;
-  const had = place.contains(document.activeElement);
+  const had = place.contains(document.activeElement) ? document.activeElement.textContent : null;
   const buttons = wanted.map(([label, , act]) => button(label, () => perform(act), { className: label === "Download" ? "main" : "" }));
   if (star) buttons.unshift(button(star, () => perform(keep), { className: "star", ariaPressed: String(Boolean(job.kept)) }));
   place.replaceChildren(...buttons);
   place.hidden = !place.children.length;
-  if (had) $("#stage").focus();
+  focusOn(had);
+}
+
+let left = null; // the label of the button that had the focus and went
+
+// Gives the focus to the stage, and back to the same button once there is one again.
+function focusOn(label) {
+  if (label) left = label;
+  const stage = $("#stage");
+  if (!label && document.activeElement !== stage) return;
+  (all("button", place).find(({ textContent }) => textContent === left) ?? stage).focus();
 }
 
 async function perform(act) {
