@@ -15,7 +15,7 @@ export async function send(model) {
   if (form.ariaBusy === "true") return;
   clearErrors(form);
   const wrong = firstWrong(model);
-  if (wrong) return wrong.focus();
+  if (wrong) return goTo(form, wrong);
   form.ariaBusy = "true";
   try {
     const body = written(form);
@@ -25,11 +25,16 @@ export async function send(model) {
     say($(".note", form), ""); // it is said of the job
     if (matchMedia("(max-width: 63rem)").matches) $("#stage").scrollIntoView({ block: "nearest" });
   } catch (error) {
-    showError(form, error)?.focus();
-    all(".error", form).find((said) => said.textContent)?.scrollIntoView({ block: "center" });
+    goTo(form, showError(form, error));
   } finally {
     form.ariaBusy = null;
   }
+}
+
+// What is wrong comes into sight.
+function goTo(form, input) {
+  input?.focus();
+  all(".error", form).find((said) => said.textContent)?.scrollIntoView({ block: "center" });
 }
 
 // Makes jobs of a form, and shows the first of them.
