@@ -59,7 +59,8 @@ export function makeForm(model, send) {
 // The names of the fields that are filled in, so that none is sent unseen.
 function filledIn(advanced) {
   const given = all(".field", advanced).filter((field) => all("[name], [data-own]", field).some((input) => input.value && !input.disabled && input.closest(".field") === field));
-  return given.map((field) => $("label", field).firstChild.textContent.trim()).join(", ");
+  const names = given.map((field) => $("label", field).firstChild.textContent.trim());
+  return names.length ? `: ${names.join(", ")}` : "";
 }
 
 function makeField(model, name, { label, about: text, weight_of: of }, isWeight) {

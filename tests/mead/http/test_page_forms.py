@@ -54,11 +54,14 @@ def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waitin
     expect(w1).to_be_disabled()
     expect(w1).to_have_value("")
     expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # it stands at its text
+    summary = form(page).locator("summary")
+    expect(summary).to_have_text("Advanced")
     drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
     thumbnail = page.locator("[data-field=img_enc] .drop img")
     expect(thumbnail).to_have_js_property("complete", True)
     assert thumbnail.evaluate("image => image.naturalWidth") > 100
     expect(w2).to_have_value("5")
+    expect(summary).to_have_text("Advanced: Towards, Weight")  # what is filled in
     page.locator("[data-field=img_enc]").get_by_role("button", name="Remove").click()
     expect(w2).to_be_disabled()
 
@@ -68,6 +71,9 @@ def test_the_quick_choices_and_what_is_avoided(visit: Visit, waiting_room: Any) 
     page = visit(waiting_room.url)
     for name in ("Draft", "tall: 112x144", "2"):
         form(page).get_by_role("button", name=name, exact=name == "2").click()
+    form(page).get_by_role("button", name="Time-lapse").click()
+    expect(page.locator("#latent_revision-frames")).to_have_value("30")
+    form(page).get_by_role("button", name="Time-lapse").click()
     fill(page, "latent_revision", prompt="a house", prompts="at night:2")
     page.get_by_label("Avoid", exact=True).fill("a tree | people")
     form(page).get_by_role("button", name="Throw a seed").click()

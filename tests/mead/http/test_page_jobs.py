@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,11 @@ def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tm
     assert (tmp_path / "it.png").read_bytes() == image
     assert faults(page) == []
 
-    page.get_by_role("button", name="New seed").click()
+    new_seed = page.get_by_role("button", name="New seed")
+    new_seed.press("Enter")
     expect(page).not_to_have_url(f"{service.url}/#{first}")
     state(page, "^Done$")
+    expect(new_seed).to_be_focused()  # again
     again = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
     assert (again["prompt"], again["iterations"]) == ("a cat at sunset", 3) and again["seed"] != 7
     page.reload()  # the address has the job
@@ -205,11 +209,15 @@ def test_redis_that_hangs(visit: Visit, waiting_room: Any) -> None:
     waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
     page = visit(waiting_room.url)
     fill(page, "latent_revision", prompt="a slow house")
-    waiting_room.redis.execute_command("CLIENT", "PAUSE", "15000", "ALL")
-    go(page)
-    expect(page.locator("#outage")).to_contain_text(re.compile("does not answer|Redis is away"))
-    error = page.locator("[data-route=latent_revision] > .error").filter(has_text="Redis is away")
-    expect(error.or_(page.locator("#waits:visible"))).to_be_visible()  # refused, or no answer
+    pid = waiting_room.redis.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        go(page)
+        expect(page.locator("#outage")).to_contain_text(re.compile("does not answer|Redis is away"))
+        error = page.locator("[data-route=latent_revision] > .error").filter(has_text="Redis is away")
+        expect(error.or_(page.locator("#waits:visible"))).to_be_visible()  # refused, or no answer
+    finally:
+        os.kill(pid, signal.SIGCONT)
     expect(page.locator("#outage")).to_be_hidden()  # it is back
     expect(form(page)).not_to_have_attribute("aria-busy", "true")
 
