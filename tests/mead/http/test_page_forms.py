@@ -53,7 +53,7 @@ def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waitin
     fill(page, "latent_revision", text_to_add="")
     expect(w1).to_be_disabled()
     expect(w1).to_have_value("")
-    expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # it stands at its text
+    expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # at its text
     summary = form(page).locator("summary")
     expect(summary).to_have_text("Advanced")
     drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
