@@ -51,7 +51,9 @@ SPEC = ModelSpec(
         sections={
             "Words": (
                 FormField("prompt", "Prompt"),
-                FormField("w0", "Weight"),
+                FormField(
+                    "w0", "Weight of the prompt", about="How much it counts beside other texts and pictures."
+                ),
                 FormField("text_to_add", "Second text"),
                 FormField("w1", "Weight", weight_of="text_to_add", first_weight="2"),
                 FormField("prompts", "Further texts"),

@@ -99,7 +99,7 @@ SPEC = ModelSpec(
                     "prompt", "Prompt", about="What the face should become, as in: a person with blue hair."
                 ),
                 FormField("method", "Method"),
-                FormField("mapper", "Mapper"),
+                FormField("mapper", "Ready-made edit"),
                 FormField("sliders", "Sliders"),
                 FormField("output", "Result"),
                 FormField("face", "Which face"),
