@@ -34,7 +34,11 @@ from mead.weights.notes import notes_on
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The API; each model's weights are loaded on its first request."""
+    """The API; each model's weights are loaded on its first request.
+
+    Raises:
+        WeightsError: the weights set of the settings cannot be used.
+    """
     settings = settings or Settings()
     runner = Runner(settings)
     app = base_app(settings, files_required=False)

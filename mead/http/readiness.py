@@ -19,6 +19,7 @@ from mead.queue.jobs import Jobs
 from mead.queue.key_types import wrong_keys
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import explain
+from mead.setting_checks import doubts
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -188,7 +189,9 @@ def worker_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat])
 
 
 def log_problems(settings: Settings) -> None:
-    """Log what is wrong with Redis or the data folder. Called when a server starts."""
+    """Log what is wrong with Redis or the data folder, or may be with the settings. Called when a server
+    starts.
+    """
     jobs = Jobs(connect(settings.redis_url, prefix=settings.redis_prefix), settings.job_ttl)
     try:
         storage = open_storage(settings.data_url, settings.data_dir)
