@@ -14,6 +14,7 @@ import torch
 from mead import log
 from mead.http.anonymous import check_listening, is_loopback
 from mead.http.direct import create_app
+from mead.http.models import models_of
 from mead.nn.precision import best_device, check_device
 from mead.registry import networks
 from mead.settings import read_settings
@@ -33,13 +34,15 @@ def main() -> None:
         torch.set_num_threads(settings.torch_threads)
     try:
         check_device(settings.device or best_device())
+        models_of(settings)
         WeightSet.find(settings.weights).check_present(networks())  # they are loaded by the first requests
-        app = create_app(settings)
     except (ValueError, WeightsError) as error:
         sys.exit(f"mead: {printable(str(error))}")
     debug = settings.debug and is_loopback(settings.host)  # the debugger runs any code it is sent
     logging.getLogger("app").info("listening", extra={"at": f"http://{settings.listening_at}"})
-    app.run(settings.host, settings.port, debug=debug, threaded=settings.threaded, use_reloader=False)
+    create_app(settings).run(
+        settings.host, settings.port, debug=debug, threaded=settings.threaded, use_reloader=False
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The API with a queue. Connects to Redis on the first request that needs it.
 
     `services_of(app).events.close()` answers all waiting requests with 503.
-
-    Raises:
-        WeightsError: the weights set of the settings cannot be used.
     """
     settings = settings or Settings()
     app = base_app(settings)
@@ -47,11 +44,7 @@ def base_app(settings: Settings, *, files_required: bool = True) -> Flask:
 
     Args:
         files_required: whether the models require the files that their specs say.
-
-    Raises:
-        WeightsError: the weights set of the settings cannot be used.
     """
-    models.models_of(settings)  # else the first request would fail
     app = Flask(__name__, static_folder=None)
     app.request_class = FormRequest
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_bytes

@@ -34,11 +34,7 @@ from mead.weights.notes import notes_on
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The API; each model's weights are loaded on its first request.
-
-    Raises:
-        WeightsError: the weights set of the settings cannot be used.
-    """
+    """The API; each model's weights are loaded on its first request."""
     settings = settings or Settings()
     runner = Runner(settings)
     app = base_app(settings, files_required=False)
