@@ -165,8 +165,8 @@ class ServiceSettings(QueueSettings):
         tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(check_allowed))
     ] = Field(
         (),
-        description="Hosts and networks that webhooks may be sent to beside public addresses, "
-        "comma-separated; * is any.",
+        description="Hosts and networks that webhooks may be sent to beside public addresses, each with "
+        ":PORT for one port only, comma-separated; * is any.",
     )
     webhook_timeout: float = Field(
         10, gt=0, le=60, description="Seconds that the receiver of a webhook may take to answer."
