@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -57,7 +58,7 @@ class Readiness:
                 self.check_prerequisites()
         except FolderClaimedError as error:
             log.error(str(error))
-            raise ApiError(503, WRONG_FOLDER) from error
+            raise ApiError(503, WRONG_FOLDER, retry_seconds=math.inf) from error
         if not self.has_worker(queue):
             raise ApiError(503, NO_WORKER)
         free = self.storage.free_bytes()
@@ -201,6 +202,6 @@ def log_problems(settings: Settings) -> None:
         problems = [explain(error)]
     except (FolderClaimedError, OSError) as error:
         problems = [str(error)]
-    for problem in problems:
+    for problem in [*problems, *doubts(settings)]:
         log.warning(problem)
     jobs.redis.close()

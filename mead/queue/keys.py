@@ -96,8 +96,15 @@ def kept_key(client: str) -> str:
     return f"{KEPT_KEY}:{client}"
 
 
+def kept_latents_key(kept: str) -> str:
+    """Sorted set: the jobs of a sorted set of kept jobs that can go on, as ID:BYTES of latents and uploads,
+    by the second until which they can.
+    """
+    return f"{kept}:latents"
+
+
 def kept_bytes_key(kept: str) -> str:
-    """Number: the sum of the bytes in a sorted set of kept jobs."""
+    """Number: the sum of the bytes in a sorted set of kept jobs, and of their latents."""
     return f"{kept}:bytes"
 
 
