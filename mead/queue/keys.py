@@ -125,7 +125,8 @@ WORKERS_KEY = "workers"
 """Set: names of all workers; a dead worker's stays until its jobs have been recovered."""
 
 STATISTICS_KEY = "statistics"
-"""Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
+"""Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:failed:KIND, TYPE:wait:BUCKET and
+TYPE:run:BUCKET."""
 
 WEBHOOKS_KEY = "webhooks"
 """Sorted set: the outbox of webhooks (`mead.queue.outbox`), by when each is due in ms since 1970."""

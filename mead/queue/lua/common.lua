@@ -142,5 +142,6 @@ local function finish(id, fields, now, now_ms, ttl, latents, latents_ttl)
     local latents_expire = math.floor(ended + math.min(ttl, latents_ttl or 0))
     keep_ended(owner, client, id, bytes, fields.bytes, math.floor(ended + ttl), latents, latents_expire)
     count(job[2], fields.status)
+    if fields.error_kind then count(job[2], 'failed:' .. fields.error_kind) end
     if job[1] == 'processing' then observe(job[2], 'run', job[3], now_ms) end
 end
