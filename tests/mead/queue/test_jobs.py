@@ -381,6 +381,17 @@ def test_a_dead_workers_jobs_come_back_in_their_order(jobs: Jobs, client: redis.
     assert job is not None and job.id == "a" and job.attempts == 2 and job.runs_alone
 
 
+def test_a_worker_that_recovers_others_knows_that_it_lives(jobs: Jobs, client: redis.Redis) -> None:
+    """Its own heartbeat may be late: Redis was away, or the process was suspended."""
+    put(jobs, "a", "b")
+    for worker in ("me", "dead"):
+        jobs.claim(QUEUE, worker)
+    recovery = Recovery(jobs, [QUEUE], 3)
+    assert recovery.recover(alive="me") == ["b"]
+    assert jobs.get("a").status == "processing" and client.smembers("workers") == {"me"}
+    assert recovery.recover(alive="dead") == ["a"]
+
+
 def test_after_so_many_deaths_a_job_fails(jobs: Jobs) -> None:
     put(jobs, "a")
     for n in range(3):
@@ -730,6 +741,8 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
         jobs.fail(job, "me", "a bug", "internal")
     with pytest.raises(KeptLimitError) as refused:
         jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", kept=limits)
+    assert refused.value.seconds is not None and 0 < refused.value.seconds <= jobs.ttl
+    assert f"try again in {refused.value.seconds} s" in str(refused.value)
     jobs.enqueue("c", "lr", QUEUE, {}, owner="bob", kept=limits)
     for name in "ab":  # as if their time to live were over
         client.delete(f"job:{name}")
@@ -739,19 +752,6 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
     assert kept(client, ":ann") == (1, 7) and kept(client) == (2, 7)
 
 
-@pytest.mark.slow
-def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
-    assert refused.value.seconds is not None and 0 < refused.value.seconds <= jobs.ttl
-    assert f"try again in {refused.value.seconds} s" in str(refused.value)
-    """From its acceptance, with all limits, to its end: the scripts' own commands."""
-
-    def commands() -> int:
-        return sum(one["calls"] for name, one in client.info("commandstats").items() if name not in NOT_OURS)
-
-    limits = KeptLimits(10_000, 10_000_000, 10_000, 10_000_000)
-    for number in range(40):
-        jobs.enqueue(
-            f"first-{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits
 def test_latents_count_for_as_long_as_they_are_kept(jobs: Jobs, client: redis.Redis) -> None:
     limits = KeptLimits(client_kept_bytes=300)
     for name in "abc":
@@ -788,6 +788,17 @@ def test_latents_of_a_deleted_record_do_not_count(jobs: Jobs, client: redis.Redi
     assert not client.keys("kept*:bytes") and not client.keys("kept*:latents")
 
 
+@pytest.mark.slow
+def test_how_many_commands_a_job_takes(jobs: Jobs, client: redis.Redis) -> None:
+    """From its acceptance, with all limits, to its end: the scripts' own commands."""
+
+    def commands() -> int:
+        return sum(one["calls"] for name, one in client.info("commandstats").items() if name not in NOT_OURS)
+
+    limits = KeptLimits(10_000, 10_000_000, 10_000, 10_000_000)
+    for number in range(40):
+        jobs.enqueue(
+            f"first-{number}", "lr", QUEUE, {}, client="ann", bytes_stored=5, longest=1000, kept=limits
         )
     client.config_resetstat()
     for number in range(100):
@@ -817,6 +828,7 @@ def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: Ke
         jobs.cancel("a")
     with pytest.raises(KeptLimitError, match=named) as refused:
         jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", bytes_stored=100, idempotency_key="k", kept=limits)
+    assert (refused.value.seconds is None) == named.endswith("BYTES"), "a cancelled job's record will expire"
     assert (
         not client.exists("job:c")
         and not client.exists("idempotency:ann:k")
@@ -828,7 +840,6 @@ def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: Ke
 
 
 def put_group(jobs: Jobs, n: int, **request: Any) -> list[str]:
-    assert (refused.value.seconds is None) == named.endswith("BYTES"), "a cancelled job's record will expire"
     group = {job_id: {"prompt": "teal", "seed": seed} for seed, job_id in enumerate(new_ids(n))}
     return jobs.enqueue_group(group, "lr", QUEUE, **request)
 
