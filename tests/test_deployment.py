@@ -39,7 +39,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, waiting_room: Service) -> It
         f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log; events {{}} "
         f"http {{ access_log off; {temporary} include mead.conf; }}"
     )
-    command = [program, "-p", folder, "-c", folder / "nginx.conf"]
+    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
