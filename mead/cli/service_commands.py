@@ -292,11 +292,12 @@ def jobs_command(name: str) -> click.Command:
     @click.command(name)
     @click.option("--status", type=click.Choice(["queued", "processing", "succeeded", "failed", "cancelled"]))
     @click.option("--group", metavar="ID", help="Only the jobs of this group.")
+    @click.option("--kept", is_flag=True, help="Only jobs that are kept beyond the retention time.")
     @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The most jobs.")
     @_asking
-    def jobs(client: Client, status: str | None, group: str | None, limit: int, as_json: bool) -> None:
+    def jobs(client: Client, as_json: bool, **which: Any) -> None:
         """List this key's jobs, the newest first."""
-        records = list(client.jobs(status=status, group=group, limit=limit))
+        records = list(client.jobs(**which))
         if as_json:
             print_json(records)
             return

@@ -72,19 +72,26 @@ class Client:
         return Job(self, ids)
 
     def jobs(
-        self, *, status: str | None = None, group: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        group: str | None = None,
+        kept: bool = False,
+        limit: int | None = None,
     ) -> Iterator[Record]:
         """The records of this key's jobs, the newest first.
 
         Args:
             status: only jobs of this status.
             group: only the jobs of the group whose first job has this id, as their seeds go up.
+            kept: only jobs that are kept beyond the service's retention time.
             limit: the most records; None for all.
         """
         cursor, left = None, limit
         while left is None or left > 0:
             size = 100 if left is None else min(left, 100)
             query = {"status": status, "group": group, "cursor": cursor, "limit": size}
+            query |= {"kept": "true"} if kept else {}
             page = self._run(self._operations.ask("GET", "/jobs", **query))
             yield from page["jobs"][:left]
             left = None if left is None else left - len(page["jobs"])

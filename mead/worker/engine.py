@@ -65,7 +65,7 @@ class Engine(Generic[R]):
         chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters, and so
             many steps and further ones (see `mead.provenance`).
         origin: what makes latents here; None: no job can go on here.
-        keeps_latents: whether those of jobs that succeed are stored, so that they can go on.
+        latents_ttl: seconds that those of jobs that succeed are kept, so that they can go on; 0: not at all.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Engine(Generic[R]):
         weights: Mapping[str, str] | None = None,
         chunks_of: Callable[..., Mapping[str, str]] = lambda params, steps, further: {},
         origin: Origin | None = None,
-        keeps_latents: bool = False,
+        latents_ttl: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -103,7 +103,7 @@ class Engine(Generic[R]):
         self.weights = weights or {}
         self.chunks_of = chunks_of
         self.origin = origin
-        self.keeps_latents = keeps_latents
+        self.latents_ttl = latents_ttl
         self.cancelled = CancelledPictures(jobs, storage)
         self.writers = ThreadPoolExecutor(2 * capacity + 2, "storage")  # threads start when needed
         self._admit_after = float("-inf")  # time.monotonic; set when uploads could not be read
@@ -196,7 +196,7 @@ class Engine(Generic[R]):
             return
         else:
             seconds = time.monotonic() - began
-            origin = self.origin if self.keeps_latents else None
+            origin = self.origin if self.latents_ttl else None
             self.batch.add(ActiveJob(job, revision, notes, revision.faces, chunks, seconds, origin=origin))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
@@ -288,7 +288,8 @@ class Engine(Generic[R]):
             active.preview(self.pipeline, self.storage, self.writers)
 
     def _succeed(self, active: ActiveJob[R], result: Path) -> None:
-        if self.jobs.succeed(active.job, self.worker, result.name, active.result_bytes):
+        stored = active.result_bytes, active.latents_bytes, self.latents_ttl
+        if self.jobs.succeed(active.job, self.worker, result.name, *stored):
             self._succeeded(active)
         else:
             self._drop(active)
@@ -297,7 +298,7 @@ class Engine(Generic[R]):
         extra = {"job": active.job.id, "worker": self.worker, "steps": active.revision.step}
         log.info("job succeeded", extra=extra)
         self._release(active.job)
-        self._cleanup(active.job, keep_uploads=active.can_go_on)
+        self._cleanup(active.job, keep_uploads=active.latents_bytes > 0)
 
     def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)

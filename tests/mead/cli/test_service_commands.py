@@ -51,6 +51,7 @@ def test_from_submission_to_picture(service: Service, tmp_path: Path) -> None:
         None,
         True,
     ]
+    assert asked(service, "jobs", "--kept", "--limit", "1").startswith(f"{ids[1]}  ")
     listed = asked(service, "jobs", "--limit", "1")
     assert listed.startswith(again["ids"][0]) and listed.endswith("  succeeded  a red house\n")
     records = json.loads(asked(service, "jobs", "--group", ids[0], "--json"))

@@ -55,9 +55,9 @@ def test_a_kept_job(client: Client) -> None:
     long.cancel()
     job.wait()
     job.keep()
-    assert job.record()["kept"] is True
+    assert job.record()["kept"] is True and next(client.jobs(kept=True))["id"] == job.id
     job.unkeep()
-    assert "kept" not in job.record()
+    assert "kept" not in job.record() and job.id not in [one["id"] for one in client.jobs(kept=True)]
 
 
 def test_pictures_may_be_paths_bytes_or_images(client: Client, face: Path) -> None:

@@ -167,6 +167,7 @@ def test_a_set_that_is_not_here(settings: Settings) -> None:
     for path in ("/models", "/openapi.json"):  # the page says it in words
         refused = http.get(path)
         assert refused.status_code == 503 and "weights set" in refused.json["message"]
+        assert "Retry-After" not in refused.headers  # it would not help
         assert "/" not in refused.json["message"]  # no path of this machine
 
 
