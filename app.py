@@ -7,13 +7,20 @@ text/event-stream`, each step sends an event, and the last event contains the pi
 from __future__ import annotations
 
 import logging
+import sys
 
 import torch
 
 from mead import log
 from mead.http.anonymous import check_listening, is_loopback
 from mead.http.direct import create_app
+from mead.http.models import models_of
+from mead.nn.precision import best_device, check_device
+from mead.registry import networks
 from mead.settings import read_settings
+from mead.terminal import printable
+from mead.weights.errors import WeightsError
+from mead.weights.sets import WeightSet
 
 __all__ = ["create_app"]
 
@@ -25,6 +32,12 @@ def main() -> None:
     check_listening(settings)
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
+    try:
+        check_device(settings.device or best_device())
+        models_of(settings)
+        WeightSet.find(settings.weights).check_present(networks())  # they are loaded by the first requests
+    except (ValueError, WeightsError) as error:
+        sys.exit(f"mead: {printable(str(error))}")
     debug = settings.debug and is_loopback(settings.host)  # the debugger runs any code it is sent
     logging.getLogger("app").info("listening", extra={"at": f"http://{settings.listening_at}"})
     create_app(settings).run(

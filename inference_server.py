@@ -6,11 +6,13 @@ within five seconds.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 
 from mead import log
 from mead.openmp import wait_briefly
+from mead.setting_checks import doubts
 from mead.settings import read_settings
 from mead.terminal import printable
 from mead.weights.errors import WeightsError
@@ -29,6 +31,8 @@ def main() -> None:
         torch.set_num_threads(settings.torch_threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: there is no job to put back yet
     try:
+        for doubt in doubts(settings):
+            logging.getLogger("inference_server").warning(doubt)
         worker = make_worker(settings)
     except (ValueError, WeightsError) as error:
         sys.exit(f"mead: {printable(str(error))}")

@@ -131,7 +131,14 @@ class LatentRevision(Revision):
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """As `Revision.restore`."""
+        """Go on where another revision has ended, of the same parameters but for the number of steps.
+
+        Args:
+            state: of `state`.
+
+        Raises:
+            LookupError, ValueError, RuntimeError: it is not that of such a revision.
+        """
         if self.half:
             self.grow()
         restore_common(self, state)

@@ -12,7 +12,7 @@ def own_extent(weights: WeightSet) -> Extent:
     """How much a job computes that leaves everything to the weights set."""
     own = weights.settings("LatentRevisions", Hyperparameters)
     upscale = own.upscale if "upscaler" in weights.files else 1
-    return Extent(*own.sides, own.cutouts, own.iterations, upscale)
+    return Extent(*own.sides, own.cutouts, own.iterations, upscale, clips=len(weights.perceptors))
 
 
 SPEC = ModelSpec(
@@ -51,7 +51,9 @@ SPEC = ModelSpec(
         sections={
             "Words": (
                 FormField("prompt", "Prompt"),
-                FormField("w0", "Weight"),
+                FormField(
+                    "w0", "Weight of the prompt", about="How much it counts beside other texts and pictures."
+                ),
                 FormField("text_to_add", "Second text"),
                 FormField("w1", "Weight", weight_of="text_to_add", first_weight="2"),
                 FormField("prompts", "Further texts"),
@@ -84,6 +86,6 @@ SPEC = ModelSpec(
         },
         "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
     },
-    goes_on=True,
+    anew=("iterations", "upscale", "frames"),
     demo=({"prompt": "a girl with green hair", "w2": "1", "seed": "9"}, {"img_enc": "face.jpeg"}),
 )

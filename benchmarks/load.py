@@ -372,9 +372,9 @@ def instant_worker(redis_url: str, folder: str, stamps: Any) -> None:
             return picture
 
     class Stamping(Jobs):
-        def succeed(self, job: Job, worker: str, out_path: str, bytes_stored: int = 0) -> bool:
+        def succeed(self, job: Job, *how: Any, **more: Any) -> bool:
             done[int(job.parameters["seed"])] = time.monotonic()
-            return super().succeed(job, worker, out_path, bytes_stored)
+            return super().succeed(job, *how, **more)
 
     settings = Settings(redis_url=redis_url)
     jobs = Stamping(connect(settings), settings.job_ttl)

@@ -4,36 +4,73 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import SecretStr, ValidationInfo
+from pydantic import Field, SecretStr, ValidationInfo
 
 from mead.api_keys import parse_api_key
+from mead.origins import normal_host
+from mead.queue.client import ANSWER_SECONDS
 from mead.queue.keys import QUEUE_PARTS
 from mead.queue.redis_url import parse_redis_url
+from mead.weights.sets import set_names
 
 if TYPE_CHECKING:
     from mead.settings import ServiceSettings
 
 
+LONGEST_WAIT = 7 * 24 * 3600
+"""Seconds; a socket's timeout may be three times as long."""
+LONGEST_TIME = 100 * 365 * 24 * 3600
+"""Seconds; about a third of what a thread can wait, and far less than Redis can count."""
+
+Wait: TypeAlias = Annotated[float, Field(gt=0, le=LONGEST_WAIT)]
+"""How long something may take; seconds."""
+Time: TypeAlias = Annotated[int, Field(ge=0, le=LONGEST_TIME)]
+"""How long something is kept or may go on; seconds."""
+
+
 def split(value: Any) -> Any:
-    """The parts of a comma-separated text, stripped and without empty ones."""
+    """The parts of a comma-separated text, stripped and without empty ones.
+
+    Raises:
+        ValueError: all of them are empty. Whoever sets a list of API keys wants them to be required.
+    """
     if isinstance(value, str):
-        return tuple(part for part in (part.strip() for part in value.split(",")) if part)
+        parts = tuple(part for part in (part.strip() for part in value.split(",")) if part)
+        if not parts:
+            raise ValueError("has nothing but separators: list something, or leave it unset")
+        return parts
     return value
 
 
-def without_brackets(host: str) -> str:
-    """An IPv6 address without the brackets of a URL; any other host as it is."""
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+def check_host(host: str) -> str:
+    """An address or name to listen on, an IPv6 address without the brackets of a URL.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            normal_host(host)
+        except ValueError:
+            raise ValueError(
+                "must be an address such as 0.0.0.0 or ::1, or a host name; the port is another setting"
+            ) from None
+    return host
 
 
 def check_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """The API keys, if each is one, with right options; else raises ValueError."""
-    for key in keys:
-        parse_api_key(key.get_secret_value())
+    """The API keys, if each is one, with right options, and listed once; else raises ValueError."""
+    listed = [parse_api_key(key.get_secret_value()).key for key in keys]
+    if len(set(listed)) < len(listed):
+        raise ValueError("an API key is listed twice; only one of its entries could count")
     return keys
 
 
@@ -102,6 +139,12 @@ def check_together(settings: ServiceSettings) -> None:
         name = settings.weights
         if name in QUEUE_PARTS or not re.fullmatch(r"[\w.-]+", name, re.ASCII):
             raise ValueError(f"WEIGHTS={name} cannot be part of a queue's name, as DEFAULT_WEIGHTS asks for")
+    timeout = parse_redis_url(settings.redis_url).options.get("socket_timeout", ANSWER_SECONDS)
+    if settings.server_sleep >= timeout:
+        raise ValueError(
+            f"SERVER_SLEEP={settings.server_sleep:g} must be less than the {timeout:g} seconds that Redis "
+            "may take to answer (socket_timeout in REDIS_URL): waiting for a job would fail"
+        )
     for name in ("max_kept_bytes", "max_client_kept_bytes"):
         if 0 < getattr(settings, name) < settings.max_upload_bytes:
             raise ValueError(
@@ -116,3 +159,19 @@ def open_requests(settings: ServiceSettings) -> int:
         return max(1, settings.http_threads * 3 // 4)
     # A process has fewer threads than it was checked for if it may open few files.
     return min(settings.max_open_requests, max(1, settings.http_threads - 1))
+
+
+def doubts(settings: ServiceSettings) -> Iterator[str]:
+    """What in the settings is probably a mistake, each in a sentence. A server logs it at its start.
+
+    Raises:
+        WeightsError: WEIGHTS_DIR cannot be used, or weights/manifest.toml.
+    """
+    default = settings.default_weights
+    if default is not None and default not in (names := set_names()):  # it may be a set of other machines
+        yield (
+            f"DEFAULT_WEIGHTS={default}: there is no such set here, only {', '.join(names)}; the jobs of "
+            f"{settings.weights!r} go to {' and '.join(settings.queues)}"
+        )
+    if settings.result_link_seconds and not (settings.data_url or "").startswith("s3:"):
+        yield "RESULT_LINK_SECONDS has no effect without DATA_URL=s3://BUCKET/PREFIX"

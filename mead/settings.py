@@ -28,12 +28,14 @@ from mead.queue_settings import QueueSettings
 from mead.receivers import check_allowed
 from mead.registry import MODELS
 from mead.setting_checks import (
+    Time,
+    Wait,
     check_each,
+    check_host,
     check_keys,
     check_together,
     check_webhook_secrets,
     split,
-    without_brackets,
 )
 from mead.terminal import printable
 
@@ -83,10 +85,10 @@ class ServiceSettings(QueueSettings):
         "the start takes longer, and each number of jobs takes memory.",
     )
     torch_threads: int | None = Field(
-        None, ge=1, description="Number of CPU threads of PyTorch; by default its own choice."
+        None, ge=1, le=1024, description="Number of CPU threads of PyTorch; by default its own choice."
     )
 
-    host: Annotated[str, AfterValidator(without_brackets)] = Field(
+    host: Annotated[str, AfterValidator(check_host)] = Field(
         "127.0.0.1", description="Address that the HTTP servers listen on."
     )
     port: int = Field(5000, ge=0, le=65535, description="Port that the HTTP servers listen on.")
@@ -96,9 +98,7 @@ class ServiceSettings(QueueSettings):
     http_threads: int = Field(
         512, ge=1, description="Number of threads of each process; a waiting POST holds one."
     )
-    sse_heartbeat: float = Field(
-        15, gt=0, description="Seconds between heartbeats on an idle stream of events."
-    )
+    sse_heartbeat: Wait = Field(15, description="Seconds between heartbeats on an idle stream of events.")
     max_open_requests: int | None = Field(
         None,
         ge=1,
@@ -110,21 +110,19 @@ class ServiceSettings(QueueSettings):
         ge=1,
         description="The same per API key (per address without keys); by default five sixths of the total.",
     )
-    header_timeout: float = Field(
-        10, gt=0, description="Seconds a client may take to send the headers of a request before it gets 408."
+    header_timeout: Wait = Field(
+        10, description="Seconds a client may take to send the headers of a request before it gets 408."
     )
-    body_timeout: float = Field(
-        300, gt=0, description="Seconds a client may take to send the body of a request before it gets 408."
+    body_timeout: Wait = Field(
+        300, description="Seconds a client may take to send the body of a request before it gets 408."
     )
     body_min_rate: int = Field(
         1000,
         ge=1,
         description="Minimum rate of a request's body, over any 10 seconds; bytes per second, else 408.",
     )
-    keep_alive: float = Field(
-        620,
-        gt=0,
-        description="Seconds an idle connection is kept open; should be longer than in a proxy in front.",
+    keep_alive: Wait = Field(
+        620, description="Seconds an idle connection is kept open; should be longer than in a proxy in front."
     )
     threaded: bool = Field(
         True, description="app.py: whether to serve requests in threads; jobs run one at a time anyway."
@@ -167,26 +165,23 @@ class ServiceSettings(QueueSettings):
         tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_each(check_allowed))
     ] = Field(
         (),
-        description="Hosts and networks that webhooks may be sent to beside public addresses, "
-        "comma-separated; * is any.",
+        description="Hosts and networks that webhooks may be sent to beside public addresses, each with "
+        ":PORT for one port only, comma-separated; * is any.",
     )
     webhook_timeout: float = Field(
         10, gt=0, le=60, description="Seconds that the receiver of a webhook may take to answer."
     )
-    webhook_retry_seconds: int = Field(
+    webhook_retry_seconds: Time = Field(
         12 * 3600,
-        ge=0,
         description="Seconds after the end of a job for which a webhook that has failed is sent again.",
     )
     log_json: bool = Field(True, description="Whether to log JSON instead of plain text.")
 
-    max_upload_bytes: int = Field(32 * 2**20, ge=1, description="Maximum size of a request body; bytes.")
+    max_upload_bytes: int = Field(32 * 2**20, ge=2**10, description="Maximum size of a request body; bytes.")
     max_picture_pixels: int = Field(
-        50_000_000, ge=1, description="Maximum size of an uploaded picture, width times height."
+        50_000_000, ge=256, description="Maximum size of an uploaded picture, width times height."
     )
-    decode_seconds: float = Field(
-        10, gt=0, description="Maximum CPU time to decode an uploaded picture; seconds."
-    )
+    decode_seconds: Wait = Field(10, description="Maximum CPU time to decode an uploaded picture; seconds.")
     decode_memory_bytes: int = Field(
         2**30, ge=64 * 2**20, description="Maximum memory to decode an uploaded picture; bytes."
     )
@@ -237,8 +232,8 @@ class ServiceSettings(QueueSettings):
     max_job_pixels: int = Field(
         600_000_000,
         ge=2_000_000,  # one step of the largest size and most cutouts, so that every size can be used
-        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout), plus "
-        "width times height if the picture is enlarged.",
+        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout of each "
+        "CLIP), plus width times height if the picture is enlarged.",
     )
     min_free_disk_bytes: int = Field(
         256 * 2**20,
@@ -253,7 +248,7 @@ class ServiceSettings(QueueSettings):
     )
     max_photo_pixels: int = Field(
         25_000_000,
-        ge=1,
+        ge=256,
         description="Maximum size of a photo that is to stay whole (`output`, `face`, /faces), width times "
         "height; it is stored at its own size.",
     )
@@ -263,10 +258,8 @@ class ServiceSettings(QueueSettings):
         gt=0,
         description="Seconds an idle engine waits on its queue at a time; first retry interval of Redis.",
     )
-    client_sleep: float = Field(
-        2,
-        gt=0,
-        description="Seconds that clients are asked to wait before they poll or retry (Retry-After).",
+    client_sleep: Wait = Field(
+        2, description="Seconds that clients are asked to wait before they poll or retry (Retry-After)."
     )
 
     @model_validator(mode="after")

@@ -166,7 +166,7 @@ class ClusterGroup(Group):
         primaries, replicas = self.nodes[:3], self.nodes[3:]
         bounds = [0, 5461, 10923, 16384]
         for node, start, end in zip(primaries, bounds, bounds[1:], strict=False):
-            node.ask("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
+            node.ask("CLUSTER", "ADDSLOTS", *range(start, end))  # ADDSLOTSRANGE is of Redis 7
         ids = [node.ask("CLUSTER", "MYID") for node in primaries]
         for replica, its_primary in zip(replicas, ids, strict=True):
             until(partial(_says, replica, its_primary, "CLUSTER", "NODES"))

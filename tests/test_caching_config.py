@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 import caching_config
 from caching_config import Settings, connect
-from mead.setting_checks import open_requests
+from mead.setting_checks import doubts, open_requests
+from mead.settings import describe_problems
 from tests.conftest import RedisServer
 
 FIRST_VERSION = [
@@ -221,7 +222,7 @@ def test_a_server_names_the_wrong_setting_in_a_line(script: str) -> None:
     root = Path(caching_config.__file__).parent
     environment = {**os.environ, "PORT": "tcp://x"}
     done = subprocess.run(
-        [sys.executable, "caching_server.py"],
+        [sys.executable, script],
         cwd=root,
         env=environment,
         capture_output=True,
@@ -241,6 +242,8 @@ def test_a_server_names_the_wrong_setting_in_a_line(script: str) -> None:
             {"WEIGHTS": "full"},
             "clip.safetensors is missing; run `python",
         ),
+        (["caching_server.py"], {"WEIGHTS": "nope"}, "weights: there is no set 'nope'"),
+        (["app.py"], {"WEIGHTS": "full"}, "clip.safetensors is missing; run `python"),
         (["inference_server.py"], {"DEVICE": "gpu9"}, "device: 'gpu9' cannot be used"),
     ],
 )
@@ -283,22 +286,67 @@ def test_weights_and_device_are_checked_first(
         ),
         ({"MAX_KEPT_BYTES": "1000"}, "MAX_KEPT_BYTES=1000 must not be less than MAX_UPLOAD_BYTES=33554432"),
         ({"MAX_CLIENT_KEPT_BYTES": "9"}, "MAX_CLIENT_KEPT_BYTES=9 must not be less than MAX_UPLOAD_BYTES"),
+        ({"SERVER_SLEEP": "60"}, "SERVER_SLEEP=60 must be less than the 30 seconds that Redis may take"),
+        ({"REDIS_URL": "redis://h?socket_timeout=0.5"}, "SERVER_SLEEP=1 must be less than the 0.5 seconds"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_at_the_start(
-    values: dict[str, str], named: str
+def test_settings_that_contradict_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str
 ) -> None:
-    root = Path(caching_config.__file__).parent
-    environment = {**os.environ, **values}
-    result = subprocess.run(
-        [sys.executable, "caching_server.py"],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 2 and result.stderr.startswith(f"mead: {named}"), result.stderr
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (problem,) = describe_problems(refused.value)
+    assert problem.startswith(named)
+
+
+@pytest.mark.parametrize(
+    "name", ["API_KEYS", "ALLOWED_HOSTS", "CORS_ORIGINS", "WEBHOOK_SECRET", "WEBHOOK_ALLOW"]
+)
+def test_a_list_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for nothing in (" , ", " "):
+        monkeypatch.setenv(name, nothing)
+        with pytest.raises(ValidationError) as refused:
+            Settings()
+        assert describe_problems(refused.value) == [
+            f"{name}: has nothing but separators: list something, or leave it unset"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEYS", "long-enough-1, long-enough-1"),
+        ("API_KEYS", "long-enough-1 priority=2, long-enough-1"),
+        ("SSE_HEARTBEAT", "inf"),
+        ("KEEP_ALIVE", "1e7"),  # longer than a socket can wait
+        ("JOB_TTL", str(10**19)),  # longer than Redis can count
+        ("TORCH_THREADS", "100000"),
+        ("HOST", "127.0.0.1:5000"),
+        ("HOST", "http://studio"),
+        ("MAX_UPLOAD_BYTES", "32"),  # meant as megabytes
+        ("MAX_PICTURE_PIXELS", "50"),
+        ("REDIS_URL", "redis://host/database"),
+        ("REDIS_URL", "redis://host?no_such_option=1"),
+        ("REDIS_URL", "redis+sentinel://host/mymaster?no_such_option=1"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (problem,) = describe_problems(refused.value)
+    assert problem.startswith(f"{name}: ") and "long-enough" not in problem
+
+
+def test_a_probable_mistake_is_told() -> None:
+    assert not list(doubts(Settings(weights="full", default_weights="demo")))
+    (typo,) = doubts(Settings(weights="full", default_weights="dmeo"))
+    assert typo.startswith("DEFAULT_WEIGHTS=dmeo: there is no such set here, only demo, full")
+    assert typo.endswith("'full' go to latentrevisions_queue:full and styleclip_queue:full")
+    (idle,) = doubts(Settings(result_link_seconds=60, data_url="file:///data"))
+    assert idle.startswith("RESULT_LINK_SECONDS has no effect")
 
 
 def test_limits_that_fit_together() -> None:

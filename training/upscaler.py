@@ -3,7 +3,8 @@
 Drawings are rules, so each exists at 512 pixels as well. What is to be enlarged is the drawing at 128 pixels,
 and what the demo networks make of it: VQGAN's reconstruction, the learned start's and StyleGAN2's pictures of
 the same drawing, and pictures that LatentRevisions has optimised from there, whose blotches the upscaler may
-clean. They are made in chunks, while it trains, and kept in `RUNS/upscaler`.
+clean. They are made in chunks, while it trains, and kept in `RUNS/upscaler`. Blurred drawings are to become
+nearly as blurred ones: an edge whose place is not known should be soft, not a flight of steps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -33,7 +35,7 @@ from training.drafts import Drafted, numbers
 from training.faces import z_of
 from training.muon import Muon
 from training.pictures import detail, tensor
-from training.run import DEMO, RUNS, Average, Run, arguments, autocast, export
+from training.run import DEMO, RUNS, Average, Run, arguments, autocast, export, take_over
 from training.world import SIDE, Face, draw
 from training.world.captions import caption
 
@@ -50,6 +52,9 @@ STEPS = (10, 40, 120)  # after which the pictures being optimised are taken
 FACES = 0.3  # of the drawings are faces whatever else comes
 NOISE = 0.3  # strongest noise on latents, in their own deviations
 KINDS = {"drawn": 0.35, "decoded": 0.3, "started": 0.2, "other": 0.1, "optimised": 0.05}
+SOFT_SHARE = 0.3  # of the crops are of blurred drawings
+SOFTEST = 2.5  # deviation of the strongest blur, in pixels before enlarging
+SOFT_BELOW = 0.6  # a blur of so few pixels is to become sharp
 
 
 class Pictures:
@@ -85,13 +90,18 @@ class Pictures:
         return small, large
 
     def _crop(self, rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs = self.inputs[str(rng.choice(list(KINDS), p=list(KINDS.values())))]
+        soft = rng.random() < SOFT_SHARE
+        inputs = self.inputs["drawn" if soft else str(rng.choice(list(KINDS), p=list(KINDS.values())))]
         picture, of = inputs[int(rng.integers(len(inputs)))]
+        target = self.targets[of]
+        if soft:
+            blur = float(rng.uniform(0, SOFTEST))
+            picture, target = blurred(picture, blur), blurred(target, SCALE * max(0.0, blur - SOFT_BELOW))
         places = rng.integers(0, SIDE - side + 1, (CANDIDATES if rng.random() < DETAILED else 1, 2))
         crops = [picture[y : y + side, x : x + side] for y, x in places]
         best = int(np.argmax([crop.std() for crop in crops]))
         y, x = places[best] * SCALE
-        small, large = crops[best], self.targets[of][y : y + side * SCALE, x : x + side * SCALE]
+        small, large = crops[best], target[y : y + side * SCALE, x : x + side * SCALE]
         turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         order = rng.permutation(3) if rng.random() < 0.3 else [0, 1, 2]
         negative = 255 * (rng.random() < 0.1)
@@ -153,6 +163,15 @@ def make(number: int, path: Path) -> None:
     with partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
     partial.replace(path)
+
+
+def blurred(picture: np.ndarray, deviation: float) -> np.ndarray:
+    """The picture [H, W, 3] under a Gaussian blur, in pixels."""
+    return (
+        cv2.GaussianBlur(picture, (0, 0), deviation, borderType=cv2.BORDER_REPLICATE)
+        if deviation
+        else picture
+    )
 
 
 def compressed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -217,7 +236,10 @@ def build() -> SRVGGNetCompact:
 def main() -> None:
     options = arguments(__doc__, minutes=60, batch=4)
     torch.manual_seed(0)
-    network = build().to(memory_format=torch.channels_last)
+    network = build()
+    if options.onward:
+        take_over("upscaler", network)
+    network = network.to(memory_format=torch.channels_last)
     average = Average(network, decay=0.998)
     muon = Muon([p for p in network.parameters() if p.ndim >= 2], lr=0.0)
     adam = torch.optim.Adam([p for p in network.parameters() if p.ndim < 2], betas=(0.9, 0.99))

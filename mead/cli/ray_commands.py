@@ -30,19 +30,32 @@ def ray_command(name: str) -> click.Command:
 
 
 def _ray_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options --address and --namespace."""
+    """Give a command the options --address, --timeout and --namespace."""
     address = click.option(
-        "--address", default="auto", show_default=True, help="HOST:PORT of Ray's head; auto: this machine's."
+        "--address",
+        envvar="RAY_ADDRESS",
+        default="auto",
+        show_default=True,
+        show_envvar=True,
+        help="HOST:PORT of Ray's head; auto: this machine's.",
+    )
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=15.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long Ray's head may take to answer.",
     )
     namespace = click.option(
         "--namespace", default="mead", show_default=True, help="Ray's namespace of the fleet."
     )
-    return address(namespace(command))
+    return address(timeout(namespace(command)))
 
 
 @contextmanager
-def _fleet(address: str, namespace: str) -> Iterator[Fleet]:
-    """The fleet at an address.
+def _fleet(address: str, timeout: float, namespace: str) -> Iterator[Fleet]:
+    """The fleet at an address, see `mead.fleet.cluster.connected`.
 
     Raises:
         CommandError: Ray is not installed, there is no cluster, or what is done in the block fails.
@@ -52,7 +65,7 @@ def _fleet(address: str, namespace: str) -> Iterator[Fleet]:
     from mead.fleet.cluster import FleetError, NoFleetError, connected
 
     try:
-        with connected(address, namespace) as fleet:
+        with connected(address, namespace, timeout) as fleet:
             yield fleet
     except NoFleetError as error:
         raise CommandError(str(error), NO_ANSWER) from error
@@ -92,7 +105,12 @@ def up_command(name: str) -> click.Command:
     )
     @_ray_options
     def up(
-        address: str, namespace: str, gpus_per_server: float, cpus_per_server: float, **limits: Any
+        address: str,
+        timeout: float,
+        namespace: str,
+        gpus_per_server: float,
+        cpus_per_server: float,
+        **limits: Any,
     ) -> None:
         """Keep inference servers running, between --min and --max.
 
@@ -102,7 +120,7 @@ def up_command(name: str) -> click.Command:
         settings = Settings()
         if limits["minimum"] > limits["maximum"]:
             raise click.UsageError("--min is more than --max")
-        with _fleet(address, namespace) as fleet:
+        with _fleet(address, timeout, namespace) as fleet:
             from mead.fleet import cluster
             from mead.fleet.scaling import ScalingPolicy
             from mead.fleet.server import ServerSpec
@@ -120,9 +138,9 @@ def status_command(name: str) -> click.Command:
     @click.command(name)
     @json_option
     @_ray_options
-    def status(address: str, namespace: str, as_json: bool) -> None:
+    def status(address: str, timeout: float, namespace: str, as_json: bool) -> None:
         """Print the servers, what they do, and what the queues need."""
-        with _fleet(address, namespace) as fleet:
+        with _fleet(address, timeout, namespace) as fleet:
             from mead.fleet import cluster
 
             found = cluster.status(fleet)
@@ -139,9 +157,9 @@ def down_command(name: str) -> click.Command:
 
     @click.command(name)
     @_ray_options
-    def down(address: str, namespace: str) -> None:
+    def down(address: str, timeout: float, namespace: str) -> None:
         """Stop all servers. Jobs that run go back to their queues."""
-        with _fleet(address, namespace) as fleet:
+        with _fleet(address, timeout, namespace) as fleet:
             from mead.fleet import cluster
 
             say(f"{cluster.down(fleet)} servers stopped")
@@ -154,6 +172,8 @@ def _show(found: FleetStatus) -> None:
     say(f"{len(found.servers)} servers, {found.wanted} wanted, {policy.minimum} to {policy.maximum} allowed")
     if found.problem is not None:
         say(f"the number of servers stays as it is: {found.problem}")
+    if found.no_room is not None:
+        say(f"servers wait for room: {found.no_room}")
     for server in found.servers:
         where = f" on {server.node}" if server.node is not None else ""
         what = f", {server.running} jobs, {server.steps_per_second:.1f} steps a second"

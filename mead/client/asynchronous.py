@@ -74,19 +74,26 @@ class AsyncClient:
         return AsyncJob(self, ids)
 
     async def jobs(
-        self, *, status: str | None = None, group: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        group: str | None = None,
+        kept: bool = False,
+        limit: int | None = None,
     ) -> AsyncIterator[Record]:
         """The records of this key's jobs, the newest first.
 
         Args:
             status: only jobs of this status.
             group: only the jobs of the group whose first job has this id, as their seeds go up.
+            kept: only jobs that are kept beyond the service's retention time.
             limit: the most records; None for all.
         """
         cursor, left = None, limit
         while left is None or left > 0:
             size = 100 if left is None else min(left, 100)
             query = {"status": status, "group": group, "cursor": cursor, "limit": size}
+            query |= {"kept": "true"} if kept else {}
             page = await self._run(self._operations.ask("GET", "/jobs", **query))
             for record in page["jobs"][:left]:
                 yield record
@@ -258,7 +265,26 @@ class AsyncJob:
             RefusedError: the job has not succeeded, or cannot go on any more.
             UnreachableError
         """
-        answer = await self._client._run(self._operations.resume(self.id, iterations, fields))
+        return await self._anew({"iterations": iterations, **fields})
+
+    async def at_strength(self, strength: float, **fields: Value) -> AsyncJob:
+        """Make a job that shows the (first) edit with another strength, and do not wait for it.
+
+        Nothing is computed again.
+
+        Args:
+            strength: 0 (the face as it was) to 2; 1 is the edit.
+            fields: `output` and `upscale`, if they are to change.
+
+        Raises:
+            RefusedError: a parameter is wrong (`field`), the job has not succeeded, or its edit is not kept
+                any more.
+            UnreachableError
+        """
+        return await self._anew({"strength": strength, **fields})
+
+    async def _anew(self, fields: Mapping[str, Value]) -> AsyncJob:
+        answer = await self._client._run(self._operations.resume(self.id, fields))
         return AsyncJob(self._client, [answer["id"]], answer.get("notes", ()))
 
     async def keep(self) -> None:

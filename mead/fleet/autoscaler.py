@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
 from mead import log as logs
-from mead.fleet.fleet import Fleet, Server
+from mead.fleet.fleet import Fleet, Server, no_room
 from mead.fleet.load import FleetLoad, LoadObserver
 from mead.fleet.scaling import QueueLoad, ScalingPolicy, servers_needed, servers_wanted
 from mead.fleet.server import FAILURE_PAUSE, ServerSpec
@@ -54,6 +54,7 @@ class FleetStatus:
 
     Attributes:
         problem: why the number of servers stays as it is, such as that Redis is away; None if all is well.
+        no_room: what servers wait for that are not on a machine; None if there are none, or it is not known.
     """
 
     policy: ScalingPolicy
@@ -61,6 +62,7 @@ class FleetStatus:
     servers: Sequence[ServerStatus]
     queues: dict[str, QueueLoad]
     problem: str | None = None
+    no_room: str | None = None
 
 
 class Autoscaler:
@@ -110,7 +112,9 @@ class Autoscaler:
                 wanted = self._decide(load, len(servers))
                 metrics.set(load, len(servers), wanted)
             queues = dict(load.queues) if load is not None else {}
-            self._status = FleetStatus(self._policy, wanted, _shown(servers, load), queues, problem)
+            waits = wanted > sum(server.state is not None for server in servers)
+            shown, room = _shown(servers, load), no_room(self._spec) if waits else None
+            self._status = FleetStatus(self._policy, wanted, shown, queues, problem, room)
             self._change(servers, load, wanted)
         except RayError as error:
             log.warning("Ray does not answer: %s", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from mead.fleet.server import ServerSpec
 from mead.queue.redis_url import parse_redis_url
 from mead.settings import Settings
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 15.0
 START_SECONDS = 60.0  # for which the autoscaler may take to start
 NOT_FOR_SERVERS = {"API_KEYS", "HOST", "PORT", "DEVICE"}
 """Settings of other servers, and the device, which Ray chooses."""
@@ -37,26 +38,53 @@ class NoFleetError(FleetError):
 
 
 @contextmanager
-def connected(address: str, namespace: str) -> Iterator[Fleet]:
+def connected(address: str, namespace: str, timeout: float = CONNECT_SECONDS) -> Iterator[Fleet]:
     """Connect to a Ray cluster for as long as the block runs.
 
     Args:
         address: of its head, as in "10.0.0.5:6379", or "auto" for the one that this machine belongs to.
+        timeout: seconds that the cluster may take to answer.
 
     Raises:
         NoFleetError: no cluster is there.
     """
+    until = time.monotonic() + timeout
     try:
         host, colon, port = address.removeprefix("ray://").rpartition(":")
-        if colon:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+        if colon:
+            socket.create_connection((host, int(port)), timeout).close()
+        _init(address, namespace, until - time.monotonic())
+    except TimeoutError:
+        raise NoFleetError(f"no Ray cluster at {address}: it does not answer within {timeout:g} s") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise NoFleetError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
     try:
         yield Fleet(namespace)
     finally:
         ray.shutdown()
+
+
+def _init(address: str, namespace: str, seconds: float) -> None:
+    """Connect this process to a cluster. Ray itself would try for minutes, and cannot be interrupted.
+
+    Raises:
+        TimeoutError: it takes longer. Then a thread goes on trying, until the process ends.
+    """
+    failures: list[Exception] = []
+
+    def init() -> None:
+        try:
+            ray.init(address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            failures.append(error)
+
+    connecting = threading.Thread(target=init, name="Ray", daemon=True)
+    connecting.start()
+    connecting.join(max(0.0, seconds))
+    if connecting.is_alive():
+        raise TimeoutError
+    if failures:
+        raise failures[0]
 
 
 def server_environment(settings: Settings, given: Mapping[str, str], gpus: float) -> dict[str, str]:

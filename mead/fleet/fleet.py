@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,26 @@ class Fleet:
         except ValueError:  # it has just gone
             return None
         return self._actors[name]
+
+
+def no_room(spec: ServerSpec) -> str | None:
+    """Why one more server would have to wait for room, in a sentence; None if no reason is known."""
+    needed = {name: number for name, number in (("GPU", spec.gpus), ("CPU", spec.cpus)) if number}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(machine.get(name, 0) >= needed[name] for name in needed) for machine in machines):
+        most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in needed}
+        return (
+            f"a server needs {_told(needed)}, and a machine of the cluster has at most {_told(most)}: add "
+            "one that has it, or ask for less (--gpus-per-server, --cpus-per-server)"
+        )
+    free = {name: ray.available_resources().get(name, 0) for name in needed}
+    if any(free[name] < needed[name] for name in needed):
+        return f"a server needs {_told(needed)}, and of all machines only {_told(free)} is free"
+    return None
+
+
+def _told(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{number:g} {name}" for name, number in resources.items()) or "nothing"
 
 
 def _answer(ref: Any) -> ServerState | None:

@@ -114,6 +114,9 @@ def _job_metrics(statistics: Statistics) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "mead_jobs_ended", "Jobs that have ended, by status.", labels=["type", "status"]
     )
+    failed = CounterMetricFamily(
+        "mead_jobs_failed", "Jobs that have failed, by what was at fault.", labels=["type", "fault"]
+    )
     recovered = CounterMetricFamily(
         "mead_jobs_recovered", "Times a job was requeued because its worker had died.", labels=["type"]
     )
@@ -127,10 +130,12 @@ def _job_metrics(statistics: Statistics) -> Iterator[Metric]:
         accepted.add_metric([kind], counted.accepted)
         for status, number in counted.ended.items():
             ended.add_metric([kind, status], number)
+        for fault, number in counted.failed.items():
+            failed.add_metric([kind, fault], number)
         recovered.add_metric([kind], counted.recovered)
         wait.add_metric([kind], _buckets(counted.wait), counted.wait.sum)
         run.add_metric([kind], _buckets(counted.run), counted.run.sum)
-    yield from (accepted, ended, recovered, wait, run)
+    yield from (accepted, ended, failed, recovered, wait, run)
 
 
 def _webhook_metrics(counts: OutboxCounts) -> Iterator[Metric]:
@@ -139,6 +144,7 @@ def _webhook_metrics(counts: OutboxCounts) -> Iterator[Metric]:
     sent.add_metric(["failed"], counts.failed)
     yield sent
     yield _gauge("mead_webhooks_waiting", "Webhooks that are to be sent.", {(): counts.waiting})
+    yield _gauge("mead_webhooks_late_seconds", "How long the first one that is due waits.", {(): counts.late})
 
 
 def _worker_metrics(workers: Mapping[str, Heartbeat], queues: Iterable[str]) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 
 import redis
@@ -14,7 +15,7 @@ from mead.http.errors import DISK_FULL, DISK_FULL_ERRNOS, ApiError
 from mead.http.responses import error_response
 from mead.http.services import current_services
 from mead.log import reason
-from mead.queue.redis_errors import code_of, explain
+from mead.queue.redis_errors import LASTING, code_of, explain
 from mead.settings import Settings
 from mead.storage import StorageUnavailableError
 from mead.weights.errors import WeightsError
@@ -31,13 +32,16 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(redis.RedisError)
     def on_redis_error(error: redis.RedisError) -> Response:
-        message = explain(error)
-        if isinstance(error, redis.ResponseError) and code_of(error) in (None, "WRONGTYPE"):
+        message, code = explain(error), code_of(error)
+        wrong: list[str] = []
+        if isinstance(error, redis.ResponseError) and code in (None, "WRONGTYPE"):
             wrong = _wrong_keys()
-            if not wrong and code_of(error) is None:
+            if not wrong and code is None:
                 return _on_bug(error)
             message = "; ".join(wrong) or message
         log.warning(message, extra={"error": reason(error)})
+        if wrong or code in LASTING:
+            return on_api_error(ApiError(503, message, retry_seconds=math.inf))
         return on_api_error(ApiError(503, f"{message}; try again soon"))
 
     @app.errorhandler(StorageUnavailableError)
@@ -55,7 +59,8 @@ def init_error_handlers(app: Flask, settings: Settings) -> None:
     @app.errorhandler(WeightsError)
     def on_weights_error(error: WeightsError) -> Response:
         log.error("the weights set cannot be used", extra={"error": reason(error)})
-        return on_api_error(ApiError(503, "the weights set cannot be used; see the server's log"))
+        message = "the weights set cannot be used; see the server's log"
+        return on_api_error(ApiError(503, message, retry_seconds=math.inf))
 
     @app.errorhandler(RequestEntityTooLarge)
     def on_too_large(error: RequestEntityTooLarge) -> Response:

@@ -22,7 +22,7 @@ class ApiError(Exception):
         message: what is wrong, and what would be right.
         field: the form field or header at fault, if any.
         job_id: the job that the error is about, if any.
-        retry_seconds: when to try again, if that is known.
+        retry_seconds: when to try again; None: soon, infinity: that is not known.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,6 +20,7 @@ from mead.queue.jobs import Jobs
 from mead.queue.key_types import wrong_keys
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import explain
+from mead.setting_checks import doubts
 from mead.settings import Settings
 from mead.storage import Storage
 
@@ -56,7 +58,7 @@ class Readiness:
                 self.check_prerequisites()
         except FolderClaimedError as error:
             log.error(str(error))
-            raise ApiError(503, WRONG_FOLDER) from error
+            raise ApiError(503, WRONG_FOLDER, retry_seconds=math.inf) from error
         if not self.has_worker(queue):
             raise ApiError(503, NO_WORKER)
         free = self.storage.free_bytes()
@@ -188,7 +190,9 @@ def worker_problem(queue: str, settings: Settings, workers: Iterable[Heartbeat])
 
 
 def log_problems(settings: Settings) -> None:
-    """Log what is wrong with Redis or the data folder. Called when a server starts."""
+    """Log what is wrong with Redis or the data folder, or may be with the settings. Called when a server
+    starts.
+    """
     jobs = Jobs(connect(settings.redis_url, prefix=settings.redis_prefix), settings.job_ttl)
     try:
         storage = open_storage(settings.data_url, settings.data_dir)
@@ -198,6 +202,6 @@ def log_problems(settings: Settings) -> None:
         problems = [explain(error)]
     except (FolderClaimedError, OSError) as error:
         problems = [str(error)]
-    for problem in problems:
+    for problem in [*problems, *doubts(settings)]:
         log.warning(problem)
     jobs.redis.close()

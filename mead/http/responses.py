@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 
 from flask import Response, jsonify, url_for
@@ -25,11 +26,11 @@ def json_response(answer: Answer, status: int = 200) -> Response:
 
 
 def error_response(error: ApiError, retry_seconds: float | None = None) -> Response:
-    """The response for an error; 429 and 503 say when to retry, if the error or `retry_seconds` says it."""
+    """The response for an error; 429 and 503 say when to retry, if the error or `retry_seconds` knows it."""
     answer = Error(message=error.message, field=error.field, id=error.job_id)
     response = json_response(answer, error.status)
     retry_seconds = error.retry_seconds or retry_seconds
-    if retry_seconds is not None and error.status in (429, 503):
+    if retry_seconds is not None and math.isfinite(retry_seconds) and error.status in (429, 503):
         response.headers["Retry-After"] = retry_after(retry_seconds)
     return response
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -68,7 +69,7 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
         further=WebhookForm,
         required_files=spec.required_files,
         headers=("Prefer", "Idempotency-Key"),
-        continues=spec.goes_on,
+        continues=continuation.about(spec),
         examples=spec.examples,
         tag="pictures",
     )
@@ -145,8 +146,7 @@ def _enqueue(
     settings = services.settings
     queue = settings.queue(spec)
     a_minute = access.jobs_per_minute(settings)
-    if 0 < a_minute < form.params.n:
-        raise ApiError(422, f"n: at most {a_minute} jobs a minute are allowed", "n")
+    _check_number(form.params.n, a_minute, settings)
     variants = zip(uploads.job_ids, form.params.variants(), strict=True)
     try:
         return services.jobs.enqueue_group(
@@ -170,10 +170,30 @@ def _enqueue(
         )
     except (QueueFullError, TooManyJobsError, TooFastError, KeptLimitError) as error:
         log.info("job refused", extra={"queue": queue, "why": str(error)})
-        seconds = error.seconds if isinstance(error, TooFastError) else None
+        seconds: float | None = None
+        if isinstance(error, (TooFastError, KeptLimitError)):
+            seconds = math.inf if error.seconds is None else error.seconds
         raise ApiError(429, str(error), retry_seconds=seconds) from error
     except IdempotencyError as error:
         raise ApiError(422, str(error), error.field) from error
+
+
+def _check_number(n: int, a_minute: int, settings: Settings) -> None:
+    """Refuse more jobs at once than could ever be accepted.
+
+    Raises:
+        ApiError: 422.
+    """
+    limits = {
+        "jobs a minute are allowed": a_minute,
+        "jobs may be unfinished (MAX_JOBS_PER_CLIENT)": settings.max_jobs_per_client,
+        "jobs may wait (MAX_QUEUE_LENGTH)": settings.max_queue_length,
+        "jobs are kept (MAX_KEPT_JOBS)": settings.max_kept_jobs,
+        "of your jobs are kept (MAX_CLIENT_KEPT_JOBS)": settings.max_client_kept_jobs,
+    }
+    for what, most in limits.items():
+        if 0 < most < n:
+            raise ApiError(422, f"n: at most {most} {what}", "n")
 
 
 def wait(job_ids: Sequence[str], notes: Sequence[str], queue: str, services: Services) -> Response:

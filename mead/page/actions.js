@@ -1,8 +1,10 @@
 // What can be done with the job on the stage.
 
 import { ask, call, PATIENCE, UPLOAD } from "./api.js";
-import { $, button, copy, giveFile, save, say } from "./dom.js";
+import { $, all, button, copy, giveFile, save, say } from "./dom.js";
+import { facesOf, looksForFaces } from "./faces.js";
 import { fill } from "./forms.js";
+import { insist } from "./insist.js";
 import { choose, chosen, groupOf, running, sent, take } from "./jobs.js";
 import { fileOf, preview } from "./pictures.js";
 import { submit } from "./send.js";
@@ -15,16 +17,16 @@ const place = $("#actions");
 const ACTIONS = [
   ["Cancel", running, cancel],
   ["Cancel all", (job) => running(job) && groupOf(job).filter(running).length > 1 && has("DELETE /jobs"), cancelAll],
+  ["Download", (job) => !running(job) && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
   ["Run again", (job) => job.status === "failed" && !job.error_field && has("POST /jobs/{job_id}/retry"), retry],
   ["New seed", settled, (job) => again(job, {})],
   ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
-  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
-  ...models.filter(({ form }) => form.reuse).map((model) => [model.form.reuse, (job) => !running(job) && fileOf(job), (job) => use(model, job)]),
+  ...models.filter(({ form }) => form.reuse).map((model) => [model.form.reuse, (job) => !running(job) && fileOf(job) && !(job.faceless && looksForFaces(model)), (job) => use(model, job)]),
   ["Continue", (job) => job.status === "succeeded" && modelOf(job)?.form.goes_on, goOn],
-  ["Download", (job) => !running(job) && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
   ["Play time-lapse", (job) => canPlay(job) && !job.playing, play],
   ["Show the picture", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
   ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
+  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ["Another face", (job) => !running(job) && modelOf(job)?.photo?.faces.length > 1, () => choose(null)],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
@@ -41,18 +43,29 @@ export function actions(job) {
   const labels = [...(star ? [star] : []), ...wanted.map(([label]) => label)].join();
   if (place.dataset.labels === labels) return;
   place.dataset.labels = labels;
-  const had = place.contains(document.activeElement);
+  const had = place.contains(document.activeElement) ? document.activeElement.textContent : null;
   const buttons = wanted.map(([label, , act]) => button(label, () => perform(act), { className: label === "Download" ? "main" : "" }));
   if (star) buttons.unshift(button(star, () => perform(keep), { className: "star", ariaPressed: String(Boolean(job.kept)) }));
   place.replaceChildren(...buttons);
   place.hidden = !place.children.length;
-  if (had) $("#stage").focus();
+  focusOn(had);
+}
+
+let left = null; // the label of the button that had the focus and went
+
+// Gives the focus to the stage, and back to the same button once there is one again.
+function focusOn(label) {
+  if (label) left = label;
+  const stage = $("#stage");
+  if (!label && document.activeElement !== stage) return;
+  (all("button", place).find(({ textContent }) => textContent === left) ?? stage).focus();
 }
 
 async function perform(act) {
   say($("#done"), "");
+  const job = chosen();
   try {
-    await act(chosen());
+    await insist(() => act(job));
   } catch (error) {
     say($("#done"), error.message);
   }
@@ -119,9 +132,17 @@ async function again(job, changes) {
   await submit(model, body, Object.keys(pictures).length ? UPLOAD : PATIENCE);
 }
 
-function use(model, job) {
+async function use(model, job) {
+  const file = fileOf(job);
+  if (looksForFaces(model)) {
+    say($("#done"), "Looking for a face …");
+    const { faces } = await facesOf(file);
+    if (job !== chosen()) return; // another picture by now
+    say($("#done"), faces.length ? "" : "There is no face in this picture.");
+    if (!faces.length) return take({ id: job.id, faceless: true });
+  }
   open(model);
-  giveFile(model.element.elements.img, fileOf(job));
+  giveFile(model.element.elements.img, file);
   model.element.elements.prompt.focus();
 }
 

@@ -19,13 +19,25 @@ export async function call(path, { timeout = PATIENCE, stream = false, signal, h
     const sent = key();
     const answer = await reach(path, { timeout, stream, signal, ...options, headers: { ...headers, ...(sent && { "X-API-Key": sent }) } });
     if (answer.ok) return answer;
-    const { message, field } = await answer.json().catch(() => ({ message: `The server answered ${answer.status}.` }));
+    const { message, field } = await answer.json().catch(() => proxy(answer));
     if (answer.status !== 401) throw new ApiError(message, answer.status, field);
     if (sent === key()) await askForKey(sent ? "This key is not known here." : "This service asks for a key.");
   }
 }
 
-export const ask = async (path, options) => (await call(path, options)).json();
+export const ask = async (path, options) => (await call(path, options)).json().catch(() => { throw unreached(); });
+
+// Says that there was no answer.
+function unreached(why = "The server cannot be reached. Try again soon.") {
+  dispatchEvent(new Event("unreached"));
+  return new ApiError(why);
+}
+
+// Other words than JSON are of a proxy that does not reach the server, or refuses.
+function proxy({ status }) {
+  if (status > 501) throw unreached();
+  return { message: `The server answered ${status}.` };
+}
 
 async function reach(path, { timeout, stream, signal, ...options }) {
   const hand = new AbortController();
@@ -37,7 +49,6 @@ async function reach(path, { timeout, stream, signal, ...options }) {
     return answer;
   } catch (error) {
     if (signal?.aborted) throw error;
-    dispatchEvent(new Event("unreached"));
-    throw new ApiError(hand.signal.aborted ? "The server does not answer in time. Try again soon." : "The server cannot be reached. Try again soon.");
+    throw unreached(hand.signal.aborted ? "The server does not answer in time. Try again soon." : undefined);
   }
 }

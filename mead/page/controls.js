@@ -15,10 +15,13 @@ export function control(schema, label, isWeight) {
   return same(make("input", { type: "text", autocomplete: "off", placeholder: schema.default ?? schema.examples?.[0] ?? "" }));
 }
 
+// A name as it is read: curly_hair.
+export const words = (name) => String(name).replaceAll("_", " ");
+
 const same = (input) => ({ element: input, input });
 
 function selection({ enum: values, default: usual }) {
-  const option = (value) => (value === usual ? make("option", { value: "", textContent: `${value} (usual)` }) : make("option", { value, textContent: value }));
+  const option = (value) => (value === usual ? make("option", { value: "", textContent: `${value} (usual)` }) : make("option", { value, textContent: words(value) }));
   const none = usual === undefined ? [make("option", { value: "", textContent: "not chosen" })] : [];
   return make("select", {}, ...none, ...[...values].sort((a, b) => (b === usual) - (a === usual)).map(option));
 }

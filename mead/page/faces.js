@@ -9,10 +9,25 @@ import { current } from "./tabs.js";
 
 const SIDE = 512; // pixels of the face before the edit
 
+const known = new WeakMap(); // what was found, by file
+
+export const looksForFaces = (model) => "face" in model.parameters && has("POST /faces");
+
+// The faces of a picture, as POST /faces lists them. Each file is looked at once.
+export function facesOf(file) {
+  if (known.has(file)) return known.get(file);
+  const body = new FormData();
+  body.append("img", file);
+  const found = ask("faces", { method: "POST", body, timeout: UPLOAD });
+  known.set(file, found);
+  found.catch(() => known.delete(file));
+  return found;
+}
+
 // Offers the faces of the photo in a model's form.
 export function watch(model) {
   const { img, face, output } = model.element.elements;
-  if (!img || !face || !has("POST /faces")) return;
+  if (!img || !face || !looksForFaces(model)) return;
   const said = make("p", { className: "hint", role: "status" });
   $(".bar", model.element).after(said);
   img.addEventListener("input", async () => {
@@ -27,10 +42,8 @@ export function watch(model) {
     model.photo = { file, address: URL.createObjectURL(file), faces: [] };
     show();
     if (isLocked()) return;
-    const body = new FormData();
-    body.append("img", file);
     try {
-      const { faces, width, height } = await ask("faces", { method: "POST", body, timeout: UPLOAD });
+      const { faces, width, height } = await facesOf(file);
       if (file !== img.files[0]) return; // another photo by now
       Object.assign(model.photo, { faces, width, height });
       say(said, faces.length === 1 ? "The photo shows one face." : `The photo shows ${faces.length || "no"} faces.${faces.length > 1 ? " Choose one in the picture." : ""}`);

@@ -47,14 +47,14 @@ export class Follower {
     this.looking = true;
     try {
       this.stream();
-      await Promise.all([this.check(), this.list(now || this.ticks++ % IDLE === 0)]);
+      await Promise.all([this.check(now), this.list(now || this.ticks++ % IDLE === 0)]);
     } finally {
       this.looking = false;
     }
   }
 
-  // Asks whether the service can work, and says so when that changes.
-  async check() {
+  // Asks whether the service can work, and says so when that changes, or always.
+  async check(always = false) {
     const [, { base, queued } = {}] = this.active()[0] ?? [];
     if (!base) return;
     let health;
@@ -68,7 +68,7 @@ export class Follower {
     const back = health.ok && !this.health.ok;
     const same = JSON.stringify(health) === JSON.stringify(this.health);
     this.health = health;
-    if (!same) for (const [window] of this.active()) this.tell(window, { health });
+    if (!same || always) for (const [window] of this.active()) this.tell(window, { health });
     if (back) await this.list(true);
   }
 

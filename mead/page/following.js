@@ -2,6 +2,7 @@
 
 import { $, say } from "./dom.js";
 import { Follower } from "./follower.js";
+import { isWaiting } from "./insist.js";
 import { chosen, jobs, running, take } from "./jobs.js";
 import { key } from "./key.js";
 import { models, queued, service } from "./service.js";
@@ -36,7 +37,7 @@ export function report(now = false) {
   const job = chosen();
   send({
     base: document.baseURI, key: key(), queued, needsKey: service.needs_key, now: now === true,
-    visible: !document.hidden, busy: [...jobs.values()].some(running),
+    visible: !document.hidden || isWaiting(), busy: [...jobs.values()].some(running),
     stage: job && running(job) && queued ? job.id : null, seq: job?.seq ?? 0,
   });
 }
@@ -56,11 +57,13 @@ function inWords(message) {
   return without.length === models.length ? "No inference server is running: nothing can be made now." : `Not everything works here: ${message}.`;
 }
 
-function showHealth({ ok, reached, message }) {
+function showHealth(health) {
+  const { ok, reached, message } = health;
   const outage = $("#outage");
   const words = reached ? inWords(message) : "The server does not answer. This page goes on by itself when it is back.";
   const healed = ok && !outage.hidden;
   say(outage, ok ? "" : words);
   outage.hidden = ok;
+  dispatchEvent(new CustomEvent("health", { detail: health }));
   if (healed) for (const { id } of jobs.values()) take({ id }); // what could not be loaded is asked for again
 }

@@ -11,7 +11,8 @@ import { open } from "./tabs.js";
 // Of parameters that no section of a form has.
 const LABELS = {
   cutouts: "Cutouts", frames: "Time-lapse, pictures", identity: "Keep the person", init_weight: "Keep to the start", iterations: "Steps", l2: "Keep the face",
-  mapper: "Ready-made edit", n: "How many", patience: "End early after", seed: "Seed", size: "Size", sliders: "Sliders", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
+  mapper: "Ready-made edit", n: "How many", patience: "End early after", refine: "Match the photo, steps", seed: "Seed", size: "Size", sliders: "Sliders",
+  space: "What is optimised", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
 };
 const MISSING = { prompt: "Say what it should show.", img: "Choose a picture." };
 
@@ -24,16 +25,19 @@ export function makeForm(model, send) {
   const shown = new Set();
   const field = (name) => {
     shown.add(name);
-    return makeField(model, name, described.get(name) ?? { name, label: LABELS[name] ?? "", about: "" }, weights.includes(name));
+    const made = makeField(model, name, described.get(name) ?? { name, label: LABELS[name] ?? "", about: "" }, weights.includes(name));
+    const its = [...described.values()].find(({ name: weight, weight_of: of }) => of === name && weight in parameters);
+    if (its) made.append(field(its.name)); // a weight stands at what it weighs
+    return made;
   };
   const first = layout.first.filter((name) => name in parameters);
   const go = make("button", { className: "go", textContent: layout.submit });
   form.append(make("div", { className: "bar" }, ...first.map(field), go));
   const offered = Object.keys(parameters).filter((name) => choicesOf(model, name)?.length && !first.includes(name));
   const offers = make("fieldset", { className: "offers", hidden: !offered.length, ariaLabel: "Ready-made" }, ...offered.map(field));
-  const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }));
+  const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }, make("span", { className: "filled" })));
   for (const [legend, fields] of layout.sections) {
-    const rest = fields.filter(({ name }) => !shown.has(name) && name in parameters).map(({ name }) => field(name));
+    const rest = fields.flatMap(({ name }) => (shown.has(name) || !(name in parameters) ? [] : [field(name)]));
     if (parameters.prompts && fields.some(({ name }) => name === "prompts")) rest.unshift(avoid(path));
     if (rest.length) advanced.append(make("fieldset", { className: `of-${legend.toLowerCase().replaceAll(" ", "-")}` }, make("legend", { textContent: legend }), ...rest));
   }
@@ -41,10 +45,10 @@ export function makeForm(model, send) {
   if (others.length) advanced.append(make("fieldset", { className: "more" }, make("legend", { textContent: "More" }), ...others.map(([name]) => field(name))));
   form.append(examples(model), offers, advanced, make("p", { className: "error", role: "alert" }));
   model.element = form;
-  const choices = quick(form, parameters);
-  if (choices) offers.before(choices);
+  offers.before(quick(form, parameters));
   if (offered.includes("mapper")) useMapper(form);
   for (const { name, weight_of: of, first_weight: usual } of described.values()) if (of && of in parameters) bind(form, name, of, usual);
+  form.addEventListener("input", () => say($(".filled", advanced), filledIn(advanced)));
   form.addEventListener("submit", (event) => { event.preventDefault(); send(model); });
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
@@ -52,10 +56,17 @@ export function makeForm(model, send) {
   model.panel.append(form);
 }
 
-function makeField(model, name, { label, about: text }, isWeight) {
+// The names of the fields that are filled in, so that none is sent unseen.
+function filledIn(advanced) {
+  const given = all(".field", advanced).filter((field) => all("[name], [data-own]", field).some((input) => input.value && !input.disabled && input.closest(".field") === field));
+  const names = given.map((field) => $("label", field).firstChild.textContent.trim());
+  return names.length ? `: ${names.join(", ")}` : "";
+}
+
+function makeField(model, name, { label, about: text, weight_of: of }, isWeight) {
   const schema = model.parameters[name];
   const must = model.required.includes(name);
-  const made = control(schema, label || name, isWeight);
+  const made = control(schema, of ? `${label} of ${of}` : label || name, isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
   const element = choices?.length && !schema.enum ? named(input, choices) : made.element;
@@ -66,7 +77,7 @@ function makeField(model, name, { label, about: text }, isWeight) {
   const title = label ? [`${label} `, make("code", { textContent: name })] : [make("code", { textContent: name })];
   const error = make("p", { id: `${id}-error`, className: "error" });
   input.addEventListener("input", () => say(error, "") ?? (input.ariaInvalid = null));
-  return make("div", { className: "field", dataset: { field: name }, hidden: choices?.length === 0 },
+  return make("div", { className: of ? "field weight" : "field", dataset: { field: name }, hidden: choices?.length === 0 },
     make("label", { htmlFor: id }, ...title),
     name === "seed" ? make("div", { className: "with-dice" }, element, dice(input)) : element,
     error,
@@ -110,22 +121,31 @@ export function written(form) {
 // Fills in a form as it was for a job or a picture, but for its pictures.
 export function fill(model, parameters, pictures = []) {
   const form = model.element;
+  const { n, ...values } = { ...parameters, ...avoidOf(form, parameters.prompts) };
+  for (const [name, value] of Object.entries(values)) if (String(value) === String(model.parameters[name]?.default)) delete values[name];
   open(model);
-  clearErrors(form);
-  const values = { ...parameters, ...avoidOf(form, parameters.prompts) };
-  const inputs = all("[name], [data-own]", form);
-  for (const input of inputs) {
-    if (input.type === "file") { giveFile(input, null); continue; }
-    const name = input.name || input.dataset.own;
-    const value = values[name];
-    const usual = model.parameters[name]?.default;
-    input.disabled = false;
-    input.value = value === undefined || name === "n" || String(value) === String(usual) ? "" : value;
-  }
-  for (const input of inputs) changed(input);
-  form.querySelector(".advanced").open ||= inputs.some((input) => input.closest(".advanced") && input.value && !input.disabled && !["seed", "iterations", "size"].includes(input.name));
+  put(model, values);
   if (pictures.length) showError(form, { message: `Choose the pictures again: ${pictures.join(", ")}.` });
 }
+
+const inputsOf = (form) => all("[name], [data-own]", form);
+const nameOf = (input) => input.name || input.dataset.own;
+
+// Writes these values into a form, and empties all its other fields.
+export function put({ element: form }, values) {
+  clearErrors(form);
+  const inputs = inputsOf(form);
+  for (const input of inputs) {
+    if (input.type === "file") { giveFile(input, null); continue; }
+    input.disabled = false;
+    input.value = values[nameOf(input)] ?? "";
+  }
+  for (const input of inputs) changed(input);
+  form.querySelector(".advanced").open ||= inputs.some((input) => input.closest(".advanced") && input.value && !input.disabled && !["n", "seed", "iterations", "size"].includes(input.name));
+}
+
+// What is filled in, but for pictures, as `put` takes it.
+export const valuesOf = (form) => Object.fromEntries(inputsOf(form).filter(({ type, value }) => type !== "file" && value).map((input) => [nameOf(input), input.value]));
 
 export function clearErrors(form) {
   for (const error of all(".error", form)) say(error, "");

@@ -44,13 +44,17 @@ function showForget() {
   $("#forget").hidden = !key();
 }
 
-$("#forget").addEventListener("click", () => {
+// Nothing that the key has shown stays, nor what was written with it.
+function leave() {
   forget();
-  location.assign(location.pathname); // nothing that the key has shown stays
-});
+  sessionStorage.clear();
+  location.assign(location.pathname);
+}
+
+$("#forget").addEventListener("click", leave);
 addEventListener("storage", (event) => {
   if (event.key !== NAME) return; // another window has taken the key back, or given one
-  if (event.newValue === null) return location.assign(location.pathname);
+  if (event.newValue === null && !key()) return leave();
   showForget();
   dispatchEvent(new Event("key"));
 });

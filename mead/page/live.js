@@ -10,7 +10,7 @@ export function watch(model, send) {
   if (!method && !sliders) return;
   const box = make("input", { type: "checkbox" });
   const label = make("label", { className: "check live", title: "Each change makes the edit again" }, box, "Live");
-  $(".quick", model.element)?.append(label);
+  $(".quick", model.element).append(label);
   let soon;
   const show = () => { label.hidden = !isQuick(model.element); };
   model.element.addEventListener("input", (event) => {

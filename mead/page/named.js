@@ -1,6 +1,7 @@
 // Fields that take names which the weights set offers: sliders with a number each, as in "age:3 | smile:-1", or
 // one name.
 
+import { words } from "./controls.js";
 import { changed, make } from "./dom.js";
 import { bindSlider } from "./ranges.js";
 
@@ -24,7 +25,7 @@ export function named(input, choices) {
 }
 
 function selection(input, choices) {
-  const select = make("select", { ariaLabel: "Choose one" }, make("option", { value: "", textContent: "none" }), ...choices.map(([name]) => make("option", { textContent: name })));
+  const select = make("select", { ariaLabel: "Choose one" }, make("option", { value: "", textContent: "none" }), ...choices.map(([name]) => make("option", { value: name, textContent: words(name) })));
   select.addEventListener("input", (event) => { event.stopPropagation(); input.value = select.value; changed(input); });
   input.addEventListener("input", () => { select.value = input.value; });
   input.hidden = true;
@@ -32,7 +33,7 @@ function selection(input, choices) {
 }
 
 function sliders(input, choices) {
-  const numbers = new Map(choices.map(([name]) => [name, make("input", { type: "number", step: "any", placeholder: "0", ariaLabel: `${name}, a number` })]));
+  const numbers = new Map(choices.map(([name]) => [name, make("input", { type: "number", step: "any", placeholder: "0", ariaLabel: `${words(name)}, a number` })]));
   let writing = false;
   for (const number of numbers.values()) {
     number.addEventListener("input", () => {
@@ -52,6 +53,6 @@ function sliders(input, choices) {
     writing = false;
   });
   input.hidden = true;
-  const row = ([name, range]) => make("div", { className: "named" }, make("span", { textContent: name }), bindSlider(numbers.get(name), ...(range ?? [-5, 5]), 0, name));
+  const row = ([name, range]) => make("div", { className: "named" }, make("span", { textContent: words(name) }), bindSlider(numbers.get(name), ...(range ?? [-5, 5]), 0, words(name)));
   return make("div", { className: "sliders" }, ...choices.map(row), input);
 }

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { $, say } from "./dom.js";
+import * as draft from "./draft.js";
 import * as faces from "./faces.js";
 import { connect } from "./following.js";
 import { makeForm } from "./forms.js";
@@ -27,6 +28,7 @@ if (models.length) {
     live.watch(model, send);
   }
   say($("#draws"), service.draws);
+  draft.start();
   settings.start();
 } else {
   say($("#panels"), "The weights cannot be used: nothing can be made. The server's log says why.");

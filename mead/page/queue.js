@@ -1,13 +1,14 @@
 // The page for operators: what waits, what runs, where and how fast, and what has failed.
 
 import { ask } from "./api.js";
-import { $, button, make, say } from "./dom.js";
+import { $, all, button, make, say } from "./dom.js";
 import { wordsOf } from "./jobs.js";
 import { has, modelOf } from "./service.js";
 import { ago, duration } from "./times.js";
 
 const EVERY = 2000; // milliseconds
 const LISTED = 50; // jobs of a kind
+const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", th: "columnheader", td: "cell" };
 
 const megabytes = (bytes) => `${Math.round(bytes / 2 ** 20).toLocaleString("en")} MB`;
 const nameOf = (type) => modelOf({ type })?.name ?? type;
@@ -20,8 +21,9 @@ function table(place, columns, rows, nothing) {
   if (!rows.length) return place.replaceChildren(make("table", {}, make("caption", { textContent: nothing })));
   const kind = (at) => (typeof rows[0][at] === "number" ? "number" : "");
   const head = make("tr", {}, ...columns.map((text, at) => make("th", { scope: "col", textContent: text, className: kind(at) })));
-  const line = (row) => make("tr", {}, ...row.map((cell, at) => make("td", { className: kind(at) }, typeof cell === "number" ? cell.toLocaleString("en") : cell)));
+  const line = (row) => make("tr", {}, ...row.map((cell, at) => make("td", { className: kind(at), dataset: { of: columns[at] } }, typeof cell === "number" ? cell.toLocaleString("en") : cell)));
   place.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.map(line))));
+  for (const one of all("table, thead, tbody, tr, th, td", place)) one.role = ROLES[one.localName]; // also where a style shows no table
 }
 
 async function look() {

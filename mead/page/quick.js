@@ -2,9 +2,11 @@
 
 import { button, changed, make } from "./dom.js";
 import { presets } from "./controls.js";
+import { has } from "./service.js";
 
 const COUNTS = [1, 2, 4, 9];
 const RATIOS = [["square", 1, 1], ["wide", 4, 3], ["tall", 3, 4], ["very wide", 16, 9], ["very tall", 9, 16]];
+const LAPSE = 30; // pictures
 const SIDE_STEP = 16; // pixels
 const MOST_SEED = 2 ** 48;
 
@@ -16,8 +18,9 @@ export function quick(form, parameters) {
   if (iterations) row.append(presets("Quality", iterations, qualities(parameters.iterations)));
   if (size && parameters.size.default) row.append(presets("Shape", size, shapes(parameters.size)));
   if (n) row.append(presets("Pictures", n, COUNTS.filter((count) => count <= parameters.n.maximum).map((count) => [count === parameters.n.default ? "" : String(count), String(count)])));
+  if (frames && has("GET /jobs/{job_id}/timelapse.webp")) row.append(lapse(frames));
   if (output) row.append(presets("Result", output, [...output.options].map((option) => [option.value, RESULTS[option.value || parameters.output.default] ?? option.text])));
-  return row.children.length ? row : null;
+  return row;
 }
 
 // Steps: half of the usual number, or three times as many.
@@ -39,6 +42,15 @@ function shapes({ default: usual, pattern }) {
     const icon = make("span", { className: "shape", style: { width: `${scale * across}px`, height: `${scale * down}px` } });
     return [size === usual ? "" : size, icon, `${name}: ${size}`];
   }).filter(([size]) => size === "" || allowed.test(size));
+}
+
+// Whether there is a time-lapse. How many pictures it has may be written too.
+function lapse(input) {
+  const toggle = button("Time-lapse", () => { input.value = Number(input.value) ? "" : Math.min(LAPSE, input.max); changed(input); }, { title: "Keep pictures of the way, to be played as an animation" });
+  const show = () => { toggle.ariaPressed = String(Number(input.value) > 0); };
+  input.addEventListener("input", show);
+  show();
+  return make("div", { className: "presets" }, toggle);
 }
 
 // A dice for the seed.

@@ -23,12 +23,23 @@ export function start() {
   });
   setInterval(() => {
     const job = chosen();
-    if (!job || !running(job) || document.hidden) return;
-    const due = !job.address || performance.now() > (job.looked ?? 0) + PREVIEW_EVERY; // the first as soon as it is there
-    if (job.status === "processing" && queued && due && !job.looking) look(job);
-    if (due) draw(job); // the seconds left
+    if (!job || document.hidden) return;
+    const due = isDue(job);
+    if (queued) lookAt(job, due);
+    if (running(job) && due) draw(job); // the seconds left
   }, TICK);
   draw(chosen());
+}
+
+// A first preview is shown as soon as it is there.
+const isDue = (job) => !job.address || performance.now() > (job.looked ?? 0) + PREVIEW_EVERY;
+
+// Previews of the job on the stage, and of the others of its form: one at a time, the one longest not looked at.
+function lookAt(job, due) {
+  if (job.status === "processing" && due && !job.looking) look(job);
+  const others = groupOf(job).filter((one) => one !== job && one.status === "processing");
+  const [next] = others.filter(isDue).sort((one, other) => (one.looked ?? 0) - (other.looked ?? 0));
+  if (next && !others.some(({ looking }) => looking)) look(next);
 }
 
 async function look(job) {
@@ -96,6 +107,7 @@ function drawGroup(job) {
     card.ariaPressed = String(one === job);
     card.ariaLabel = `Picture ${place + 1} of ${group.length}: ${STATES[one.status]}`;
     const part = share(one);
+    card.style.setProperty("--done", part ?? 0);
     if (one.address) {
       if (card.firstChild?.src !== one.address) card.replaceChildren(make("img", { src: one.address, alt: "" }));
     } else say(card, part === null ? STATES[one.status] : `${Math.floor(100 * part)}%`);

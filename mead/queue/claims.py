@@ -98,14 +98,26 @@ class Claims:
         lost, watched, held = cast("list[list[str]]", answer)
         return ReportReply(frozenset(lost), frozenset(watched), tuple(held))
 
-    def succeed(self, job: Job, worker: str, out_path: str, bytes_stored: int = 0) -> bool:
+    def succeed(
+        self,
+        job: Job,
+        worker: str,
+        out_path: str,
+        bytes_stored: int = 0,
+        latents_bytes: int = 0,
+        latents_ttl: int = 0,
+    ) -> bool:
         """End a job with its result of `bytes_stored` bytes: HSET and EXPIRE the record, LREM the id.
+
+        Args:
+            latents_bytes: size of the latents that it can go on with; 0: it cannot.
+            latents_ttl: seconds that these are kept, and the job's uploads.
 
         Returns:
             False if the job has ended otherwise, or the worker does not hold it.
         """
         result = {"status": "succeeded", "out_path": out_path, "bytes": str(bytes_stored)}
-        return self._end(job.queue, worker, job.id, result)
+        return self._end(job.queue, worker, job.id, result, latents_bytes, latents_ttl)
 
     def fail(
         self, job: Job, worker: str, error: str, kind: Literal["input", "internal"], field: str | None = None
@@ -135,11 +147,20 @@ class Claims:
         keys += map(job_key, job_ids)
         return cast("list[str]", self._requeue(queue, worker, *job_ids, keys=keys))
 
-    def _end(self, queue: str, worker: str, job_id: str, result: dict[str, str]) -> bool:
+    def _end(
+        self,
+        queue: str,
+        worker: str,
+        job_id: str,
+        result: dict[str, str],
+        latents_bytes: int = 0,
+        latents_ttl: int = 0,
+    ) -> bool:
         fields = records.flatten(result)
         keys = [processing_key(queue, worker), job_key(job_id)]
+        kept = self.ttl, latents_bytes, latents_ttl
         with suppress(NotReplicatedError):  # it has ended all the same
-            return bool(self._finish(queue, worker, job_id, *records.now(), self.ttl, *fields, keys=keys))
+            return bool(self._finish(queue, worker, job_id, *records.now(), *kept, *fields, keys=keys))
         return True
 
     def _fail_damaged(self, queue: str, worker: str, error: ValidationError) -> None:

@@ -19,11 +19,13 @@ from mead.queue.prefix import PrefixPacker
 from mead.queue.redis_errors import Reconnect
 from mead.queue.redis_url import RedisUrl, parse_redis_url
 
+ANSWER_SECONDS = 30.0
+"""How long Redis may take to answer, unless the URL or the caller says otherwise."""
 DISCOVERY_SECONDS = 1.0
 """How long a Sentinel or a node of a cluster may take to name the primary, before the next is asked."""
 
 
-def connect(url: str, timeout: float = 30, prefix: str = "") -> redis.Redis:
+def connect(url: str, timeout: float = ANSWER_SECONDS, prefix: str = "") -> redis.Redis:
     """A Redis client that returns strings and connects on its first command.
 
     A command is repeated once over a new connection if the old one was dropped, or leads to a server that no
@@ -117,7 +119,10 @@ def check_redis_url(url: str) -> str:
     """
     try:
         parse_redis_url(url)
-    except ValueError:  # its message may contain part of the password
+        connect(url, prefix="{any}:").connection_pool.make_connection()  # does not connect yet
+    except TypeError:
+        raise ValueError("has an option, after the `?`, that redis-py does not know") from None
+    except (ValueError, redis.RedisError):  # the message may contain part of the password
         raise ValueError(
             "is not the URL of a Redis, as in redis://:PASSWORD@host:6379/0, rediss://host:6379/0, "
             "unix:///path/of/socket?db=0, redis+sentinel://host1:26379,host2:26379/NAME or "

@@ -55,14 +55,21 @@ class KeptLimitError(Exception):
     Args:
         reached: the field of `KeptLimits` that is reached.
         limit: its value.
+        seconds: until enough of what is kept will have expired; None if that depends on jobs that have not
+            ended, or are kept until they are released.
     """
 
-    def __init__(self, reached: str, limit: int) -> None:
+    def __init__(self, reached: str, limit: int, seconds: float | None) -> None:
+        self.seconds = None if seconds is None else max(1, math.ceil(seconds))
         whose = "your jobs" if reached.startswith("client_") else "all jobs"
         what = f"{limit:,} records" if reached.endswith("jobs") else f"{limit:,} bytes of files"
+        remedy = (
+            "jobs that have not ended, or are kept (DELETE /jobs/ID/keep releases them), must go first"
+            if self.seconds is None
+            else f"try again in {self.seconds} s, when the oldest will have expired"
+        )
         super().__init__(
-            f"{what} of {whose} are kept, and there is no room for more (MAX_{reached.upper()}); "
-            "they are removed JOB_TTL seconds after their jobs have ended"
+            f"{what} of {whose} are kept, and there is no room for more (MAX_{reached.upper()}); {remedy}"
         )
 
 
@@ -89,18 +96,23 @@ class NotAloneError(Exception):
     """The next job in the queue must run alone, because a worker died while running it."""
 
 
-def refusal(result: str, n: int, longest: int, most: int, kept: KeptLimits) -> Exception:
+def refusal(
+    result: str, ms: int, n: int, longest: int, most: int, a_minute: int, kept: KeptLimits
+) -> Exception:
     """Why the script `enqueue` has made no job.
 
     Args:
         result: what it has answered.
+        ms: after how many it would make them, of some answers; -1: that is not known.
         n: how many jobs were to be made.
-        longest, most, kept: the limits, see `mead.queue.jobs.Jobs.enqueue_group`.
+        longest, most, a_minute, kept: the limits, see `mead.queue.jobs.Jobs.enqueue_group`.
     """
+    if result == "fast":
+        return TooFastError(a_minute, ms / 1000)
     if result == "full":
         return QueueFullError(n, longest)
     if result == "many":
         return TooManyJobsError(n, most)
     if result == "repeated":
         return IdempotencyError()
-    return KeptLimitError(result, getattr(kept, result))
+    return KeptLimitError(result, getattr(kept, result), None if ms < 0 else ms / 1000)

@@ -28,7 +28,7 @@ import redis
 
 from mead.queue import heartbeats, ranks, records
 from mead.queue.claims import Claims
-from mead.queue.errors import TooFastError, UnknownJobError, refusal
+from mead.queue.errors import UnknownJobError, refusal
 from mead.queue.heartbeats import EngineLoad, Heartbeat
 from mead.queue.job import Job, JobOutcome, KeptLimits, ids_of_group
 from mead.queue.keys import (
@@ -145,10 +145,9 @@ class Jobs(Claims):
             self.cancel_all(list(group), priority=priority)
             raise
         result, *more = answer
-        if result == "fast":
-            raise TooFastError(a_minute, int(more[0]) / 1000)
         if result != "accepted":
-            raise refusal(result, len(group), longest, most, kept or KeptLimits())
+            ms = int(more[0]) if more else -1
+            raise refusal(result, ms, len(group), longest, most, a_minute, kept or KeptLimits())
         return ids_of_group(*more)
 
     def get(self, job_id: str) -> Job:

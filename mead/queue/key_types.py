@@ -53,7 +53,7 @@ def _expected(queues: Iterable[str], who: str, owner: str) -> dict[str, str]:
         keys.keeps_key(owner): "set",
     }
     for kept in (keys.KEPT_KEY, keys.kept_key(who)):
-        expected |= {kept: "zset", keys.kept_bytes_key(kept): "number"}
+        expected |= {kept: "zset", keys.kept_latents_key(kept): "zset", keys.kept_bytes_key(kept): "number"}
     for queue in queues:
         expected |= {queue: "list", keys.cancelled_key(queue): "zset"}
         expected |= {keys.order_key(queue): "zset", keys.turns_key(queue): "zset"}

@@ -96,8 +96,15 @@ def kept_key(client: str) -> str:
     return f"{KEPT_KEY}:{client}"
 
 
+def kept_latents_key(kept: str) -> str:
+    """Sorted set: the jobs of a sorted set of kept jobs that can go on, as ID:BYTES of latents and uploads,
+    by the second until which they can.
+    """
+    return f"{kept}:latents"
+
+
 def kept_bytes_key(kept: str) -> str:
-    """Number: the sum of the bytes in a sorted set of kept jobs."""
+    """Number: the sum of the bytes in a sorted set of kept jobs, and of their latents."""
     return f"{kept}:bytes"
 
 
@@ -118,7 +125,8 @@ WORKERS_KEY = "workers"
 """Set: names of all workers; a dead worker's stays until its jobs have been recovered."""
 
 STATISTICS_KEY = "statistics"
-"""Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:wait:BUCKET and TYPE:run:BUCKET."""
+"""Hash: counts TYPE:accepted, TYPE:recovered, TYPE:STATUS, TYPE:failed:KIND, TYPE:wait:BUCKET and
+TYPE:run:BUCKET."""
 
 WEBHOOKS_KEY = "webhooks"
 """Sorted set: the outbox of webhooks (`mead.queue.outbox`), by when each is due in ms since 1970."""

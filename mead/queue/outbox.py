@@ -59,11 +59,16 @@ class Entry:
 
 
 class OutboxCounts(NamedTuple):
-    """How many webhooks wait, and how many were delivered or have failed for good since Redis was empty."""
+    """How many webhooks wait, and how many were delivered or have failed for good since Redis was empty.
+
+    Attributes:
+        late: seconds for which the first one that is due waits for a sender.
+    """
 
     waiting: int
     delivered: int
     failed: int
+    late: float = 0.0
 
 
 class Outbox:
@@ -116,12 +121,18 @@ class Outbox:
             self.redis.zrem(WEBHOOKS_KEY, *map(str, entries))
 
     def counts(self) -> OutboxCounts:
-        """How many wait (ZCARD), were delivered and have failed (HGETALL)."""
+        """How many wait (ZCARD), were delivered and have failed (HGETALL), and how late they are (ZRANGE)."""
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.zcard(WEBHOOKS_KEY)
             pipe.hgetall(WEBHOOK_COUNTS_KEY)
-            waiting, counted = pipe.execute()
-        return OutboxCounts(waiting, int(counted.get("delivered", 0)), int(counted.get("failed", 0)))
+            pipe.zrange(WEBHOOKS_KEY, 0, 0, withscores=True)
+            pipe.time()
+            waiting, counted, first, (seconds, microseconds) = pipe.execute()
+        now = seconds + microseconds / 1e6
+        late = max((now - due / 1000 for _, due in first), default=0.0)
+        return OutboxCounts(
+            waiting, int(counted.get("delivered", 0)), int(counted.get("failed", 0)), max(0.0, late)
+        )
 
     def _settled(self, entry: Entry, outcome: str, again: str = "", pause: int = 0, why: str = "") -> None:
         told = entry.job_id if entry.event == "completed" else ""

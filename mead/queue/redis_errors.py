@@ -38,6 +38,9 @@ MEANINGS = {
 STALE = frozenset({"LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED"})
 """Codes after which a connection is closed, since a new one may lead to another server."""
 
+LASTING = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE"})
+"""Codes of what stays wrong until somebody mends it."""
+
 _CODE = re.compile(rf"-?\b({'|'.join(MEANINGS)})\b")
 _MISSING_RIGHT = re.compile(r"The user executing the script can't|no permissions? to", re.IGNORECASE)
 

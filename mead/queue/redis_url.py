@@ -55,6 +55,8 @@ def parse_redis_url(url: str) -> RedisUrl:
         raise ValueError("unknown scheme")
     scheme, kind = SCHEMES[parts.scheme]
     if kind == "single":
+        if scheme != "unix" and not (parts.path.strip("/").isdecimal() or parts.path in ("", "/")):
+            raise ValueError("the database is not a number")  # redis-py would take database 0
         return RedisUrl(kind, (), "", parse_url(url), scheme == "rediss", {})
     user, at, places = parts.netloc.rpartition("@")
     service, _, database = parts.path.strip("/").partition("/")

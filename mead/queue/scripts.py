@@ -37,6 +37,7 @@ local PROCESSING, TICKETS = '{keys.processing_key("", "")}', '{keys.tickets_key(
 local SERVED, CANCELLED = '{keys.served_key("")}', '{keys.cancelled_key("")}'
 local ORDER, TURNS = '{keys.order_key("")}', '{keys.turns_key("")}'
 local KEPT, BYTES = PREFIX .. '{keys.KEPT_KEY}', '{keys.kept_bytes_key("")}'
+local LATENTS = '{keys.kept_latents_key("")}'
 local KEPT_JOBS = PREFIX .. '{keys.kept_jobs_key("")}'
 local KEEPS = PREFIX .. '{keys.keeps_key("")}'
 local WEBHOOKS, WEBHOOK_COUNTS = PREFIX .. '{keys.WEBHOOKS_KEY}', PREFIX .. '{keys.WEBHOOK_COUNTS_KEY}'

@@ -36,6 +36,7 @@ class KindStatistics:
 
     accepted: int
     ended: Mapping[str, int]  # by status
+    failed: Mapping[str, int]  # by what was at fault, the "input" or the service ("internal")
     recovered: int  # times a job was requeued because its worker had died
     wait: Histogram  # from joining the queue to a worker, first attempts
     run: Histogram  # from a worker to the end, last attempts
@@ -63,6 +64,7 @@ def read_statistics(counted: Mapping[str, str]) -> Statistics:
         kind: KindStatistics(
             accepted=number(kind, "accepted"),
             ended={status: number(kind, status) for status in sorted(ENDED)},
+            failed={fault: number(kind, f"failed:{fault}") for fault in ("input", "internal")},
             recovered=number(kind, "recovered"),
             wait=histogram(kind, "wait"),
             run=histogram(kind, "run"),

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-from mead.origins import DEFAULT_PORTS
-from mead.receivers import NOT_PUBLIC, AllowedReceivers
+from mead.receivers import NOT_PUBLIC, AllowedReceivers, port_of
 
 CONNECT_SECONDS = 5.0  # to connect to one address
 LONGEST_HEAD = 16 * 2**10  # bytes of an answer that are read at most
@@ -69,7 +68,7 @@ def _connected(parts: SplitResult, allowed: AllowedReceivers, until: float) -> s
     host = parts.hostname or ""
     failure: OSError | None = None
     for family, address in _addresses(parts):
-        if not allowed.allows(host, str(address[0])):
+        if not allowed.allows(host, str(address[0]), port_of(parts)):
             continue
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -96,9 +95,8 @@ def _addresses(parts: SplitResult) -> Iterator[tuple[int, tuple[Any, ...]]]:
     Raises:
         NotSentError: its name is not known.
     """
-    port = parts.port if parts.port is not None else DEFAULT_PORTS[parts.scheme]
     try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(parts.hostname, port_of(parts), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise NotSentError("its name cannot be looked up") from None
     yield from ((family, address) for family, *_, address in found)

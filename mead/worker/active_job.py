@@ -47,7 +47,7 @@ class ActiveJob(Generic[R]):
     result_bytes: int = 0
     error: Exception | None = None  # why the job must fail
     origin: Origin | None = None  # what makes its latents; None: they are not stored
-    can_go_on: bool = False  # whether its latents are stored
+    latents_bytes: int = 0  # of the latents, if they are stored
     # Times of time.monotonic:
     previewed: float = float("-inf")
     store_after: float = float("-inf")
@@ -135,8 +135,7 @@ class ActiveJob(Generic[R]):
         if latents is None:
             return
         try:
-            storage.write(latents, storage.latents_path(path))
-            self.can_go_on = True
+            self.latents_bytes = storage.write(latents, storage.latents_path(path))
         except OSError as error:
             log.warning("latents cannot be stored", extra=self._context(error))
 

@@ -24,7 +24,7 @@ from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
-from mead.resuming import FIELD, Origin, restore
+from mead.resuming import FIELD, Origin, ResumingPipeline, resume
 from mead.revision import Pipeline, R, picture_of, start
 from mead.storage import Storage, StorageUnavailableError
 from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
@@ -66,7 +66,7 @@ class Engine(Generic[R]):
         chunks_of: the text chunks of the picture's PNG, by keyword, of a job with these parameters, and so
             many steps and further ones (see `mead.provenance`).
         origin: what makes latents here; None: no job can go on here.
-        keeps_latents: whether those of jobs that succeed are stored, so that they can go on.
+        latents_ttl: seconds that those of jobs that succeed are kept, so that they can go on; 0: not at all.
         room: for the jobs' steps in memory; None: it is not foreseen.
     """
 
@@ -88,7 +88,7 @@ class Engine(Generic[R]):
         weights: Mapping[str, str] | None = None,
         chunks_of: Callable[..., Mapping[str, str]] = lambda params, steps, further: {},
         origin: Origin | None = None,
-        keeps_latents: bool = False,
+        latents_ttl: int = 0,
         room: Room | None = None,
     ) -> None:
         self.pipeline = pipeline
@@ -106,7 +106,7 @@ class Engine(Generic[R]):
         self.weights = weights or {}
         self.chunks_of = chunks_of
         self.origin = origin
-        self.keeps_latents = keeps_latents
+        self.latents_ttl = latents_ttl
         self.cancelled = CancelledPictures(jobs, storage)
         self.writers = ThreadPoolExecutor(2 * capacity + 2, "storage")  # threads start when needed
         self._admit_after = float("-inf")  # time.monotonic; set when uploads could not be read
@@ -179,8 +179,8 @@ class Engine(Generic[R]):
         try:
             self._check_weights(job)
             params = check(self.params, self.storage.parameters(job))
-            notes = self.notes_on(params)
-            revision = start(self.pipeline, params, self._preparation(job))
+            revision = start(self.pipeline, params, self._beginning(job))
+            notes = self.notes_on(params.model_copy(update={"n": job.n})) + revision.notes
             self.check_steps(params, revision.steps)
             chunks = partial(self._chunks, params, revision)
             if not self.batch.has_room_for(revision):
@@ -200,25 +200,24 @@ class Engine(Generic[R]):
             return
         else:
             seconds = time.monotonic() - began
-            origin = self.origin if self.keeps_latents else None
+            origin = self.origin if self.latents_ttl else None
             self.batch.add(ActiveJob(job, revision, notes, revision.faces, chunks, seconds, origin=origin))
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 
-    def _preparation(self, job: Job) -> Callable[[R], None]:
-        """What is done with a new revision of a job: if it goes on with another one, that one's latents are
-        restored.
+    def _beginning(self, job: Job) -> Callable[[JobParams], R] | None:
+        """What begins a job that goes on with another one's latents; None for other jobs.
 
         Raises:
             ParamsError: no job can go on here.
             OSError: they cannot be read.
         """
         if job.latents is None:
-            return lambda revision: None
-        if self.origin is None:
+            return None
+        if self.origin is None or not isinstance(self.pipeline, ResumingPipeline):
             raise ParamsError(FIELD, "no job can go on here", out_of_range=True)
         latents = self.storage.read_upload(job, job.latents)
-        return partial(restore, content=latents, here=self.origin)
+        return partial(resume, self.pipeline, content=latents, here=self.origin)
 
     def _chunks(self, params: JobParams, revision: R) -> Mapping[str, str]:
         """The text chunks of a finished job's PNG."""
@@ -297,7 +296,8 @@ class Engine(Generic[R]):
             active.preview(self.pipeline, self.storage, self.writers)
 
     def _succeed(self, active: ActiveJob[R], result: Path) -> None:
-        if self.jobs.succeed(active.job, self.worker, result.name, active.result_bytes):
+        stored = active.result_bytes, active.latents_bytes, self.latents_ttl
+        if self.jobs.succeed(active.job, self.worker, result.name, *stored):
             self._succeeded(active)
         else:
             self._drop(active)
@@ -306,7 +306,7 @@ class Engine(Generic[R]):
         extra = {"job": active.job.id, "worker": self.worker, "steps": active.revision.step}
         log.info("job succeeded", extra=extra)
         self._release(active.job)
-        self._cleanup(active.job, keep_uploads=active.can_go_on)
+        self._cleanup(active.job, keep_uploads=active.latents_bytes > 0)
 
     def _fail(self, job: Job, error: Exception, kind: Literal["input", "internal"] = "internal") -> None:
         why = str(error) if kind == "input" else reason_of(error)

@@ -67,7 +67,7 @@ def make_worker(settings: Settings) -> Worker:
             origin=Origin(
                 model=spec.name, weights=Weights.of(settings.weights), device=torch.device(device).type
             ),
-            keeps_latents=settings.latents_ttl > 0,
+            latents_ttl=settings.latents_ttl,
             room=room_on(torch.device(device)),
         )
         for spec, pipeline in pipelines

@@ -292,7 +292,8 @@ def test_each_job_of_a_group_has_its_own_objects(
     assert http.delete(f"/jobs/{ids[1]}").status_code == 200 and len(uploads()) == 2
     assert http.delete(f"/jobs?group={ids[0]}").json["ids"] == [ids[0], ids[2]]
     assert uploads() == set() and jobs.kept() == (3, 0)
-    small = settings.model_copy(update={"data_url": str(bucket), "max_queue_length": 2})
+    jobs.enqueue("waiting", "sc", settings.queues[1], {})
+    small = settings.model_copy(update={"data_url": str(bucket), "max_queue_length": 3})
     assert post_three(create_app(small).test_client()).status_code == 429 and uploads() == set()
 
 

@@ -25,7 +25,7 @@ def test_public_addresses(address: str) -> None:
 )
 def test_other_addresses(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
-    assert not AllowedReceivers().allows("example.com", address)
+    assert not AllowedReceivers().allows("example.com", address, 443)
 
 
 def test_what_is_named_is_allowed() -> None:
@@ -39,9 +39,20 @@ def test_what_is_named_is_allowed() -> None:
         ("localhost", "::1"),
         ("192.168.1.7", "192.168.1.7"),
     ):
-        assert allowed.allows(host, address), (host, address)
-    assert not allowed.allows("other.lan", "192.168.1.1") and not allowed.allows("a", "127.0.0.1")
-    assert AllowedReceivers("*").allows("a", "127.0.0.1")
+        assert allowed.allows(host, address, 80), (host, address)
+    assert not allowed.allows("other.lan", "192.168.1.1", 80) and not allowed.allows("a", "127.0.0.1", 80)
+    assert AllowedReceivers("*").allows("a", "127.0.0.1", 80)
+
+
+def test_a_port_may_be_the_only_one() -> None:
+    allowed = AllowedReceivers(["receiver.lan:8000", "10.0.0.0/8:9", "[fd00::7]:8000", "[::1]", ".in.lan:80"])
+    for host, address in (("receiver.lan", "127.0.0.1"), ("fd00::7", "fd00::7")):
+        assert allowed.allows(host, address, 8000) and not allowed.allows(host, address, 6379), host
+    assert allowed.allows("a", "10.1.2.3", 9) and not allowed.allows("a", "10.1.2.3", 80)
+    assert allowed.allows("::1", "::1", 6379)
+    assert allowed.allows("receiver.lan", "8.8.8.8", 443), "a public one is allowed anyway"
+    assert not allowed.refuses("http://a.in.lan/") and allowed.refuses("http://10.0.0.1:99/")
+    assert not allowed.refuses("http://10.0.0.1:9/")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,7 @@ def test_what_is_shown_of_a_url() -> None:
     assert origin_of("https://me:secret@example.com:8443/token/a?key=b") == "https://example.com:8443"
 
 
-@pytest.mark.parametrize("entry", ["10.0.0.0/33", "a b", "http://a/"])
+@pytest.mark.parametrize("entry", ["10.0.0.0/33", "a b", "http://a/", "a:b", "a:0", "a:65536", "::1:x"])
 def test_entries_that_are_neither_hosts_nor_networks(entry: str) -> None:
-    with pytest.raises(ValueError, match="is not a"):
+    with pytest.raises(ValueError, match="is not"):
         check_allowed(entry)

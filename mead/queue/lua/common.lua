@@ -80,33 +80,52 @@ local function notify(wanted, event, id, number)
 end
 
 -- The keys that count what is kept, for all clients and for one. Each is a sorted set of entries ID:BYTES, scored by
--- the second in which the record expires (inf until the job has ended). A second key holds the sum of the bytes.
+-- the second in which the record expires (inf until the job has ended). A second sorted set has what a job that has
+-- succeeded can go on with, its latents and its uploads, likewise, scored by the second until which it can. A third key
+-- holds the sum of the bytes of both.
 local function kept_places(client) return {KEPT, KEPT .. ':' .. client} end
 
-local function uncount(place, entry)
-    if redis.call('ZREM', place, entry) == 0 then return end
+-- Takes an entry out of a place, or of the latents there.
+local function uncount(set, entry)
+    if redis.call('ZREM', set, entry) == 0 then return end
+    local place = string.gsub(set, LATENTS .. '$', '')
     redis.call('DECRBY', place .. BYTES, string.match(entry, '%d+$'))
-    if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES) end
+    if redis.call('EXISTS', place) == 0 then redis.call('DEL', place .. BYTES, place .. LATENTS) end
+end
+
+-- Lets a place count for as long as it has jobs that have not ended, or are kept.
+local function persist_place(place)
+    if redis.call('PERSIST', place) == 0 then return false end
+    redis.call('PERSIST', place .. BYTES)
+    redis.call('PERSIST', place .. LATENTS)
+    return true
 end
 
 -- Counts the bytes that stay of a job that has ended, in place of those counted before. A place expires with the last of
 -- its jobs; while one has not ended, it has no time to live. The same holds for the sorted set of the owner's jobs.
-local function keep_ended(owner, client, id, before, bytes, expires)
+-- `latents` are the bytes that the job can go on with until `latents_expire`.
+local function keep_ended(owner, client, id, before, bytes, expires, latents, latents_expire)
     for n, place in ipairs(kept_places(client)) do
         local counted = redis.call('ZREM', place, id .. ':' .. before) == 1
         local more = (tonumber(bytes) or 0) - (counted and tonumber(before) or 0)
         redis.call('ZADD', place, expires, id .. ':' .. bytes)
+        if latents then
+            redis.call('ZADD', place .. LATENTS, latents_expire, id .. ':' .. latents)
+            more = more + latents
+        end
         if more ~= 0 then redis.call('INCRBY', place .. BYTES, string.format('%.0f', more)) end
         if redis.call('ZCOUNT', place, '+inf', '+inf') == 0 then
             redis.call('EXPIREAT', place, expires)
             redis.call('EXPIREAT', place .. BYTES, expires)
+            redis.call('EXPIREAT', place .. LATENTS, expires)
             if owner ~= '' or n == 1 then redis.call('EXPIREAT', KEPT_JOBS .. owner, expires) end
         end
     end
 end
 
--- Ends a job. `fields` hold its status and, if some of its files are removed, the bytes that stay.
-local function finish(id, fields, now, now_ms, ttl)
+-- Ends a job. `fields` hold its status and, if some of its files are removed, the bytes that stay. If it can go on for
+-- `latents_ttl` seconds, its latents of `latents` bytes and its uploads stay so long.
+local function finish(id, fields, now, now_ms, ttl, latents, latents_ttl)
     local job = read(id, 'status', 'type', 'started_ms', 'owner', 'client', 'idempotency_key', 'bytes',
         'webhook_events_filter', 'seq')
     local owner, client, bytes = job[4] or '', job[5] or '', job[7] or '0'
@@ -118,7 +137,11 @@ local function finish(id, fields, now, now_ms, ttl)
     redis.call('EXPIRE', JOB .. id, ttl)
     if job[6] then redis.call('EXPIRE', IDEMPOTENCY .. owner .. ':' .. job[6], ttl) end
     redis.call('SREM', UNFINISHED .. client, id)
-    keep_ended(owner, client, id, bytes, fields.bytes, math.floor(now_ms / 1000 + ttl))
+    local ended = now_ms / 1000
+    if latents then latents = string.format('%.0f', latents + bytes) end
+    local latents_expire = math.floor(ended + math.min(ttl, latents_ttl or 0))
+    keep_ended(owner, client, id, bytes, fields.bytes, math.floor(ended + ttl), latents, latents_expire)
     count(job[2], fields.status)
+    if fields.error_kind then count(job[2], 'failed:' .. fields.error_kind) end
     if job[1] == 'processing' then observe(job[2], 'run', job[3], now_ms) end
 end

@@ -2,7 +2,7 @@
 -- Returns "accepted", the first job's id and their number (an earlier request's if the idempotency key was used before), or
 -- why not: "repeated" (the key belongs to another request), "full" (the queue), "many" (unfinished jobs of this client),
 -- "fast" and in how many ms (too many jobs of this owner in a minute), or the name of the limit on what is kept that has
--- been reached.
+-- been reached, and in how many ms there will be room (-1: that depends on jobs that have not ended, or are kept).
 -- ARGV: deadline, queue, type, owner, client, idempotency key, fingerprint, now, now in ms, bytes of each, priority, limits
 -- (longest, most, a minute, on the kept jobs and bytes of all clients and of this one), number of jobs; then of each job:
 -- its id, the length of what follows, names and values of parameters.
@@ -24,14 +24,42 @@ end
 local places = kept_places(client)
 local sums = {}  -- of the bytes kept in each place, with those of these jobs
 
--- Which limit on what is kept these jobs would exceed.
+-- In how many ms a score, the second of an expiry, comes; -1 for one that does not.
+local function ms_until(score)
+    if not score or score == 'inf' then return -1 end
+    return math.max(0, score * 1000 - now_ms)
+end
+
+-- In how many ms so many bytes of what is kept in a place will have expired, if the next 200 jobs and latents say it.
+local function bytes_expire(place, bytes)
+    local expiring = {}
+    for _, set in ipairs({place, place .. LATENTS}) do
+        local entries = redis.call('ZRANGEBYSCORE', set, '-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 200)
+        for n = 1, #entries, 2 do expiring[#expiring + 1] = {entries[n + 1], string.match(entries[n], '%d+$')} end
+    end
+    table.sort(expiring, function(one, other) return tonumber(one[1]) < tonumber(other[1]) end)
+    for _, one in ipairs(expiring) do
+        bytes = bytes - one[2]
+        if bytes <= 0 then return ms_until(one[1]) end
+    end
+    return -1
+end
+
+-- Which limit on what is kept these jobs would exceed, and in how many ms they would not.
 local function limit_reached()
     for n, sum in ipairs(redis.call('MGET', places[1] .. BYTES, places[2] .. BYTES)) do
         local kept = redis.call('ZCARD', places[n])
-        sums[n] = (kept > 0 and tonumber(sum) or 0) + bytes * number  -- the set may have been deleted by hand
+        if kept == 0 then  -- it may have been deleted by hand
+            redis.call('DEL', places[n] .. LATENTS)
+            sum = 0
+        end
+        sums[n] = (tonumber(sum) or 0) + bytes * number
         local jobs, most_jobs, total, most_bytes = unpack(limits[n])
-        if most_jobs > 0 and kept + number > most_jobs then return jobs end
-        if most_bytes > 0 and sums[n] > most_bytes then return total end
+        if most_jobs > 0 and kept + number > most_jobs then
+            local last = kept + number - most_jobs - 1
+            return jobs, ms_until(redis.call('ZRANGE', places[n], last, last, 'WITHSCORES')[2])
+        end
+        if most_bytes > 0 and sums[n] > most_bytes then return total, bytes_expire(places[n], sums[n] - most_bytes) end
     end
 end
 
@@ -52,6 +80,10 @@ local function forget_expired()
             redis.call('ZREM', KEPT_JOBS .. owner, (string.gsub(entry, ':%d+$', '')))
             uncount(place, entry)
         end
+        local latents = place .. LATENTS
+        for _, entry in ipairs(redis.call('ZRANGEBYSCORE', latents, '-inf', now_ms / 1000, 'LIMIT', 0, 100)) do
+            uncount(latents, entry)
+        end
     end
 end
 
@@ -70,8 +102,8 @@ local room = longest - number
 if longest > 0 and length > room and length - redis.call('ZCARD', queue .. CANCELLED) > room then return {'full'} end
 if limit_reached() then
     forget_expired()
-    local reached = limit_reached()
-    if reached then return {reached} end
+    local reached, wait = limit_reached()
+    if reached then return {reached, wait} end
 end
 if a_minute > 0 then
     local wait = too_soon()
@@ -91,7 +123,7 @@ end
 if key ~= '' then redis.call('SET', IDEMPOTENCY .. owner .. ':' .. key, ids[1]) end
 for n, place in ipairs(places) do
     for _, id in ipairs(ids) do redis.call('ZADD', place, 'inf', id .. ':' .. bytes) end
-    if redis.call('PERSIST', place) == 1 then redis.call('PERSIST', KEPT_JOBS .. owner) end
+    if persist_place(place) then redis.call('PERSIST', KEPT_JOBS .. owner) end
     redis.call('SET', place .. BYTES, string.format('%.0f', sums[n]))  -- has no time to live then, either
 end
 local last = redis.call('INCRBY', queue .. TICKETS, number)

@@ -19,8 +19,7 @@ end
 redis.call('SADD', keeps, id)
 for _, place in ipairs(kept_places(client)) do
     if redis.call('ZADD', place, 'inf', id .. ':' .. bytes) == 1 then redis.call('INCRBY', place .. BYTES, bytes) end
-    redis.call('PERSIST', place)
-    redis.call('PERSIST', place .. BYTES)
+    persist_place(place)
 end
 redis.call('ZADD', KEPT_JOBS .. owner, job[7] or now_ms, id)
 redis.call('PERSIST', KEPT_JOBS .. owner)

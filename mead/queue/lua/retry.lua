@@ -10,8 +10,7 @@ if job[1] ~= 'failed' or job[2] == 'input' then return 0 end
 local queue, owner, client, bytes = job[3], job[4] or '', job[5] or '', job[7] or '0'
 for _, place in ipairs(kept_places(client)) do
     if redis.call('ZADD', place, 'inf', id .. ':' .. bytes) == 1 then redis.call('INCRBY', place .. BYTES, bytes) end
-    redis.call('PERSIST', place)
-    redis.call('PERSIST', place .. BYTES)
+    persist_place(place)
 end
 redis.call('ZADD', KEPT_JOBS .. owner, job[8] or 0, id)
 redis.call('PERSIST', KEPT_JOBS .. owner)

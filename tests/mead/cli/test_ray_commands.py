@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import click
@@ -24,6 +25,17 @@ def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_limits_that_contradict_each_other() -> None:
     with pytest.raises(click.UsageError, match="--min is more than --max"):
         ray("up", "--min", "3", "--max", "2")
+
+
+def test_an_address_where_no_ray_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(
+            CommandError, match=r"no Ray cluster at 127\.0\.0\.1:\d+: it does not answer"
+        ) as failed:
+            ray("status", "--timeout", "1")
+    assert failed.value.code == 3
 
 
 def test_where_no_cluster_is() -> None:

@@ -80,6 +80,14 @@ def test_a_killed_process_is_restarted_in_its_place(on: Stage) -> None:
     assert parents()[restarted] == actor
 
 
+def test_what_a_server_without_room_waits_for(on: Stage) -> None:
+    cluster.up(on.fleet, on.spec, ScalingPolicy(3, 3))
+    eventually(lambda: (cluster.status(on.fleet).no_room or "").startswith("a server needs "))
+    assert "\nservers wait for room: a server needs " in mead(on, "status").stdout
+    cluster.up(on.fleet, on.spec, ScalingPolicy(1, 2, drain_seconds=2, quiet_seconds=2))
+    eventually(lambda: cluster.status(on.fleet).no_room is None)
+
+
 def test_the_policy_of_a_fleet_can_be_changed(on: Stage) -> None:
     (pid,) = servers(on, 1)
     assert cluster.up(on.fleet, on.spec, ScalingPolicy(1, 3)).policy.maximum == 3

@@ -96,10 +96,12 @@ def test_each_job_of_a_group_has_its_own_files(
 def test_a_group_that_has_no_room_leaves_nothing(
     settings: Settings, idle_worker: None, storage: FolderStorage
 ) -> None:
-    http = create_app(settings.model_copy(update={"max_queue_length": 2})).test_client()
+    http = create_app(settings.model_copy(update={"max_queue_length": 3})).test_client()
+    waiting = submit(http, {"prompt": "a smile", "img": photo()}, "/styleclip")
     refused = http.post("/styleclip", data={"prompt": "a smile", "n": "3", "img": photo()}, headers=ASYNC)
-    assert refused.status_code == 429 and records(http) == []
-    assert list(storage.uploads.iterdir()) == []
+    assert refused.status_code == 429
+    assert [record["id"] for record in records(http)] == [waiting["id"]]
+    assert len(list(storage.uploads.iterdir())) == 1
 
 
 def test_bad_numbers(http: FlaskClient, idle_worker: None) -> None:
@@ -117,7 +119,7 @@ def test_bad_numbers(http: FlaskClient, idle_worker: None) -> None:
 def test_all_missing_fields_are_named_at_once(http: FlaskClient, idle_worker: None) -> None:
     answer = http.post("/styleclip", data={"seed": "7"})
     assert answer.status_code == 400 and answer.json and answer.json["field"] == "prompt"
-    assert answer.json["message"] == "prompt: must be given (and so must img)"
+    assert answer.json["message"] == "prompt: must be given, or sliders or mapper (and so must img)"
 
 
 def test_the_first_failure_of_a_group_is_told(http: FlaskClient, worker: Worker) -> None:
@@ -212,6 +214,27 @@ def test_a_failed_job_runs_again(
     assert http.post(f"/jobs/{'0' * 32}/retry").status_code == 404
 
 
+def test_a_full_service_says_when_there_is_room(settings: Settings, idle_worker: None) -> None:
+    settings = settings.model_copy(update={"max_kept_jobs": 2})
+    http = create_app(settings).test_client()
+    for _ in range(2):
+        http.delete(f"/jobs/{submit(http, FORM)['id']}")
+    refused = http.post("/latent_revision", data=FORM, headers=ASYNC)
+    assert refused.status_code == 429 and "(MAX_KEPT_JOBS); try again in " in refused.text
+    assert settings.job_ttl - 60 < int(refused.headers["Retry-After"]) <= settings.job_ttl + 1
+
+
+@pytest.mark.parametrize(
+    "limit", ["max_jobs_per_client", "max_queue_length", "max_kept_jobs", "max_client_kept_jobs"]
+)
+def test_more_jobs_at_once_than_there_can_be(settings: Settings, idle_worker: None, limit: str) -> None:
+    http = create_app(settings.model_copy(update={limit: 3})).test_client()
+    refused = http.post("/latent_revision", data={**FORM, "n": "4"}, headers=ASYNC)
+    assert refused.status_code == 422 and refused.json and refused.json["field"] == "n"
+    assert refused.json["message"].startswith("n: at most 3 ")
+    assert http.post("/latent_revision", data={**FORM, "n": "3"}, headers=ASYNC).status_code == 202
+
+
 def test_deleted_records_make_room_for_new_jobs(
     settings: Settings, jobs: Jobs, storage: FolderStorage, idle_worker: None, colours: Any
 ) -> None:
@@ -219,6 +242,9 @@ def test_deleted_records_make_room_for_new_jobs(
     http = create_app(settings).test_client()
     for _ in range(2):
         submit(http, FORM)
+    refused = http.post("/latent_revision", data=FORM, headers=ASYNC)
+    assert refused.status_code == 429 and "Retry-After" not in refused.headers  # nobody knows when they end
+    assert "(DELETE /jobs/ID/keep releases them), must go first" in refused.text
     jobs.redis.delete(*jobs.redis.keys("job:*"))
     assert http.post("/latent_revision", data=FORM, headers=ASYNC).status_code == 429
     working = Worker("me", [make_engine(colours, jobs, storage)], jobs, storage, ttl=settings.worker_ttl)

@@ -77,6 +77,8 @@ def test_jobs_by_type_and_end(door: FlaskClient, jobs: Jobs) -> None:
     for status in ("succeeded", "failed", "cancelled"):
         assert value("mead_jobs_ended_total", type="lr", status=status) == 1
         assert value("mead_jobs_ended_total", type="sc", status=status) == 0
+    assert value("mead_jobs_failed_total", type="lr", fault="internal") == 1
+    assert value("mead_jobs_failed_total", type="lr", fault="input") == 0
     assert value("mead_queue_length", queue="latentrevisions_queue") == 2
     assert value("mead_queue_length", queue="styleclip_queue") == 1
     assert value("mead_job_wait_seconds_count", type="lr") == 2

@@ -61,7 +61,7 @@ def test_what_the_weights_set_offers_by_name(http: FlaskClient) -> None:
     [
         ({"sliders": "age:3 | smile:-1"}, 200, None),
         ({"mapper": "beard"}, 200, None),
-        ({}, 400, "prompt: must be given"),
+        ({}, 400, "prompt: must be given, or sliders or mapper"),
         ({"mapper": "beard", "method": "global"}, 422, 'prompt: must be given for the method "global"'),
         ({"mapper": "afro"}, 422, 'mapper: there is no "afro"; there are bald, beard, curly_hair, glasses'),
         ({"method": "mapper"}, 422, "mapper: must be named; there are bald, beard"),
@@ -167,6 +167,7 @@ def test_a_set_that_is_not_here(settings: Settings) -> None:
     for path in ("/models", "/openapi.json"):  # the page says it in words
         refused = http.get(path)
         assert refused.status_code == 503 and "weights set" in refused.json["message"]
+        assert "Retry-After" not in refused.headers  # it would not help
         assert "/" not in refused.json["message"]  # no path of this machine
 
 

@@ -53,11 +53,15 @@ def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waitin
     fill(page, "latent_revision", text_to_add="")
     expect(w1).to_be_disabled()
     expect(w1).to_have_value("")
+    expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # at its text
+    summary = form(page).locator("summary")
+    expect(summary).to_have_text("Advanced")
     drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
     thumbnail = page.locator("[data-field=img_enc] .drop img")
     expect(thumbnail).to_have_js_property("complete", True)
     assert thumbnail.evaluate("image => image.naturalWidth") > 100
     expect(w2).to_have_value("5")
+    expect(summary).to_have_text("Advanced: Towards, Weight")  # what is filled in
     page.locator("[data-field=img_enc]").get_by_role("button", name="Remove").click()
     expect(w2).to_be_disabled()
 
@@ -67,6 +71,9 @@ def test_the_quick_choices_and_what_is_avoided(visit: Visit, waiting_room: Any) 
     page = visit(waiting_room.url)
     for name in ("Draft", "tall: 112x144", "2"):
         form(page).get_by_role("button", name=name, exact=name == "2").click()
+    form(page).get_by_role("button", name="Time-lapse").click()
+    expect(page.locator("#latent_revision-frames")).to_have_value("30")
+    form(page).get_by_role("button", name="Time-lapse").click()
     fill(page, "latent_revision", prompt="a house", prompts="at night:2")
     page.get_by_label("Avoid", exact=True).fill("a tree | people")
     form(page).get_by_role("button", name="Throw a seed").click()
@@ -135,6 +142,48 @@ def test_a_picture_dropped_on_the_page_fills_in_its_form(
     expect(page.locator("#latent_revision-seed")).to_have_value("7")
     drop(page, "#latent_revision-img", tmp_path / "made.png")  # there it is a starter
     expect(page.locator("[data-route=latent_revision] [data-field=img] .drop")).to_contain_text("made.png")
+
+
+def test_an_error_comes_into_sight(visit: Visit, waiting_room: Any) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue"], 600)
+    page = visit(waiting_room.url)
+    page.set_viewport_size(ViewportSize(width=375, height=667))
+    fill(page, "latent_revision", prompt="a house", tv_weight=5000)
+    prompt, wrong = (page.locator(f"#latent_revision-{name}") for name in ("prompt", "tv_weight"))
+    prompt.press("Control+Enter")  # the server says what is wrong far below
+    expect(page.locator("#latent_revision-tv_weight-error")).to_be_in_viewport()
+    expect(wrong).to_be_focused()
+    prompt.fill("")
+    wrong.press("Control+Enter")  # the page says what is missing far above
+    expect(page.locator("#latent_revision-prompt-error")).to_be_in_viewport()
+    expect(prompt).to_be_focused()
+
+
+def test_a_draft_outlives_a_reload_until_it_is_sent(visit: Visit, waiting_room: Any) -> None:
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    page = visit(waiting_room.url)
+    written = {"prompt": "a house\nat night", "text_to_add": "the moon", "w1": "3", "n": "2"}
+    fill(page, "latent_revision", **written)
+    page.get_by_label("Avoid", exact=True).fill("a tree")
+    page.get_by_role("tab", name="Edit a face").click()
+    page.get_by_role("slider", name="smile").fill("1.5")
+    page.reload()
+    expect(page.get_by_role("tab", name="Edit a face")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("slider", name="smile")).to_have_value("1.5")
+    form(page).get_by_role("button", name="Clear").click()
+    expect(page.locator("#styleclip-sliders")).to_have_value("")
+    expect(form(page).get_by_role("button", name="Clear")).to_be_hidden()
+    page.get_by_role("tab", name="Make", exact=True).click()
+    for name, value in written.items():
+        expect(page.locator(f"#latent_revision-{name}")).to_have_value(value)
+    expect(page.get_by_label("Avoid", exact=True)).to_have_value("a tree")
+    go(page)
+    state(page, "^Waiting")
+    page.reload()
+    expect(page.locator("#latent_revision-prompt")).to_have_value("")
+    expect(page.locator("#styleclip-sliders")).to_have_value("")
+    page.get_by_role("button", name="Cancel all").click()
+    state(page, "^Cancelled$")
 
 
 def test_a_mask_is_painted_over_the_starter(visit: Visit, waiting_room: Any, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
 from mead.cli.local_redis import free_port
 from tests.conftest import Process, answers, report
@@ -36,9 +38,11 @@ def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tm
     assert (tmp_path / "it.png").read_bytes() == image
     assert faults(page) == []
 
-    page.get_by_role("button", name="New seed").click()
+    new_seed = page.get_by_role("button", name="New seed")
+    new_seed.press("Enter")
     expect(page).not_to_have_url(f"{service.url}/#{first}")
     state(page, "^Done$")
+    expect(new_seed).to_be_focused()  # again
     again = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
     assert (again["prompt"], again["iterations"]) == ("a cat at sunset", 3) and again["seed"] != 7
     page.reload()  # the address has the job
@@ -76,6 +80,9 @@ def test_a_face_edited_by_keyboard_alone_and_compared(visit: Visit, service: Any
     expect(slider).to_be_visible()
     slider.press("Home")
     expect(page.get_by_role("img", name="Before: a person with blue hair")).to_be_visible()
+    page.get_by_role("button", name="Edit this face").click()  # it has one
+    expect(page.locator("#styleclip-prompt")).to_be_focused()
+    expect(page.get_by_role("button", name="Face 1")).to_be_visible()
     fill(page, "styleclip", output="pair", iterations=2)
     go(page)
     expect(page.locator("#facts")).to_contain_text("output pair")
@@ -86,15 +93,16 @@ def test_a_face_edited_by_keyboard_alone_and_compared(visit: Visit, service: Any
 
 def test_a_job_outlives_the_page_and_is_cancelled(visit: Visit, service: Any) -> None:
     page = visit(service.url)
-    fill(page, "latent_revision", prompt="a red heart", iterations=2000)
+    fill(page, "latent_revision", prompt="a red heart", iterations=2000, n=2)
     go(page)
     expect(page.locator("#picture")).to_be_visible()  # a preview
+    expect(page.locator("#group img")).to_have_count(2)  # of each
     state(page, "^Running$")
     page.reload()
     state(page, "^Running$")
     expect(page.locator("#steps")).to_have_text(re.compile(r"step \d+ of 2000, about .* left"))
     expect(page).to_have_title(re.compile(r"^\d+% "))
-    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel all").click()
     state(page, "^Cancelled$")
     record = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
     assert record["status"] == "cancelled"
@@ -107,7 +115,7 @@ def test_two_windows_with_eight_jobs(visit: Visit, service: Any) -> None:
     """They share one stream, so that connections are left: a browser opens six."""
     pages = [visit(service.url), visit(service.url)]
     for page in pages:
-        fill(page, "latent_revision", prompt="a green tree", iterations=12)
+        fill(page, "latent_revision", prompt="a green tree", iterations=4)
         form(page).get_by_role("button", name="4", exact=True).click()
         go(page)
     for page in pages:
@@ -140,10 +148,13 @@ def test_a_place_in_the_queue(visit: Visit, waiting_room: Any) -> None:
     state(page, "^Failed: the disk was full$")
 
     page.goto(f"{waiting_room.url}/queue")
+    page.set_viewport_size(ViewportSize(width=375, height=667))
     failed = page.get_by_role("row", name=re.compile("the disk was full"))
     expect(failed).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("^latentrevisions_queue"))).to_be_visible()
     assert faults(page) == []
+    for place in page.locator("body, .table").all():
+        assert place.evaluate("element => element.scrollWidth") <= 375  # nothing is cut off
     failed.get_by_role("button", name="Again").click()
     expect(page.get_by_text("Nothing has failed.")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("a house waiting, 0 before it"))).to_be_visible()
@@ -173,8 +184,17 @@ def test_a_lost_server_and_a_key(visit: Visit, waiting_room: Any, tmp_path: Path
 
         server.stop()
         expect(page.locator("#outage")).to_contain_text(re.compile("does not answer|Redis is away"))
+        first, waits = on_stage(page), page.locator("#waits")
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(waits).to_be_visible()
+        fill(page, "latent_revision", prompt="a house after the outage")
+        go(page)
         server = Process("caching_server.py", environment, tmp_path / "log")
         expect(page.locator("#outage")).to_be_hidden()
+        expect(page.locator("#caption")).to_have_text("a house after the outage")  # it was sent
+        expect(page.get_by_role("button", name="a house Cancelled")).to_be_visible()
+        expect(waits).to_be_hidden()
+        assert waiting_room.jobs.get(first).status == "cancelled"
         assert waiting_room.jobs.cancel(on_stage(page))
         state(page, "^Cancelled$")
 
@@ -189,15 +209,18 @@ def test_redis_that_hangs(visit: Visit, waiting_room: Any) -> None:
     """Every call ends, and the page says why."""
     waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
     page = visit(waiting_room.url)
-    fill(page, "latent_revision", prompt="a house")
-    waiting_room.redis.execute_command("CLIENT", "PAUSE", "15000", "ALL")
-    go(page)
-    expect(page.locator("#outage")).to_contain_text(re.compile("does not answer|Redis is away"))
-    expect(page.locator("[data-route=latent_revision] > .error")).to_contain_text(
-        re.compile("does not answer in time|Redis is away")
-    )
-    expect(form(page)).not_to_have_attribute("aria-busy", "true")
+    fill(page, "latent_revision", prompt="a slow house")
+    pid = waiting_room.redis.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        go(page)
+        expect(page.locator("#outage")).to_contain_text(re.compile("does not answer|Redis is away"))
+        error = page.locator("[data-route=latent_revision] > .error").filter(has_text="Redis is away")
+        expect(error.or_(page.locator("#waits:visible"))).to_be_visible()  # refused, or no answer
+    finally:
+        os.kill(pid, signal.SIGCONT)
     expect(page.locator("#outage")).to_be_hidden()  # it is back
+    expect(form(page)).not_to_have_attribute("aria-busy", "true")
 
 
 def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
@@ -218,6 +241,9 @@ def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None
     go(page)
     state(page, "^Done$")
     first = on_stage(page)
+    page.get_by_role("button", name="Edit this face").click()
+    expect(page.locator("#done")).to_have_text("There is no face in this picture.")
+    expect(page.get_by_role("button", name="Edit this face")).to_have_count(0)
     page.get_by_role("button", name="☆ Keep").click()
     expect(page.locator("#facts")).to_contain_text("kept")
     page.get_by_role("button", name="★ Kept", exact=True).last.click()  # the filter of the gallery

@@ -381,6 +381,17 @@ def test_a_dead_workers_jobs_come_back_in_their_order(jobs: Jobs, client: redis.
     assert job is not None and job.id == "a" and job.attempts == 2 and job.runs_alone
 
 
+def test_a_worker_that_recovers_others_knows_that_it_lives(jobs: Jobs, client: redis.Redis) -> None:
+    """Its own heartbeat may be late: Redis was away, or the process was suspended."""
+    put(jobs, "a", "b")
+    for worker in ("me", "dead"):
+        jobs.claim(QUEUE, worker)
+    recovery = Recovery(jobs, [QUEUE], 3)
+    assert recovery.recover(alive="me") == ["b"]
+    assert jobs.get("a").status == "processing" and client.smembers("workers") == {"me"}
+    assert recovery.recover(alive="dead") == ["a"]
+
+
 def test_after_so_many_deaths_a_job_fails(jobs: Jobs) -> None:
     put(jobs, "a")
     for n in range(3):
@@ -728,8 +739,10 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
         job = jobs.claim(QUEUE, "me")
         assert job is not None
         jobs.fail(job, "me", "a bug", "internal")
-    with pytest.raises(KeptLimitError):
+    with pytest.raises(KeptLimitError) as refused:
         jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", kept=limits)
+    assert refused.value.seconds is not None and 0 < refused.value.seconds <= jobs.ttl
+    assert f"try again in {refused.value.seconds} s" in str(refused.value)
     jobs.enqueue("c", "lr", QUEUE, {}, owner="bob", kept=limits)
     for name in "ab":  # as if their time to live were over
         client.delete(f"job:{name}")
@@ -737,6 +750,42 @@ def test_what_has_expired_is_not_counted(jobs: Jobs, client: redis.Redis) -> Non
             client.zadd(key, {f"{name}:100": 1}, xx=True)
     assert jobs.enqueue("d", "lr", QUEUE, {}, owner="ann", bytes_stored=7, kept=limits) == "d"
     assert kept(client, ":ann") == (1, 7) and kept(client) == (2, 7)
+
+
+def test_latents_count_for_as_long_as_they_are_kept(jobs: Jobs, client: redis.Redis) -> None:
+    limits = KeptLimits(client_kept_bytes=300)
+    for name in "abc":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=20, kept=limits)
+    a, b = (jobs.claim(QUEUE, "me") for _ in "ab")
+    assert a and b and jobs.succeed(a, "me", "a.png", 50, 100, 60)
+    for whose in ("", ":ann"):
+        assert kept(client, whose) == (3, 20 + 20 + 50 + 100 + 20), "its uploads stay as long as its latents"
+        assert client.zrange(f"kept{whose}:latents", 0, -1) == ["a:120"]
+    assert jobs.succeed(b, "me", "b.png", 50) and jobs.get("a").bytes == 50
+    with pytest.raises(KeptLimitError) as refused:
+        jobs.enqueue("d", "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+    assert refused.value.seconds is not None and refused.value.seconds <= 61, "the latents go first"
+    for key in ("kept", "kept:ann"):
+        client.zadd(f"{key}:latents", {"a:120": 1}, xx=True)  # as if their time were over
+    jobs.enqueue("d", "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
+    assert kept(client, ":ann") == (4, 50 + 50 + 20 + 100)
+    assert jobs.cancel_all(["c", "d"]) == ["c", "d"]
+    assert 0 < client.ttl("kept:ann:bytes") <= jobs.ttl
+
+
+def test_latents_of_a_deleted_record_do_not_count(jobs: Jobs, client: redis.Redis) -> None:
+    for name in "ab":
+        jobs.enqueue(name, "lr", QUEUE, {}, owner="ann")
+        job = jobs.claim(QUEUE, "me")
+        assert job and jobs.succeed(job, "me", f"{name}.png", 50, 100, 60)
+    assert kept(client) == (2, 300)
+    assert 0 < client.ttl("kept:latents") <= jobs.ttl
+    client.delete("job:a")
+    Recovery(jobs, [QUEUE], 3).forget_deleted()
+    assert kept(client) == kept(client, ":ann") == (1, 150)
+    client.delete("job:b")
+    Recovery(jobs, [QUEUE], 3).forget_deleted()
+    assert not client.keys("kept*:bytes") and not client.keys("kept*:latents")
 
 
 @pytest.mark.slow
@@ -777,8 +826,9 @@ def test_no_more_is_kept_than_may_be(jobs: Jobs, client: redis.Redis, limits: Ke
         jobs.enqueue(name, "lr", QUEUE, {}, owner="ann", bytes_stored=100, kept=limits)
     if named.endswith("JOBS"):
         jobs.cancel("a")
-    with pytest.raises(KeptLimitError, match=named):
+    with pytest.raises(KeptLimitError, match=named) as refused:
         jobs.enqueue("c", "lr", QUEUE, {}, owner="ann", bytes_stored=100, idempotency_key="k", kept=limits)
+    assert (refused.value.seconds is None) == named.endswith("BYTES"), "a cancelled job's record will expire"
     assert (
         not client.exists("job:c")
         and not client.exists("idempotency:ann:k")

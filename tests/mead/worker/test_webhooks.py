@@ -21,7 +21,7 @@ from mead.queue.jobs import Jobs
 from mead.queue.keys import WEBHOOKS_KEY, job_key
 from mead.queue.outbox import Entry, Outbox
 from mead.receivers import AllowedReceivers
-from mead.worker.webhooks import PER_RECEIVER, SLOTS, WebhookLoop
+from mead.worker.webhooks import PER_CLIENT, PER_RECEIVER, SLOTS, Lane, Lanes, WebhookLoop, _lane_of
 from tests.conftest import QUEUE, eventually, recover, report, running
 from tests.receiver import Receiver
 
@@ -88,7 +88,7 @@ def test_the_end_of_a_job_is_sent_and_signed(
     assert sent.headers["webhook-signature"].split() == [
         f"v1,{base64.b64encode(one).decode()}" for one in digests
     ]
-    assert Outbox(jobs.redis).counts() == (0, 1, 0)
+    assert Outbox(jobs.redis).counts() == (0, 1, 0, 0)
 
 
 def test_without_a_secret_nothing_is_signed(
@@ -190,7 +190,7 @@ def test_an_end_of_trying(
         assert settled(jobs, "a") == ["failed"]
     assert len(receiver.received) == 1
     assert (jobs.get("a").webhook_error or "").startswith("the receiver has answered ")
-    assert Outbox(jobs.redis).counts() == (0, 0, 1)
+    assert Outbox(jobs.redis).counts() == (0, 0, 1, 0)
 
 
 def test_a_private_address_is_never_connected_to(
@@ -236,6 +236,60 @@ def test_one_client_leaves_slots_for_others(
             one.stop()
 
 
+def job_for(url: str, client: str = "somebody") -> Job:
+    fields = {"id": url, "type": "lr", "queue": QUEUE, "status": "succeeded", "ticket": 1, "created_at": 0}
+    return Job.model_validate({**fields, "client": client, "webhook": url})
+
+
+def test_a_lane_is_a_clients_host() -> None:
+    lanes = Lanes()
+    one = job_for("http://me:secret@A.example/hook")
+    assert [lanes.enter(one) for _ in range(PER_RECEIVER)] == [0.0] * PER_RECEIVER
+    assert lanes.enter(job_for("http://a.example/other")) > 0, (
+        "it is the same host, whatever its path and login"
+    )
+    for other in ("http://b.example/", "http://a.example:8080/"):
+        assert lanes.enter(job_for(other)) == 0.0
+    assert lanes.enter(job_for("http://a.example/", "another client")) == 0.0
+    lanes.leave(one, answered=True)
+    assert lanes.enter(one) == 0.0
+
+
+def test_a_host_that_does_not_answer_rests_for_its_client_only() -> None:
+    lanes, dead = Lanes(), job_for("http://a.example/")
+    for failures in range(1, 4):
+        lanes._lanes[_lane_of(dead)] = Lane(failures=failures - 1)
+        assert lanes.enter(dead) == 0.0
+        lanes.leave(dead, answered=False)
+        rest = lanes.enter(dead)
+        assert 2**failures - 1 < rest <= 2**failures + 1, "its rest doubles"
+    assert lanes.enter(job_for("http://a.example/", "another client")) == 0.0, "its own lane"
+    assert lanes.enter(job_for("http://b.example/")) == 0.0
+
+
+def test_a_client_has_at_most_its_share_of_the_slots() -> None:
+    lanes = Lanes()
+    for number in range(PER_CLIENT):
+        assert lanes.enter(job_for(f"http://{number}.example/", "greedy")) == 0.0
+    assert lanes.enter(job_for("http://new.example/", "greedy")) > 0
+    for number in range(SLOTS - PER_CLIENT):
+        assert lanes.enter(job_for(f"http://{number}.example/", f"client {number}")) == 0.0
+    assert lanes.enter(job_for("http://new.example/", "one more")) > 0, "all slots are taken"
+    lanes.leave(job_for("http://0.example/", "greedy"), answered=True)
+    assert lanes.enter(job_for("http://new.example/", "one more")) == 0.0
+
+
+def test_how_late_webhooks_are(jobs: Jobs, enqueue: Callable[..., None]) -> None:
+    outbox = Outbox(jobs.redis)
+    for name in ("due", "again"):
+        enqueue(name, "http://127.0.0.1/")
+        jobs.cancel(name)
+    now, entries = outbox.take(10, 60)
+    assert outbox.counts().late == 0.0, "nobody waits for a sender"
+    outbox.postpone({entries[0]: now - 90_000, entries[1]: now + 90_000})
+    assert 90 <= outbox.counts().late < 100
+
+
 def test_a_sender_that_dies_leaves_its_webhooks_to_others(
     jobs: Jobs, loop: Callable[..., WebhookLoop], enqueue: Callable[..., None], receiver: Receiver
 ) -> None:
@@ -248,7 +302,7 @@ def test_a_sender_that_dies_leaves_its_webhooks_to_others(
     with running(loop().run):
         assert settled(jobs, "a") == ["delivered"]
     outbox.delivered(entries[0])  # too late
-    assert outbox.counts() == (0, 1, 0)
+    assert outbox.counts() == (0, 1, 0, 0)
 
 
 def test_jobs_without_records_and_entries_that_are_none(
@@ -260,7 +314,7 @@ def test_jobs_without_records_and_entries_that_are_none(
     jobs.redis.zadd(WEBHOOKS_KEY, {"noise": 0, "other:a:1:1:1": 0})
     with running(loop().run):
         settled(jobs)
-    assert receiver.received == [] and Outbox(jobs.redis).counts() == (0, 0, 1)
+    assert receiver.received == [] and Outbox(jobs.redis).counts() == (0, 0, 1, 0)
     with pytest.raises(UnknownJobError):  # no record was made
         jobs.get("a")
 
