@@ -33,6 +33,9 @@ class Hyperparameters(CutoutHyperparameters):
     says drawn into them by the learned start."""
     masked_start: str = "starter"
     """Where what a mask lets change starts: "starter", "noise" or "learned"."""
+    patience: int = 0
+    """Steps in which the loss must have fallen, on average, or a job ends early if it leaves its number of
+    steps to the set; 0: all are taken."""
     half_size: float = 0.0
     """Share of the steps, from noise, that are taken at half the width and height."""
     first_cutouts: int = 0

@@ -80,13 +80,13 @@ class LatentRevisionsParams(JobParams):
     )
     upscale: Upscale | None = Field(None, description=UPSCALE)
 
-    patience: int = Field(
-        0,
+    patience: int | None = Field(
+        None,
         ge=0,
         le=MAX_ITERATIONS,
-        exclude_if=lambda patience: patience == 0,
         description="End early once the loss has not fallen, on average, in so many steps; 0: take them all. "
-        "A job with a story, or with noise that a denoiser removes step by step, takes them all first.",
+        "The weights set's own when left out, but 0 with `iterations`. A job with a story, or with noise "
+        "that a denoiser removes step by step, takes them all first.",
     )
 
     init_weight: LossWeight | None = Field(

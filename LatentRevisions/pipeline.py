@@ -170,7 +170,7 @@ class LatentRevisionsPipeline:
             last_cutouts=Cutouts(replace(hyper, cutouts=cutouts)),
             first_cutouts=min(hyper.first_cutouts or cutouts, cutouts),
             half=half,
-            patience=params.patience,
+            patience=_patience(params, hyper),
         )
 
     def resume(self, params: LatentRevisionsParams, state: Mapping[str, Tensor]) -> LatentRevision:
@@ -308,6 +308,13 @@ class LatentRevisionsPipeline:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
+
+
+def _patience(params: LatentRevisionsParams, hyper: Hyperparameters) -> int:
+    """A job's patience; who asks for steps gets them all."""
+    if params.patience is not None:
+        return params.patience
+    return hyper.patience if params.iterations is None else 0
 
 
 def _objective(

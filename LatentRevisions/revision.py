@@ -74,7 +74,7 @@ class LatentRevision(Revision):
     def planned(self) -> int:
         """As `Revision.planned`."""
         more_cutouts = self.first_cutouts != self.last_cutouts.hyperparameters.cutouts
-        by_schedule = self.noise_falls or self.chapters is not None or more_cutouts or self.patience
+        by_schedule = self.noise_falls or self.chapters is not None or more_cutouts
         return self.scheduled if by_schedule else self.steps
 
     @property
@@ -119,6 +119,11 @@ class LatentRevision(Revision):
             self.steps = self.scheduled = self.step
             if self.timelapse is not None:
                 self.timelapse.end(self.step)
+
+    def take_more(self, steps: int) -> None:
+        """As `Revision.take_more`."""
+        super().take_more(steps)
+        self.patience = 0
 
     def state(self) -> dict[str, Tensor]:
         """As `Revision.state`."""

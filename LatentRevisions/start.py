@@ -264,7 +264,7 @@ class LearnedStart(nn.Module):
         return torch.cat([*chosen, 2 * uniform - 1], 1)
 
     def change(self, latents: Tensor, scene: Tensor, embedding: Tensor) -> Tensor:
-        """What to add to the latents [1, channels, h, w] of a picture so that it shows what an embedding says.
+        """What to add to a picture's latents [1, channels, h, w] so that it shows what an embedding says.
 
         The picture's draft is estimated: the outcomes that it most likely has, and the measures with which
         its rendering is nearest to the latents. The change is the difference of two renderings: with the

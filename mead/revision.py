@@ -83,6 +83,10 @@ class Revision:
         """
         return self.steps
 
+    def take_more(self, steps: int) -> None:
+        """So many further steps are to be taken, all of them."""
+        self.steps += steps
+
     def state(self) -> dict[str, torch.Tensor] | None:
         """What it depends on beside its parameters, once it has finished; None if it cannot go on."""
         return None

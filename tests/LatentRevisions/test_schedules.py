@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from LatentRevisions.pipeline import LatentRevisionsPipeline, load_pipeline
 from LatentRevisions.revision import LatentRevision
 from mead.cli.show import read_provenance
 from mead.provenance import Weights
-from mead.resuming import Origin, latents_file, restore
+from mead.resuming import Origin, latents_file, resume
 from mead.revision import finish, start
 from tests.conftest import DATA
 
@@ -98,7 +97,7 @@ def test_going_on_with_what_began_at_half_the_size() -> None:
     content = latents_file(ended, here)
     assert content is not None
     params = LatentRevisionsParams(**SMALL, start="noise", iterations=6)
-    longer = start(pipeline, params, partial(restore, content=content, here=here))
+    longer = resume(pipeline, params, content, here)
     assert longer.latents.equal(ended.latents) and longer.step == 4 and longer.half == 0
     finish(pipeline, [longer])
     assert longer.step == 6
@@ -135,6 +134,24 @@ def test_an_early_end(tmp_path: Path) -> None:
         **SMALL, init_weight=1000, iterations=60, patience=2, output_path=tmp_path, device="cpu"
     )
     assert Path(again.run()).read_bytes() == Path(path).read_bytes()
+
+
+def test_who_asks_for_steps_gets_them_all(tmp_path: Path) -> None:
+    pipeline = with_settings(patience=2, iterations=30, learned_start_init_weight=1000)
+    own, asked, none = begin(pipeline), begin(pipeline, iterations=9), begin(pipeline, patience=0)
+    finish(pipeline, [own, asked])
+    assert own.finished and own.step < 30 and asked.step == 9 and none.patience == 0
+    settled = own.step
+    own.take_more(5)
+    finish(pipeline, [own])
+    assert own.step == own.planned == settled + 5
+    made = LatentRevisions(
+        **SMALL, init_weight=1000, iterations=60, patience=2, output_path=tmp_path, device="cpu"
+    )
+    ended = read_provenance(Path(made.run())).steps
+    further = read_provenance(Path(made.resume(3)))
+    assert further.steps == ended + 3 == further.parameters["iterations"] and not further.further
+    assert "patience" not in further.parameters
 
 
 def test_no_early_end_while_a_schedule_runs() -> None:
