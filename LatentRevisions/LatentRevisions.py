@@ -40,6 +40,7 @@ class LatentRevisions(Model):
         cutouts: int | None = None,
         size: tuple[int, int] | None = None,
         start: str | None = None,
+        patience: int | None = None,
         init_weight: float | None = None,
         tv_weight: float | None = None,
         upscale: int | None = None,
@@ -79,6 +80,8 @@ class LatentRevisions(Model):
                 None: the weights set's.
             start: where to start without a starter picture, or in what a mask lets change of it; "noise" or
                 "learned", default None: the weights set's.
+            patience: end early once the loss has not fallen, on average, in so many steps, or with 0 never;
+                0 to 2000, default None: the weights set's, but 0 with `iterations`.
             init_weight: weight of the mean squared distance from the first latents, which keeps the picture
                 close to its start; 0 to 1000, default None: the weights set's.
             tv_weight: weight of the picture's total variation, which smooths it; 0 to 1000, default None: the
@@ -114,6 +117,7 @@ class LatentRevisions(Model):
             "cutouts": cutouts,
             "size": size,
             "start": start,
+            "patience": patience,
             "init_weight": init_weight,
             "tv_weight": tv_weight,
             "upscale": upscale,

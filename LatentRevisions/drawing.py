@@ -66,6 +66,18 @@ class Draughtsman:
                 key=lambda z: self._similarity(self.decode(z.float()), target),
             ).float()
 
+    def changed(self, kept: Tensor, scene: Tensor, target: Tensor) -> Tensor:
+        """A picture's latents [1, embed_dim, h, w] with what the target says drawn into them.
+
+        Args:
+            kept: the picture's latents.
+            scene: its embedding, [d].
+            target: [d].
+        """
+        square = Square.in_grid((kept.shape[2], kept.shape[3]))
+        with self.precision.autocast():
+            return kept + square.spread(self.network.change(square.part(kept), scene[None], target[None]))
+
     def draw_inside(
         self, masked: Masked, kept: Tensor, scene: Tensor, target: Tensor, generator: torch.Generator
     ) -> Tensor:
@@ -135,8 +147,16 @@ class Square(NamedTuple):
 
     def drawn(self, network: LearnedStart, drafts: Tensor) -> Tensor:
         """Latents [N, embed_dim, *grid] of drafts [N, numbers]."""
-        height, width = self.grid
         side = min(self.grid)
-        right, bottom = width - side - self.left, height - side - self.top
-        latents = network(drafts, (side, side))
+        return self.spread(network(drafts, (side, side)))
+
+    def part(self, latents: Tensor) -> Tensor:
+        """The square of latents [N, embed_dim, *grid]."""
+        side = min(self.grid)
+        return latents[:, :, self.top : self.top + side, self.left : self.left + side]
+
+    def spread(self, latents: Tensor) -> Tensor:
+        """Latents [N, embed_dim, *grid] of those of the square."""
+        height, width = self.grid
+        right, bottom = width - latents.shape[3] - self.left, height - latents.shape[2] - self.top
         return F.pad(latents, (self.left, right, self.top, bottom), mode="replicate")

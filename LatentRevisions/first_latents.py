@@ -96,23 +96,26 @@ class FirstLatents:
 
         Args:
             size: width and height in pixels.
-            draughtsman: draws them if `way` is "learned".
+            draughtsman: draws them if `way` is "learned", and what changes in a starter without a mask.
             starter: RGB, of any size.
             masked: what of the starter may change.
             target: what the picture should show, [d].
         """
         width, height = size
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
-        draughtsman = draughtsman if way == "learned" else None
         if starter is None:
-            if draughtsman is not None:
+            if way == "learned" and draughtsman is not None:
                 return draughtsman.draw(target, grid, generator)
             return self._of_noise(width, height, generator)
         fitted = ImageOps.fit(starter, size, Image.Resampling.LANCZOS)
         kept = self.encode(to_tensor(fitted).to(self.device))
-        if masked is None or way == "starter":
+        if masked is None:
+            if self.hyperparameters.starter_start == "changed" and isinstance(draughtsman, Draughtsman):
+                return draughtsman.changed(kept.float(), self.aims.embed_picture(fitted).float(), target)
             return kept
-        if draughtsman is not None:
+        if way == "starter":
+            return kept
+        if way == "learned" and draughtsman is not None:
             scene = self.aims.embed_picture(starter).float()
             return draughtsman.draw_inside(masked, kept, scene, target, generator)
         return masked.merge(self._of_noise(width, height, generator), kept)

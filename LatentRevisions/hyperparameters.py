@@ -28,8 +28,19 @@ class Hyperparameters(CutoutHyperparameters):
     iterations: int = 100
     size: str = "512x512"
     start: str = "noise"
+    starter_start: str = "latents"
+    """Where a starter picture's optimisation starts: at its "latents", or "changed", with what the target
+    says drawn into them by the learned start."""
     masked_start: str = "starter"
     """Where what a mask lets change starts: "starter", "noise" or "learned"."""
+    patience: int = 0
+    """Steps in which the loss must have fallen, on average, or a job ends early if it leaves its number of
+    steps to the set; 0: all are taken."""
+    half_size: float = 0.0
+    """Share of the steps, from noise, that are taken at half the width and height."""
+    first_cutouts: int = 0
+    """Cutouts of the first step, whose number goes evenly to `cutouts` in the last; 0: as many from the first
+    on."""
     learning_rate: float = 0.5
     start_candidates: int = field(default=4, metadata={"formerly": "starts"})
     """Learned starts drawn; the one CLIP finds nearest to the target is taken."""

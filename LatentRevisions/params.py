@@ -8,7 +8,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mead.params import MAX_CUTOUTS, UPSCALE, JobParams, LossWeight, Prompt, Size, Upscale, Weight
+from mead.params import (
+    MAX_CUTOUTS,
+    MAX_ITERATIONS,
+    UPSCALE,
+    JobParams,
+    LossWeight,
+    Prompt,
+    Size,
+    Upscale,
+    Weight,
+)
 from mead.weighted_texts import StoryTexts, WeightedText, WeightedTexts, story_texts, weighted_texts
 
 
@@ -69,6 +79,15 @@ class LatentRevisionsParams(JobParams):
         description="Random crops CLIP looks at in each step; the weights set's own number when left out.",
     )
     upscale: Upscale | None = Field(None, description=UPSCALE)
+
+    patience: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_ITERATIONS,
+        description="End early once the loss has not fallen, on average, in so many steps; 0: take them all. "
+        "The weights set's own when left out, but 0 with `iterations`. A job with a story, or with noise "
+        "that a denoiser removes step by step, takes them all first.",
+    )
 
     init_weight: LossWeight | None = Field(
         None,

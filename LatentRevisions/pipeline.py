@@ -124,6 +124,12 @@ class LatentRevisionsPipeline:
             masked = Masked.of(
                 starter, params.mask_path, size, upscale, hyper.mask_feather, self.vqgan.factor, self.device
             )
+        steps = params.iterations or hyper.iterations
+        half = 0
+        if way == "noise" and masked is None and all(side % (2 * self.vqgan.factor) == 0 for side in size):
+            half = round(hyper.half_size * steps)
+        if half:
+            size = (size[0] // 2, size[1] // 2)
         draughtsman = beginnings.draughtsman(params.prompt)
         first = beginnings.make(size, draughtsman, way, starter, masked, target, generator).float()
         init_weight = init_weight if params.init_weight is None else params.init_weight
@@ -132,13 +138,13 @@ class LatentRevisionsPipeline:
         if way == "starter" and starter is not None and hyper.starter_hint:
             shown = hyper.starter_hint * self.aims.embed_picture(starter).float()
         z = first.clone().requires_grad_()
-        steps = params.iterations or hyper.iterations
         pairs = [
             guide.losses(each[0], hyper, len(self.guides))
             for guide, each in zip(self.guides, [targets, *others], strict=True)
         ]
         (towards, _), *further = pairs
         anchor = MeanSquaredDistance(first)
+        cutouts = params.cutouts or hyper.cutouts
         return LatentRevision(
             latents=z,
             optimiser=torch.optim.AdamW(
@@ -161,7 +167,10 @@ class LatentRevisionsPipeline:
             first=first,
             masked=masked,
             draughtsman=draughtsman,
-            cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
+            last_cutouts=Cutouts(replace(hyper, cutouts=cutouts)),
+            first_cutouts=min(hyper.first_cutouts or cutouts, cutouts),
+            half=half,
+            patience=_patience(params, hyper),
         )
 
     def resume(self, params: LatentRevisionsParams, state: Mapping[str, Tensor]) -> LatentRevision:
@@ -197,8 +206,10 @@ class LatentRevisionsPipeline:
 
     @torch.no_grad()
     def image(self, revision: LatentRevision) -> Image.Image:
-        """The picture so far."""
+        """The picture so far, in its final size."""
         picture = to_picture((self._decoded(revision.latents) + 1) / 2)
+        if revision.half:
+            picture = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.BICUBIC)
         return picture if revision.masked is None else revision.masked.blend(picture)
 
     def _step_by_size(self, revisions: Sequence[LatentRevision]) -> None:
@@ -258,6 +269,9 @@ class LatentRevisionsPipeline:
                 revision.coming = None if approach == 1 else revision.coming
         if revision.masked is not None:
             latents.copy_(revision.masked.merge(latents, revision.first))
+        if revision.half and revision.step == revision.half:
+            revision.grow()
+        revision.end_if_settled()
 
     def _begin_chapter(self, revision: LatentRevision, chapters: Chapters) -> None:
         """Draw where the next text of a story starts, if the weights set says so: in the scene so far."""
@@ -294,6 +308,13 @@ class LatentRevisionsPipeline:
         """Picture [1, 3, H, W] in [0, 1] -> latents [1, embed_dim, h, w]."""
         with self.precision.autocast():
             return self.vqgan.encode(picture * 2 - 1)
+
+
+def _patience(params: LatentRevisionsParams, hyper: Hyperparameters) -> int:
+    """A job's patience; who asks for steps gets them all."""
+    if params.patience is not None:
+        return params.patience
+    return hyper.patience if params.iterations is None else 0
 
 
 def _objective(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from LatentRevisions.first_latents import AnyDraughtsman
 from LatentRevisions.losses import MeanSquaredDistance, Similarity
@@ -30,7 +31,10 @@ class LatentRevision(Revision):
     anchor: MeanSquaredDistance  # the part of the objective that is about the first latents
     chapters: Chapters | None  # what the target becomes, if there is a story
     coming: Tensor | None = None  # where the chapter starts, to which the latents go as it begins
-    cutouts: Cutouts
+    last_cutouts: Cutouts  # of the last step
+    first_cutouts: int  # how many the first step has
+    half: int = 0  # the steps at half the size, until they are taken
+    patience: int = 0  # steps; 0: it takes all of them
     hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
     shown: Tensor | None  # what the prior is told of the starter picture, [d]
     guidance: float
@@ -39,9 +43,17 @@ class LatentRevision(Revision):
     masked: Masked | None  # what of the starter picture stays
     draughtsman: AnyDraughtsman | None  # draws learned starts, if the weights set has the network
     scheduled: int = field(init=False)  # the steps of the schedule; further ones go on at its end
+    _losses: list[float] = field(default_factory=list)  # of as many steps as are compared to end early
 
     def __post_init__(self) -> None:
         self.scheduled = self.steps
+
+    @property
+    def cutouts(self) -> Cutouts:
+        """How the next step's are drawn. Their number goes evenly from the first step's to the last one's."""
+        last = self.last_cutouts.hyperparameters.cutouts
+        done = min(1.0, self.step / max(1, self.scheduled - 1))
+        return self.last_cutouts.of(round(self.first_cutouts + (last - self.first_cutouts) * done))
 
     @property
     def noise_level(self) -> float:
@@ -54,10 +66,64 @@ class LatentRevision(Revision):
         return first * float((last / first) ** done)
 
     @property
+    def most_latents(self) -> int:
+        """As `Revision.most_latents`."""
+        return self.latents.numel() * (4 if self.half else 1)
+
+    @property
     def planned(self) -> int:
         """As `Revision.planned`."""
-        falls = self.hints is not None and self.noise[0] != self.noise[1]
-        return self.scheduled if falls or self.chapters is not None else self.steps
+        more_cutouts = self.first_cutouts != self.last_cutouts.hyperparameters.cutouts
+        by_schedule = self.noise_falls or self.chapters is not None or more_cutouts
+        return self.scheduled if by_schedule else self.steps
+
+    @property
+    def noise_falls(self) -> bool:
+        """Whether the prior expects less noise with each step."""
+        return self.hints is not None and self.noise[0] != self.noise[1]
+
+    @torch.no_grad()
+    def grow(self) -> None:
+        """Go on at twice the width and height, with all that is known of the picture so far.
+
+        A latent now has a quarter of the influence on the loss, and so have the optimiser's moments.
+        """
+
+        def grown(grid: Tensor) -> Tensor:
+            return F.interpolate(grid, scale_factor=2, mode="bilinear", align_corners=False)
+
+        before, self.half = self.latents, 0
+        self.latents = grown(before).requires_grad_()
+        self.first = grown(self.first)
+        self.anchor.first = grown(self.anchor.first)
+        self.coming = None if self.coming is None else grown(self.coming)
+        moments = self.optimiser.state.pop(before, {})
+        self.optimiser.param_groups[0]["params"] = [self.latents]
+        if moments:
+            self.optimiser.state[self.latents] = {
+                "step": moments["step"],
+                "exp_avg": grown(moments["exp_avg"]) / 4,
+                "exp_avg_sq": grown(moments["exp_avg_sq"]) / 16,
+            }
+
+    def end_if_settled(self) -> None:
+        """End early if the loss has not fallen, on average, in the last `patience` steps.
+
+        Never while a schedule runs: noise would be left in the picture, or a chapter of the story out.
+        """
+        if not self.patience or self.noise_falls or (self.chapters and self.step < self.scheduled):
+            return
+        self._losses = [*self._losses, self.loss][-2 * self.patience :]
+        before, now = self._losses[: -self.patience], self._losses[-self.patience :]
+        if len(before) == self.patience and sum(now) >= sum(before):
+            self.steps = self.scheduled = self.step
+            if self.timelapse is not None:
+                self.timelapse.end(self.step)
+
+    def take_more(self, steps: int) -> None:
+        """As `Revision.take_more`."""
+        super().take_more(steps)
+        self.patience = 0
 
     def state(self) -> dict[str, Tensor]:
         """As `Revision.state`."""
@@ -78,6 +144,8 @@ class LatentRevision(Revision):
         Raises:
             LookupError, ValueError, RuntimeError: it is not that of such a revision.
         """
+        if self.half:
+            self.grow()
         restore_common(self, state)
         self.scheduled = int(state["scheduled"])
         first, last, self.guidance = state["noise"].tolist()

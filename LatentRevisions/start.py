@@ -26,6 +26,8 @@ ODDS_WIDTH = 256  # of the classifier's hidden layer
 THING_WIDTH = 192  # of the layers that render a thing
 FREQUENCIES = (0.25, 0.5, 1.0, 2.0)  # of the positional encoding, in cycles per half side of the picture
 NEARNESS = 20.0  # how much the distance from a wanted place counts against a layout
+KEPT = 4.0  # how much more counts what a picture to be changed shows, where the embedding leaves it open
+FIT_STEPS, FIT_RATE = 25, 0.15  # to estimate the measures of a picture
 SHARPNESS = 4.0  # inverse temperature of sampling drafts: what is nearly certain becomes certain
 
 
@@ -260,6 +262,37 @@ class LearnedStart(nn.Module):
         measures = self.measures[0] + self.things_at_most * self.measures[1]
         uniform = torch.rand((count, measures), generator=generator, device=generator.device)
         return torch.cat([*chosen, 2 * uniform - 1], 1)
+
+    def change(self, latents: Tensor, scene: Tensor, embedding: Tensor) -> Tensor:
+        """What to add to a picture's latents [1, channels, h, w] so that it shows what an embedding says.
+
+        The picture's draft is estimated: the outcomes that it most likely has, and the measures with which
+        its rendering is nearest to the latents. The change is the difference of two renderings: with the
+        outcomes that the embedding is sure of in place of the picture's own, and without.
+
+        Args:
+            scene: the picture's embedding, [1, embed_dim].
+            embedding: [1, embed_dim].
+        """
+        (told, seen), *others = zip(self.odds(embedding), self.odds(scene), strict=True)
+        wanted = [told + seen, *(told + KEPT * _uncertainty(told) * seen for told, seen in others)]
+        own, new = (
+            torch.cat([F.one_hot(logits[0].argmax(), logits.shape[1]).float() for logits in each])[None]
+            for each in ([seen, *(seen for _, seen in others)], wanted)
+        )
+        grid = (latents.shape[2], latents.shape[3])
+        number = self.measures[0] + self.things_at_most * self.measures[1]
+        measures = torch.zeros((1, number), device=latents.device, requires_grad=True)
+        optimiser = torch.optim.Adam([measures], lr=FIT_RATE)
+        for _ in range(FIT_STEPS):
+            with torch.enable_grad():
+                rendered = self(torch.cat([own, measures], 1), grid).float()
+                (rendered - latents).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            measures.data.clamp_(-1, 1)
+        before, after = (self(torch.cat([each, measures], 1), grid).float() for each in (own, new))
+        return (after - before).detach()
 
     def _distances(self, place: tuple[float, float]) -> Tensor:
         """How far each layout has its first thing from a place, squared, [layouts]; 0 if it has none."""

@@ -170,11 +170,12 @@ class Model:
         ((_, revision),) = self._made
         check(type(self.params), {"prompt": self.params.prompt, "iterations": iterations})
         given = {**self.params.model_dump(), "n": 1, "iterations": revision.steps + iterations}
+        given.pop("patience", None)  # all of them are taken
         params = check(type(self.params), given)
         (path,) = self._paths(1)
         pipeline = self._load(self.weights, self.device)
         with self._bar(1, done=revision.step) as callback:
-            revision.steps += iterations
+            revision.take_more(iterations)
             begin_timelapse(pipeline, revision, params.frames)
             (picture,) = finish(pipeline, [revision], callback)
         self._write(picture, path, params, revision)

@@ -71,12 +71,21 @@ class Revision:
         return self.step >= self.steps
 
     @property
+    def most_latents(self) -> int:
+        """The most numbers that its latents have on its way: the memory of a step grows with them."""
+        return self.latents.numel()
+
+    @property
     def planned(self) -> int:
         """The steps that a job must ask for to come as far in the same way.
 
         Fewer than it has taken if it went on after its last step, and its way depends on their number.
         """
         return self.steps
+
+    def take_more(self, steps: int) -> None:
+        """So many further steps are to be taken, all of them."""
+        self.steps += steps
 
     def state(self) -> dict[str, torch.Tensor] | None:
         """What it depends on beside its parameters, once it has finished; None if it cannot go on."""

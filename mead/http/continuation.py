@@ -102,7 +102,8 @@ def _longer(
     Raises:
         ParamsError: naming the field at fault.
     """
-    before = {name: value for name, value in before.items() if name != "iterations"}
+    # all of the further steps are taken
+    before = {name: value for name, value in before.items() if name not in ("iterations", "patience")}
     further = extent(_changed(spec, before, texts), services.settings.weights).steps
     total = job.steps + further
     try:

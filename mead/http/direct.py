@@ -145,13 +145,13 @@ def job_events(
     try:
         revision = start(pipeline, params)
         check_steps(params, revision.steps)
-        known = {"total_steps": revision.steps, "faces": list(revision.faces) or None}
-        known["notes"] = [*notes, *revision.notes] or None
+        known = {"faces": list(revision.faces) or None, "notes": [*notes, *revision.notes] or None}
         change = change.model_copy(update=known)
         while not revision.finished:
             pipeline.step([revision])
             check_loss(revision)
-            change = change.model_copy(update={"steps": revision.step, "loss": revision.loss})
+            done = {"steps": revision.step, "total_steps": revision.steps, "loss": revision.loss}
+            change = change.model_copy(update=done)
             yield format_event("progress", change, revision.step)
         picture = result_of(pipeline, revision)
         add_texts(picture, chunks_of(params, revision.steps))

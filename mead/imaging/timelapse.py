@@ -57,6 +57,10 @@ class TimeLapse:
         self._due.discard(step)
         return due
 
+    def end(self, step: int) -> None:
+        """The job ends early: of those to come, only the picture after this step is due."""
+        self._due = {step}
+
     def take(self, picture: Image.Image) -> None:
         """Take the picture so far, RGB; all of a job have the same size."""
         self.frames.append(_frame(picture))

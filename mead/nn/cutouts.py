@@ -7,6 +7,7 @@ input. Here that is one affine map per crop and one `grid_sample` for all crops 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import pi
 
 import torch
@@ -26,6 +27,10 @@ class Cutouts:
 
     def __init__(self, hyperparameters: CutoutHyperparameters) -> None:
         self.hyperparameters = hyperparameters
+
+    def of(self, number: int) -> Cutouts:
+        """Cutouts like these, but so many."""
+        return Cutouts(replace(self.hyperparameters, cutouts=number))
 
     def draw(self, width: int, height: int, generator: torch.Generator) -> Tensor:
         """Draw the affine maps [cutouts, 2, 3] from a crop's coordinates to the picture's, both in [-1, 1].

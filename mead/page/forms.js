@@ -11,8 +11,8 @@ import { open } from "./tabs.js";
 // Of parameters that no section of a form has.
 const LABELS = {
   cutouts: "Cutouts", frames: "Time-lapse, pictures", identity: "Keep the person", init_weight: "Keep to the start", iterations: "Steps", l2: "Keep the face",
-  mapper: "Ready-made edit", n: "How many", refine: "Match the photo, steps", seed: "Seed", size: "Size", sliders: "Sliders", space: "What is optimised", start: "Start",
-  tv_weight: "Smooth", upscale: "Enlarge",
+  mapper: "Ready-made edit", n: "How many", patience: "End early after", refine: "Match the photo, steps", seed: "Seed", size: "Size", sliders: "Sliders",
+  space: "What is optimised", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
 };
 const MISSING = { prompt: "Say what it should show.", img: "Choose a picture." };
 

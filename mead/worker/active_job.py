@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
@@ -37,7 +37,7 @@ class ActiveJob(Generic[R]):
     revision: R
     notes: tuple[str, ...] = ()  # that are not in its record yet
     faces: tuple[FoundFace, ...] = ()  # likewise
-    chunks: Mapping[str, str] = field(default_factory=dict)  # text chunks of the picture's PNG, by keyword
+    chunks: Callable[[], Mapping[str, str]] = dict  # text chunks of the finished picture's PNG, by keyword
     seconds: float = 0.0  # spent on it so far, steps of the whole batch included
     rendering: Iterator[Image.Image | None] | None = None  # once the revision is finished
     picture: Image.Image | None = None  # once it is rendered
@@ -93,7 +93,7 @@ class ActiveJob(Generic[R]):
             if self.picture is None:
                 return
             if self.storing is None:
-                add_texts(self.picture, self.chunks)
+                add_texts(self.picture, self.chunks())
                 path = storage.new_result_path(self.job.id)
                 self.storing = path, writers.submit(self._write, storage, self.picture, path)
             path, stored = self.storing

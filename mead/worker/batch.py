@@ -11,6 +11,7 @@ import torch
 
 from mead.revision import Pipeline, R, check_loss
 from mead.worker.active_job import ActiveJob
+from mead.worker.memory import Room
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,14 @@ class Batch(Generic[R]):
         pipeline: advances the jobs.
         capacity: the most jobs.
         context: fields for every log line.
+        room: for their steps in memory; None: it is not foreseen, and steps may fail for want of it.
     """
 
-    def __init__(self, pipeline: Pipeline[R], capacity: int, context: Mapping[str, str]) -> None:
+    def __init__(
+        self, pipeline: Pipeline[R], capacity: int, context: Mapping[str, str], room: Room | None = None
+    ) -> None:
         self.pipeline = pipeline
+        self.room = room
         self.capacity = capacity
         self.full_capacity = capacity
         self.context = context
@@ -37,7 +42,15 @@ class Batch(Generic[R]):
 
     @property
     def is_full(self) -> bool:
-        return len(self.jobs) >= self.capacity
+        """Whether no job may be added now. The first one runs alone until its step has been measured."""
+        unknown = self.room is not None and not self.room.is_measured
+        return len(self.jobs) >= (1 if unknown else self.capacity)
+
+    def has_room_for(self, revision: R) -> bool:
+        """Whether a job fits in memory beside the others. One job alone is always tried."""
+        if self.room is None or not self.jobs:
+            return True
+        return self.room.has(_latents([*self._revisions(), revision]))
 
     def add(self, active: ActiveJob[R]) -> None:
         """Add a job."""
@@ -66,11 +79,14 @@ class Batch(Generic[R]):
         """Run fewer jobs at a time from now on: memory has run out."""
         self.capacity = max(1, capacity)
         log.warning(
-            "out of memory; fewer jobs in a batch until one has ended",
+            "no memory for more; fewer jobs in a batch until one has ended",
             extra={**self.context, "capacity": self.capacity},
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _revisions(self) -> list[R]:
+        return [active.revision for active in self.unfinished()]
 
     def _step(self, together: Sequence[ActiveJob[R]]) -> None:
         """Advance jobs in one step; if it fails, divide them until the job at fault is alone."""
@@ -92,6 +108,8 @@ class Batch(Generic[R]):
             log.warning(message, len(together), error, extra=self.context)
         else:
             self.steps_done += len(together)
+            if self.room is not None:
+                self.room.measure(_latents([active.revision for active in together]))
             _check_losses(together)
             return
         # Outside the `except` blocks: their tracebacks keep the failed step's tensors in memory.
@@ -102,6 +120,11 @@ class Batch(Generic[R]):
                 left.append(active)
         for first in range(0, len(left), share):
             self._step(left[first : first + share])
+
+
+def _latents(revisions: Sequence[R]) -> int:
+    """The numbers in the latents of revisions together."""
+    return sum(revision.most_latents for revision in revisions)
 
 
 def _check_losses(stepped: Sequence[ActiveJob[R]]) -> None:

@@ -31,6 +31,7 @@ from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
 from mead.worker.admission import AdmissionControl
 from mead.worker.batch import Batch
 from mead.worker.cancelled import CancelledPictures
+from mead.worker.memory import Room
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Engine(Generic[R]):
             many steps and further ones (see `mead.provenance`).
         origin: what makes latents here; None: no job can go on here.
         latents_ttl: seconds that those of jobs that succeed are kept, so that they can go on; 0: not at all.
+        room: for the jobs' steps in memory; None: it is not foreseen.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Engine(Generic[R]):
         chunks_of: Callable[..., Mapping[str, str]] = lambda params, steps, further: {},
         origin: Origin | None = None,
         latents_ttl: int = 0,
+        room: Room | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -94,7 +97,7 @@ class Engine(Generic[R]):
         self.storage = storage
         self.queue = queue
         self.worker = worker
-        self.batch: Batch[R] = Batch(pipeline, capacity, {"queue": queue, "worker": worker})
+        self.batch: Batch[R] = Batch(pipeline, capacity, {"queue": queue, "worker": worker}, room)
         self.pause = pause
         self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds
@@ -179,8 +182,9 @@ class Engine(Generic[R]):
             revision = start(self.pipeline, params, self._beginning(job))
             notes = self.notes_on(params.model_copy(update={"n": job.n})) + revision.notes
             self.check_steps(params, revision.steps)
-            further = revision.steps - revision.planned
-            chunks = self.chunks_of(params, revision.steps, further=further)
+            chunks = partial(self._chunks, params, revision)
+            if not self.batch.has_room_for(revision):
+                raise torch.OutOfMemoryError("no room beside the running jobs")
         except torch.OutOfMemoryError as error:
             if not self.batch.jobs:
                 self._fail(job, error)
@@ -214,6 +218,11 @@ class Engine(Generic[R]):
             raise ParamsError(FIELD, "no job can go on here", out_of_range=True)
         latents = self.storage.read_upload(job, job.latents)
         return partial(resume, self.pipeline, content=latents, here=self.origin)
+
+    def _chunks(self, params: JobParams, revision: R) -> Mapping[str, str]:
+        """The text chunks of a finished job's PNG."""
+        further = revision.steps - revision.planned
+        return self.chunks_of(params, revision.steps, further=further)
 
     def _check_weights(self, job: Job) -> None:
         """Raises RuntimeError if the job was checked against another weights set."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -16,6 +14,7 @@ import redis
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
 from mead.worker.engine import Engine
+from mead.worker.memory import resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +93,3 @@ class HeartbeatLoop:
         """
         since = self._regular_since
         return since is not None and time.monotonic() - since >= self.ttl
-
-
-def resident_bytes() -> int:
-    """The resident memory of this process; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -24,6 +24,7 @@ from mead.settings import Settings
 from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
+from mead.worker.memory import room_on
 from mead.worker.webhooks import WebhookLoop
 from mead.worker.worker import OtherWeightsError, Worker, new_name
 
@@ -67,6 +68,7 @@ def make_worker(settings: Settings) -> Worker:
                 model=spec.name, weights=Weights.of(settings.weights), device=torch.device(device).type
             ),
             latents_ttl=settings.latents_ttl,
+            room=room_on(torch.device(device)),
         )
         for spec, pipeline in pipelines
     ]

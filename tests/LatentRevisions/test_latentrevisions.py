@@ -24,6 +24,7 @@ from mead.imaging.tensors import to_tensor
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, result_of, run
 from tests.conftest import DATA, psnr
+from training.world import Face, draw
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,23 @@ def test_a_starter_picture_is_where_it_starts(pipeline: LatentRevisionsPipeline)
     begun = pipeline.image(pipeline.start(params(img_path=DATA / "coffee.jpg")))
     other = pipeline.image(pipeline.start(params(img_path=DATA / "chelsea.jpg")))
     assert psnr(begun, starter) > psnr(other, starter) + 3
+
+
+def test_what_the_prompt_says_is_drawn_into_the_starter_picture(
+    pipeline: LatentRevisionsPipeline, tmp_path: Path
+) -> None:
+    """Before the first step already; the published way starts at the starter's latents."""
+    face = replace(Face.sample(np.random.default_rng(8)), hair_colour="red", headwear="none")
+    starter, wanted = draw(face), draw(replace(face, hair_colour="blue"))
+    starter.save(tmp_path / "face.png")
+    plain = copy.copy(pipeline)
+    plain.hyperparameters = replace(pipeline.hyperparameters, starter_start="latents")
+    params = LatentRevisionsParams(prompt="a person with blue hair", seed=1, img_path=tmp_path / "face.png")
+    changed, published = (each.image(each.start(params)) for each in (pipeline, plain))
+    assert psnr(published, starter) > 25
+    assert psnr(changed, wanted) > psnr(published, wanted) + 3
+    wide = params.model_copy(update={"size": (192, 128)})
+    assert pipeline.image(pipeline.start(wide)).size == (192, 128)
 
 
 def test_the_prior_is_told_of_the_starter_picture(pipeline: LatentRevisionsPipeline) -> None:
