@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class LatentRevisions(Model):
         ne_img_enc_path: str | Path | None = None,
         w3: float = 0.0,
         *,
-        prompts: str | None = None,
+        prompts: str | Mapping[str, float] | None = None,
         story: str | None = None,
         mask_path: str | Path | None = None,
         seed: int | None = None,

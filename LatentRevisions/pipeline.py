@@ -5,7 +5,7 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -36,6 +36,7 @@ from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
+from mead.resuming import readable
 from mead.revision import optimise, result_of
 from mead.upscaling import Upscaler, chosen_factor
 from mead.weights.loading import OncePerProcess
@@ -162,6 +163,13 @@ class LatentRevisionsPipeline:
             draughtsman=draughtsman,
             cutouts=Cutouts(replace(hyper, cutouts=params.cutouts or hyper.cutouts)),
         )
+
+    def resume(self, params: LatentRevisionsParams, state: Mapping[str, Tensor]) -> LatentRevision:
+        """A revision that goes on where one with this state has ended, see `mead.resuming`."""
+        revision = self.start(params)
+        with readable():
+            revision.restore(state)
+        return revision
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
         """Advance each revision by one step, those of the same size in one pass, or parts side by side."""

@@ -70,7 +70,14 @@ class LatentRevision(Revision):
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """As `Revision.restore`."""
+        """Go on where another revision has ended, of the same parameters but for the number of steps.
+
+        Args:
+            state: of `state`.
+
+        Raises:
+            LookupError, ValueError, RuntimeError: it is not that of such a revision.
+        """
         restore_common(self, state)
         self.scheduled = int(state["scheduled"])
         first, last, self.guidance = state["noise"].tolist()

@@ -12,7 +12,7 @@ def own_extent(weights: WeightSet) -> Extent:
     """How much a job computes that leaves everything to the weights set."""
     own = weights.settings("LatentRevisions", Hyperparameters)
     upscale = own.upscale if "upscaler" in weights.files else 1
-    return Extent(*own.sides, own.cutouts, own.iterations, upscale)
+    return Extent(*own.sides, own.cutouts, own.iterations, upscale, clips=len(weights.perceptors))
 
 
 SPEC = ModelSpec(
@@ -86,6 +86,6 @@ SPEC = ModelSpec(
         },
         "another size": {"prompt": "a red house under the moon", "size": "128x96", "iterations": 60},
     },
-    goes_on=True,
+    anew=("iterations", "upscale", "frames"),
     demo=({"prompt": "a girl with green hair", "w2": "1", "seed": "9"}, {"img_enc": "face.jpeg"}),
 )

@@ -7,12 +7,13 @@ pictures with its own normalisation and range.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mead.imaging.pictures import read_picture
 from mead.model import Model
 from mead.params import check
 from mead.revision import Progress, result_of
@@ -42,7 +43,7 @@ class StyleCLIP(Model):
         frames: int = 0,
         method: str = "optimisation",
         mapper: str | None = None,
-        sliders: str | None = None,
+        sliders: str | Mapping[str, float] | None = None,
         space: str | None = None,
         refine: int | None = None,
         start: str | None = None,
@@ -139,27 +140,39 @@ class StyleCLIP(Model):
             StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid
         )
 
-    def at_strength(self, strength: float) -> str:
+    def at_strength(self, strength: float, output: str | None = None) -> str:
         """Show the edit that `run` made with another strength, without computing it again.
 
         Args:
             strength: 0 to 2.
+            output: "face", "photo" or "pair"; by default as it was. A photo that was not wanted at first is
+                the one at `img_path` now.
 
         Returns:
             The path of the new PNG, beside the first one.
 
         Raises:
-            ValueError: naming the strength that is out of range.
+            ValueError: naming the argument that is wrong.
             RuntimeError: if `run` has made nothing yet.
-            OSError: if `output_path` cannot be written.
+            OSError: if `output_path` cannot be written, or the photo cannot be read.
         """
         if not self._made:
             raise RuntimeError("run() comes first: there is no edit yet")
         path, revision = self._made[0]
-        params = check(StyleCLIPParams, self.params.model_dump() | {"n": 1, "strength": strength})
+        was = check(StyleCLIPParams, self.params.model_dump() | {"n": 1, "frames": 0})
+        params = check(
+            StyleCLIPParams, was.model_dump() | {"strength": strength, "output": output or was.output}
+        )
         pipeline: StyleCLIPPipeline = load_pipeline(self.weights, self.device)
+        photo = None if revision.photo is None else revision.photo.picture
+        if photo is None and params.output != "face" and params.img_path is not None:
+            photo = read_picture(params.img_path, "img")
         with torch.no_grad():
-            picture = result_of(pipeline, pipeline.at_strength(revision, params.strength))
-        target = path.with_name(f"{path.stem}-{params.strength:g}.png")
-        self._write(picture, target, params, revision)
+            anew = pipeline.resume(params, revision.state(), photo)
+            picture = result_of(pipeline, anew)
+        self._note(anew.notes, stacklevel=3)
+        name = f"{path.stem}-{params.strength:g}"
+        name += "" if params.output == was.output else f"-{params.output}"
+        target = path.with_name(f"{name}.png")
+        self._write(picture, target, params, anew)
         return str(target)

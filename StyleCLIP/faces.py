@@ -13,7 +13,7 @@ from mead.imaging.pictures import PictureError, read_picture
 from mead.weights.sets import WeightSet
 from StyleCLIP.align import (
     NoFaceError,
-    align,
+    cut_out,
     find_face,
     find_people,
     glimpses,
@@ -26,17 +26,20 @@ if TYPE_CHECKING:  # a set without a classifier needs no PyTorch
     from StyleCLIP.face_classifier import FaceClassifier
 
 
-def main_face(picture: Image.Image, classifier: FaceClassifier | None, size: int) -> Image.Image:
-    """The most prominent face of an RGB picture, upright and framed as FFHQ's are, [size, size].
+def main_face(
+    picture: Image.Image, classifier: FaceClassifier | None, size: int
+) -> tuple[Image.Image, Square]:
+    """The most prominent face of an RGB picture, upright and framed as FFHQ's are, [size, size]; and where.
 
     Raises:
         PictureError: if it shows no face.
     """
     frame = None if classifier is None else classifier.frame(picture)
     if frame is not None:
-        return picture.resize((size, size), Image.Resampling.LANCZOS, frame)
+        return picture.resize((size, size), Image.Resampling.LANCZOS, frame), Square.of_box(*frame)
     try:
-        return align(picture, find_face(picture), size)
+        square = square_of(find_face(picture))
+        return cut_out(picture, square, size), square
     except NoFaceError as error:
         raise PictureError("img", "no_face", str(error)) from error
 

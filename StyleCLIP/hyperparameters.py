@@ -49,6 +49,9 @@ class Hyperparameters(CutoutHyperparameters):
     """How relevant a channel must be for a global direction to change it, or "auto"."""
     templates: bool = True
     """Whether CLIP reads the words of a global direction in ImageNet's templates, "a bad photo of a ..."."""
+    suits_people: str = ""
+    """What suits a photo of a person when it is pasted back, one word for each, if little else does: of a set
+    whose faces are not people's."""
     upscale: int = 1
     """How many times as wide and high the finished picture is made, if the set has an upscaler."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from mead.params import UPSCALE, Choices, JobParams, LossWeight, Prompt, Upscale
 from mead.weighted_texts import WeightedTexts, weighted_texts
 from mead.weights.sets import WeightSet
 from StyleCLIP.choices import choices
+from StyleCLIP.hyperparameters import Hyperparameters
 
 NUMBER = r"(0(\.[0-9]+)?|1(\.0+)?|\.[0-9]+)"  # 0 to 1
 
@@ -96,6 +97,8 @@ class StyleCLIPParams(JobParams):
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": [name]} for name in ("prompt", "sliders", "mapper")]}
     )
+
+    INSTEAD: ClassVar = {"prompt": ("sliders", "mapper")}
 
     prompt: Prompt = Field(
         "",
@@ -252,6 +255,13 @@ class StyleCLIPParams(JobParams):
         """The fields of pictures that are to be kept at their own size, since the result has it too."""
         return frozenset({"img"} if self.looks_for_all else ())
 
+    def notes(self, weights: WeightSet) -> tuple[str, ...]:
+        """What else a job's client should know with a weights set: that seeds make no difference."""
+        own = weights.settings("StyleCLIP", Hyperparameters)
+        if self.n == 1 or (self.optimises and own.cutouts):
+            return ()
+        return (f"the {self.n} pictures are the same: nothing about this edit depends on the seed",)
+
     def without_effect(self) -> dict[str, str]:
         """What was given but changes nothing beside the other parameters: field name to the reason."""
         found = super().without_effect()
@@ -267,8 +277,13 @@ class StyleCLIPParams(JobParams):
                 found["prompt"] = why
         elif not self.prompt:
             idle, why = (*optimising, *directing), "sliders make the edit"
+        if self.method == "global" and self.alpha == 0:
+            found["the edit"] = "its alpha is 0"
         if self.strength == 0:
             found["the edit"] = "its strength is 0"
+        for name, value in self.chosen().get("sliders", {}).items():
+            if value == 0:
+                found[f'"{name}" in sliders'] = "its value is 0"
         if self.mapper is not None and self.method != "mapper":
             found["mapper"] = 'the method is not "mapper"'
         if self.img_path is None:

@@ -34,9 +34,11 @@ from StyleCLIP.levels_mapper import LevelsMapper
 from StyleCLIP.losses import objective
 from StyleCLIP.mapper import LatentMapper
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.pasting_notes import notes_on_pasting
 from StyleCLIP.photo import PhotoEdit
 from StyleCLIP.refinement import Refinement
-from StyleCLIP.revision import StyleRevision, ramp, with_strength
+from StyleCLIP.revision import StyleRevision, ramp
+from StyleCLIP.showing_anew import shown_anew
 from StyleCLIP.sliders import Sliders
 from StyleCLIP.spaces import Spaces
 from StyleCLIP.stylegan2 import Generator
@@ -115,11 +117,28 @@ class StyleCLIPPipeline:
         """
         if params.img_path is None:
             return self._start_with(None, params)
-        if not params.looks_for_all:
-            return self._start_with(self.aligned(params.img_path), params)
         picture = read_picture(params.img_path, "img")
+        if not params.looks_for_all:
+            face, square = main_face(picture, self.classifier, ALIGNED)
+            revision = self._start_with(face, params)
+            revision.squares = [square]
+            return revision
         photo = PhotoEdit(picture, find_all(picture, self.classifier), params)
-        return self._start_with(photo.cut_out(0, ALIGNED), params, photo)
+        revision = self._start_with(photo.cut_out(0, ALIGNED), params, photo)
+        revision.squares = photo.squares
+        revision.notes = self.notes_on(photo)
+        return revision
+
+    def notes_on(self, photo: PhotoEdit) -> tuple[str, ...]:
+        """What a client should know of an edit that is pasted into a photo."""
+        return notes_on_pasting(photo, self.hyperparameters.suits_people, self.classifier)
+
+    @torch.no_grad()
+    def resume(
+        self, params: StyleCLIPParams, state: Mapping[str, Tensor], photo: Image.Image | None = None
+    ) -> StyleRevision:
+        """A finished job, to be shown anew, see `StyleCLIP.showing_anew`."""
+        return shown_anew(self, params, state, photo)
 
     def _start_with(
         self, aligned: Image.Image | None, params: StyleCLIPParams, photo: PhotoEdit | None = None
@@ -152,7 +171,7 @@ class StyleCLIPPipeline:
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         job: dict[str, Any] = {"upscaler": self.upscaler, "upscale": upscale, "photo": photo}
         if photo is not None:
-            job |= {"faces": photo.faces, "before": self._picture(face)}
+            job |= {"faces": photo.faces, "before": self.picture(face)}
         number = 1 if photo is None else len(photo.chosen)
         found = self.edits.found(face, params)
         if found is not None:
@@ -214,7 +233,7 @@ class StyleCLIPPipeline:
         Raises:
             PictureError: if it shows no face.
         """
-        return main_face(read_picture(path, "img"), self.classifier, ALIGNED)
+        return main_face(read_picture(path, "img"), self.classifier, ALIGNED)[0]
 
     @torch.no_grad()
     def invert(self, face: Image.Image) -> Tensor:
@@ -279,23 +298,9 @@ class StyleCLIPPipeline:
     @torch.no_grad()
     def image(self, revision: StyleRevision) -> Image.Image:
         """The face so far."""
-        return self._picture(revision.shown)
+        return self.picture(revision.shown)
 
-    def at_strength(self, revision: StyleRevision, strength: float) -> StyleRevision:
-        """A finished revision with another strength, to be rendered again; nothing is optimised.
-
-        Args:
-            strength: from 0 to `StyleCLIP.params.MAX_STRENGTH`.
-        """
-        again = with_strength(revision, strength)
-        if again.photo is not None:
-            pictures = [self.image(with_strength(turn, strength)) for turn in again.turns]
-            befores = [before for before, _ in again.photo.edited]
-            again.photo = copy.copy(again.photo)
-            again.photo.edited = list(zip(befores, pictures, strict=True))
-        return again
-
-    def _picture(self, latents: Tensor) -> Image.Image:
+    def picture(self, latents: Tensor) -> Image.Image:
         """The face of latents of one of the spaces."""
         return to_picture(self.spaces.synthesise(latents) / 2 + 0.5)
 

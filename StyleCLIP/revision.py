@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from math import cos, pi
 from typing import Any
@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mead.imaging.faces import Square
 from mead.nn.losses import Sum
 from mead.revision import Revision
+from StyleCLIP.finished import FinishedFaces
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
 from StyleCLIP.refinement import Refinement
 
-OF_THE_JOB = frozenset(
-    ("params", "generator", "steps", "step", "loss", "started", "faces", "photo", "turns", "timelapse")
-)
+OF_THE_JOB = frozenset(("params", "generator", "steps", "step", "loss", "started", "timelapse"))
+OF_THE_JOB |= frozenset(("photo", "faces", "squares", "turns", "notes"))
 """Fields that stay when a job turns to the edit of a refined face, or to the next face of its photo."""
 
 
@@ -44,18 +45,30 @@ class StyleRevision(Revision):
     refinement: Refinement | None = None  # while the face's codes are refined
     refine: int = 0  # steps that each face's refinement takes
     photo: PhotoEdit | None = None  # where all of the photo's faces were looked for
+    squares: Sequence[Square] = ()  # where its faces are; only the edited one if not all were looked for
     before: Image.Image | None = None  # the face of the photo, as its codes draw it before the edit
     turns: list[StyleRevision] = field(default_factory=list)  # the photo's faces that are finished
+
+    @property
+    def edited(self) -> Tensor:
+        """The latents of the whole edit, of strength 1."""
+        return self.latents if self.beside is None else self.latents + self.beside
 
     @property
     def shown(self) -> Tensor:
         """The latents of the picture."""
         if self.refinement is not None:
             return self.latents
-        edited = self.latents if self.beside is None else self.latents + self.beside
         if self.strength == 1:  # to the last bit
-            return edited
-        return self.face + self.strength * (edited - self.face)
+            return self.edited
+        return self.face + self.strength * (self.edited - self.face)
+
+    @torch.no_grad()
+    def state(self) -> dict[str, Tensor]:
+        """As `Revision.state`, of all faces of its photo."""
+        turns = [*self.turns, self]
+        before, after = torch.cat([turn.face for turn in turns]), torch.cat([turn.edited for turn in turns])
+        return FinishedFaces(before, after, self.squares, self.faces, self.steps, self.loss).state()
 
     @classmethod
     def found(cls, face: Tensor, edited: Tensor, params: StyleCLIPParams, **job: Any) -> StyleRevision:
@@ -121,13 +134,6 @@ class StyleRevision(Revision):
     @property
     def _steps_of_a_face(self) -> int:
         return self.steps if self.photo is None else self.steps // len(self.photo.chosen)
-
-
-def with_strength(revision: StyleRevision, strength: float) -> StyleRevision:
-    """A copy that shows another share of the edit."""
-    again = copy.copy(revision)
-    again.strength = strength
-    return again
 
 
 def ramp(done: float, up: float = 0.05, down: float = 0.25) -> float:

@@ -17,6 +17,11 @@ class Spaces:
 
     generator: FrozenGenerator
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """What latents of one face may be."""
+        return [(self.generator.n_latent, self.generator.style_dim), (sum(self.generator.style_sizes),)]
+
     def styles(self, latents: Tensor) -> Sequence[Tensor]:
         """The styles [N, in] of latents."""
         if latents.ndim == 3:

@@ -130,7 +130,9 @@ SPEC = ModelSpec(
         "sliders alone": {"sliders": "age:3 | smile:-1"},
         "back into the photo": {"prompt": "a person with glasses", "output": "photo"},
         "the second face from the left": {"prompt": "a smiling man", "output": "photo", "face": "2"},
+        "half of a finished edit": {"from": "8d3f0c6f2b1e4c55a6b1f0c2d4e6a700", "strength": 0.5},
     },
+    anew=("strength", "output", "upscale"),
     demo=({"prompt": "A girl with purple eyes", "seed": "1"}, {"img": "face.jpeg"}),
     finder="StyleCLIP.faces.load_finder",
 )

@@ -128,9 +128,10 @@ def record_of(job: Job, rank: int, root: str = "") -> Record:
 
 def _parameters(job: Job) -> dict[str, Any]:
     """A job's parameters; as text if the record was edited and they are no longer valid."""
-    texts = {name: value for name, value in job.parameters.items() if not name.endswith("_path")}
+    pictures = {name for name in job.parameters if name.endswith("_path")}
     try:
-        params = MODELS[job.type].params.model_validate(texts)
+        params = MODELS[job.type].params.model_validate(job.parameters)
     except (KeyError, ValidationError):
-        return {name: value for name, value in texts.items() if name not in Record.model_fields}
-    return params.model_dump(mode="json", exclude_none=True, exclude={"n"})
+        hidden = pictures | Record.model_fields.keys()
+        return {name: value for name, value in job.parameters.items() if name not in hidden}
+    return params.model_dump(mode="json", exclude_none=True, exclude={"n", *pictures})

@@ -73,7 +73,7 @@ def extent(params: JobParams, weights: str) -> Extent:
     given = getattr(params, "refine", None)
     refine = own.refine if given is None else given
     steps = (params.iterations or own.steps - own.refine) + refine
-    return Extent(width, height, cutouts, steps, upscale, refine)
+    return Extent(width, height, cutouts, steps, upscale, refine, own.clips)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def most_steps(job: Extent, most: int) -> int:
     """The most steps that a job may have, so that it computes at most as much as `most` pixels."""
     pixels = job.width * job.height
     enlarging = pixels if job.upscale > 1 else 0  # the published upscaler takes a third of a step
-    return (most - enlarging) // (pixels + CUTOUT_PIXELS * job.cutouts)
+    return (most - enlarging) // (pixels + CUTOUT_PIXELS * job.cutouts * job.clips)
 
 
 def _check_extent(job: Extent, most: int) -> None:
@@ -97,6 +97,7 @@ def _check_extent(job: Extent, most: int) -> None:
         sides = f"{job.upscale * job.width}x{job.upscale * job.height}"
         raise _too_much("upscale", f"{sides} is more than one job may take here; ask for less")
     cutouts = "1 cutout" if job.cutouts == 1 else f"{job.cutouts} cutouts"
+    cutouts += f", which {job.clips} CLIPs see," if job.clips > 1 else ""
     raise _too_much(
         "iterations",
         f"{job.width}x{job.height} with {cutouts} for {job.steps} steps is more than one job may take here; "

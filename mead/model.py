@@ -39,7 +39,8 @@ class Model:
 
     Attributes:
         notes: what of the arguments was taken but cannot have its effect, each in a sentence: words that the
-            weights have not learned, a text whose weight is 0. Each is also a `NoteWarning`.
+            weights have not learned, a text whose weight is 0; once it has run, also what its pictures let
+            know. Each is also a `NoteWarning`.
         faces: found in the photo, from the left, once it has run; see `mead.revision.Revision.faces`.
         made: the path of the (first) picture, its finished revision and parameters, once it has run.
 
@@ -83,9 +84,8 @@ class Model:
         check_device(self.device)
         check_texts(self.params, weights)  # reads the manifest, no weights
         check_optional(self.params, weights)
-        self.notes = notes_on(self.params, weights)
-        for note in self.notes:
-            warnings.warn(note, NoteWarning, stacklevel=3)  # at the line that makes the model's object
+        self.notes: tuple[str, ...] = ()
+        self._note(notes_on(self.params, weights), stacklevel=4)  # at the line that makes the model's object
         self.callback = callback
         self.progress = progress
         self.name = name
@@ -155,6 +155,7 @@ class Model:
                 together = variants[first : first + AT_ONCE]
                 revisions = [start(pipeline, params) for params in together]
                 self.faces = revisions[0].faces
+                self._note(revisions[0].notes, stacklevel=4)  # at the line that runs it
                 pictures = finish(pipeline, revisions, callback and partial(_number, callback, first))
                 for params, revision, picture in zip(together, revisions, pictures, strict=True):
                     path = paths[len(self._made)]
@@ -178,6 +179,13 @@ class Model:
             (picture,) = finish(pipeline, [revision], callback)
         self._write(picture, path, params, revision)
         return str(path)
+
+    def _note(self, notes: Sequence[str], stacklevel: int) -> None:
+        """Add notes that are new."""
+        for note in notes:
+            if note not in self.notes:
+                self.notes += (note,)
+                warnings.warn(note, NoteWarning, stacklevel=stacklevel)
 
     def _paths(self, n: int) -> list[Path]:
         """The files of the next `n` pictures; it is tried whether they can be written."""

@@ -24,7 +24,7 @@ class Extent:
     """The size of a job: its steps, and the width, height (pixels) and cutouts of each step.
 
     The finished picture is `upscale` times as wide and high. `refine` of the steps come before the first of
-    its iterations.
+    its iterations. Each of `clips` sees all cutouts.
     """
 
     width: int
@@ -33,6 +33,7 @@ class Extent:
     steps: int
     upscale: int = 1
     refine: int = 0
+    clips: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class ModelSpec:
         required_files: file fields that its POST requires.
         examples: examples of its form, by title.
         demo: the form and the files (names of sample photos) of the demo's job.
-        goes_on: whether its jobs can go on after their last step, see `mead.resuming`.
+        anew: what a job that names a finished one (`from`) may choose anew, see `mead.resuming`; all else is
+            as it was. Empty if its jobs cannot go on.
         finder: a function that loads with a weights set what finds the faces of an RGB photo, as its jobs
             would, "package.module.name"; "" if it looks for no faces.
     """
@@ -156,8 +158,13 @@ class ModelSpec:
     required_files: tuple[str, ...] = ()
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     demo: tuple[Mapping[str, str], Mapping[str, str]] | None = None
-    goes_on: bool = False
+    anew: tuple[str, ...] = ()
     finder: str = ""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its jobs can go on with further steps."""
+        return "iterations" in self.anew
 
     @property
     def command_name(self) -> str:

@@ -147,6 +147,8 @@ class JobParams(BaseModel):
 
     WEIGHTS: ClassVar[Mapping[str, str]] = {}
     """Names of parameters that are weights, by the text or picture that each belongs to."""
+    INSTEAD: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Names of parameters that may be given instead of a required one."""
     MASKS: ClassVar[frozenset[str]] = frozenset()
     """Names of file fields that are masks, see `mead.imaging.pictures.read_picture`."""
 
@@ -235,6 +237,10 @@ class JobParams(BaseModel):
                 found[field] = f"its weight {weight} is 0"
         return found
 
+    def notes(self, weights: WeightSet) -> tuple[str, ...]:
+        """What else a job's client should know with a weights set, each in a sentence."""
+        return ()
+
     def pictures(self) -> dict[str, Path]:
         """The pictures given with this job: field name (without `_path`) to file."""
         return {
@@ -305,12 +311,15 @@ class MissingError(ParamsError):
 
     Attributes:
         fields: their names.
+        instead: names of those that may be given instead of the first one.
     """
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    def __init__(self, fields: Sequence[str], instead: Sequence[str] = ()) -> None:
+        alternatives = f", or {' or '.join(instead)}" if instead else ""
         others = f" (and so must {' and '.join(fields[1:])})" if fields[1:] else ""
-        super().__init__(fields[0], f"must be given{others}", out_of_range=False)
+        super().__init__(fields[0], f"must be given{alternatives}{others}", out_of_range=False)
         self.fields = tuple(fields)
+        self.instead = tuple(instead)
 
 
 def lacking(field: str, network: str) -> ParamsError:
@@ -339,7 +348,7 @@ def check(kind: type[M], given: Mapping[str, Any]) -> M:
     except ValidationError as error:
         found: list[Any] = error.errors(include_url=False)
         if missing := [str(problem["loc"][0]) for problem in found if problem["type"] == "missing"]:
-            raise MissingError(missing) from None
+            raise MissingError(missing, getattr(kind, "INSTEAD", {}).get(missing[0], ())) from None
         first = found[0]
         message = _in_words(first)
         if first["loc"]:

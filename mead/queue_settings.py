@@ -36,8 +36,8 @@ class QueueSettings(BaseSettings):
     latents_ttl: int = Field(
         3600,
         ge=0,
-        description="Seconds after its end for which a LatentRevisions job can go on (`from`): its latents "
-        "and uploads are kept, at most as long as its record. 0: never.",
+        description="Seconds after its end for which a job can go on (`from`): its latents and uploads are "
+        "kept, at most as long as its record. 0: never.",
     )
     job_attempts: int = Field(
         3, ge=1, description="Number of times a job is started before it fails because its workers died."

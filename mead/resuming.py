@@ -1,15 +1,16 @@
 """Going on with a job that has ended, exactly where it was.
 
-What its next step depends on beside its parameters, its *latents* for short, is kept as a safetensors file,
-with what must be the same when it goes on.
+What its next step or its picture depends on beside its parameters, its *latents* for short, is kept as a
+safetensors file, with what must be the same when it goes on.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +26,20 @@ FIELD = "from"  # the parameter that names the job to go on with
 KEY = "mead"  # of the file's metadata
 UNREADABLE = "the latents of that job are damaged, or of another version"
 LONGEST_HEADER = 2**20  # bytes
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@runtime_checkable
+class ResumingPipeline(Protocol[R_co]):
+    """A pipeline whose jobs can go on.
+
+    `resume` returns a revision of these parameters that is where another one was when it had that `state`. It
+    raises as `mead.revision.Pipeline.start`, and ParamsError for a state that is not of such a revision (see
+    `readable`).
+    """
+
+    def resume(self, params: Any, state: Mapping[str, Tensor]) -> R_co: ...
 
 
 class Origin(BaseModel):
@@ -87,15 +102,17 @@ def latents_file(revision: Revision, origin: Origin) -> bytes | None:
     return save(tensors, {KEY: origin.model_dump_json()})
 
 
-def restore(revision: Revision, content: bytes, here: Origin) -> None:
-    """Have a new revision go on where another has ended, of the same parameters but for the number of steps.
+def resume(pipeline: ResumingPipeline[R_co], params: Any, content: bytes, here: Origin) -> R_co:
+    """A revision that goes on where another has ended.
 
     Args:
+        params: of the other one, but for what the model lets change.
         content: of `latents_file`.
         here: what makes latents here.
 
     Raises:
         ParamsError: the file is damaged, of another origin, or of a job with other parameters.
+        ValueError, OSError: as `ResumingPipeline.resume`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -103,8 +120,17 @@ def restore(revision: Revision, content: bytes, here: Origin) -> None:
     origin_of(content).check(here)
     try:
         state: Mapping[str, Tensor] = load(content)
-        revision.restore(state)
-    except (SafetensorError, LookupError, ValueError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise _conflict(UNREADABLE) from error
+    return pipeline.resume(params, state)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """A block that reads a state; what is wrong with it is a ParamsError."""
+    try:
+        yield
+    except (LookupError, ValueError, RuntimeError) as error:
         raise _conflict(UNREADABLE) from error
 
 

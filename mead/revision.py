@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -63,6 +63,7 @@ class Revision:
     upscaler: Upscaler | None = None  # what enlarges the finished picture
     upscale: int = 1  # how many times as wide and high
     faces: tuple[FoundFace, ...] = ()  # in the job's photo, if all of them were looked for
+    notes: tuple[str, ...] = ()  # what its pictures let know, each in a sentence; see `mead.weights.notes`
     timelapse: TimeLapse | None = None  # takes pictures of the way, if the job asks for them
 
     @property
@@ -78,19 +79,8 @@ class Revision:
         return self.steps
 
     def state(self) -> dict[str, torch.Tensor] | None:
-        """What its next step depends on beside its parameters; None if it cannot go on after the last one."""
+        """What it depends on beside its parameters, once it has finished; None if it cannot go on."""
         return None
-
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on where another revision has ended, of the same parameters but for the number of steps.
-
-        Args:
-            state: of `state`.
-
-        Raises:
-            LookupError, ValueError, RuntimeError: it is not that of such a revision.
-        """
-        raise ValueError("this model cannot go on after its last step")
 
     def enlarge(self, picture: Image.Image) -> Iterator[Image.Image | None]:
         """Enlarge the finished picture as the job asks, in parts.
@@ -164,18 +154,20 @@ def _tell(revisions: Sequence[Revision], losses: Losses) -> None:
         revision.loss = before[0][before[1]]
 
 
-def start(pipeline: Pipeline[R], params: Any, prepare: Callable[[R], None] = lambda revision: None) -> R:
+def start(pipeline: Pipeline[R], params: Any, begin: Callable[[Any], R] | None = None) -> R:
     """`pipeline.start`, with a check of its result, and the first picture of its time-lapse.
 
     Args:
-        prepare: called with the revision, before anything else is done with it.
+        begin: called with the parameters instead.
 
     Raises:
         FloatingPointError: if the first latents are not finite.
     """
-    revision = pipeline.start(params)
-    prepare(revision)
+    revision = (begin or pipeline.start)(params)
     _check_latents(revision)
+    steps = revision.steps - revision.step
+    if params.frames > steps + 1 and "frames" not in params.without_effect():
+        revision.notes += (f"{steps + 1} frames are kept, not {params.frames}: there are {steps} steps",)
     begin_timelapse(pipeline, revision, params.frames)
     return revision
 

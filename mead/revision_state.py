@@ -27,7 +27,11 @@ def common_state(revision: Revision) -> dict[str, torch.Tensor]:
 
 
 def restore_common(revision: Revision, state: Mapping[str, torch.Tensor]) -> None:
-    """Restore that part. Raises as `Revision.restore`."""
+    """Restore that part.
+
+    Raises:
+        LookupError, ValueError, RuntimeError: it is not that of a revision with the same parameters.
+    """
     latents = state["latents"]
     if latents.shape != revision.latents.shape:
         raise ValueError(f"latents of shape {tuple(latents.shape)}")

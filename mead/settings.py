@@ -237,8 +237,8 @@ class ServiceSettings(QueueSettings):
     max_job_pixels: int = Field(
         600_000_000,
         ge=2_000_000,  # one step of the largest size and most cutouts, so that every size can be used
-        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout), plus "
-        "width times height if the picture is enlarged.",
+        description="Maximum size of a job: steps times (width times height, plus 2048 per cutout of each "
+        "CLIP), plus width times height if the picture is enlarged.",
     )
     min_free_disk_bytes: int = Field(
         256 * 2**20,

@@ -156,6 +156,14 @@ class Storage(ABC):
             for name, value in job.parameters.items()
         }
 
+    def copy_upload(self, job: Job, named: str, path: Path) -> int:
+        """Copy one of a job's uploads, as its record names it; returns its size in bytes.
+
+        Raises:
+            FileNotFoundError: that is not the job's own, or it is missing.
+        """
+        return self.copy(own_file(self.uploads, job.id, named), path)
+
     def read_upload(self, job: Job, named: str) -> bytes:
         """One of a job's uploads, as its record names it.
 
@@ -203,6 +211,10 @@ class Storage(ABC):
             FileNotFoundError: there is none.
         """
         return self.read(self.preview_path(job_id))
+
+    def copy(self, source: Path, path: Path) -> int:
+        """Copy a file; returns its size in bytes."""
+        return self.write(self.read(source), path)
 
     # Removing
 

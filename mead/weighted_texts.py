@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from mead.params import MAX_WEIGHT, Prompt
@@ -42,6 +42,16 @@ def story_texts(value: str) -> tuple[str, ...]:
     return tuple(text.strip() for text in value.split("^"))
 
 
+def _of_mapping(value: Any) -> Any:
+    """Accept {"at night": 2} as well as "at night:2"."""
+    if not isinstance(value, Mapping):
+        return value
+    for text in value:
+        if "|" in str(text):
+            raise _refused(f'"{text}" holds |, which would divide it')
+    return " | ".join(f"{text}:{weight}" for text, weight in value.items())
+
+
 def _check_weighted(value: str) -> str:
     texts = weighted_texts(value)
     _check_texts([text for text, _ in texts])
@@ -70,5 +80,5 @@ def _refused(message: str) -> PydanticCustomError:
     return PydanticCustomError("not_offered", "{message}", {"message": message})
 
 
-WeightedTexts = Annotated[Prompt, AfterValidator(_check_weighted)]
+WeightedTexts = Annotated[Prompt, BeforeValidator(_of_mapping), AfterValidator(_check_weighted)]
 StoryTexts = Annotated[Prompt, AfterValidator(_check_story)]

@@ -35,6 +35,7 @@ from mead.queue.job import ENDED, Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
 from mead.queue.recovery import Recovery
+from mead.resuming import readable
 from mead.revision import Revision
 from mead.revision_state import common_state, restore_common
 from mead.storage import Storage
@@ -89,10 +90,6 @@ class ColourRevision(Revision):
         """It can go on after its last step."""
         return common_state(self)
 
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on where another one has ended."""
-        restore_common(self, state)
-
 
 class ColourPipeline:
     """A small real pipeline: optimises a noisy picture until it has the colour that the prompt names.
@@ -114,6 +111,13 @@ class ColourPipeline:
         return ColourRevision(
             latents, optimiser, generator, params.iterations or 5, target=colour.view(1, 3, 1, 1)
         )
+
+    def resume(self, params: LatentRevisionsParams, state: Mapping[str, torch.Tensor]) -> ColourRevision:
+        """Go on where another one has ended."""
+        revision = self.start(params)
+        with readable():
+            restore_common(revision, state)
+        return revision
 
     def step(self, revisions: Sequence[ColourRevision]) -> None:
         """Raises RuntimeError, before anything is changed, if the revisions do not fit together."""

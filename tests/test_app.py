@@ -95,7 +95,10 @@ def test_edits_by_name_need_no_prompt(settings: Settings) -> None:
     assert [answer.status_code for answer in made] == [200] * 3
     assert len({answer.json["image"] for answer in made}) == 3
     refused = http.post("/styleclip", data={"seed": "1"})
-    assert (refused.status_code, refused.json["message"]) == (400, "prompt: must be given")
+    assert (refused.status_code, refused.json["message"]) == (
+        400,
+        "prompt: must be given, or sliders or mapper",
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,7 @@ def _run(
 
     try:
         model = _load(spec)(**parameters, **others, output_path=folder, callback=show)
-        for note in model.notes:
-            say(f"mead: {note}", file=sys.stderr, flush=True)
+        told = _tell_notes(model.notes)
         if paths:
             model.name = paths[0].stem
         made = model.run_all()
@@ -170,12 +169,20 @@ def _run(
     finally:
         if bar is not None:
             bar.end()
+    _tell_notes(model.notes[told:])
     if as_json:
         seeds = [variant.seed for variant in checked.variants()]
         pictures = [{"path": path, "seed": seed} for path, seed in zip(made, seeds, strict=True)]
         print_json({"pictures": pictures, "notes": list(model.notes)})
     else:
         print(*made, sep="\n")
+
+
+def _tell_notes(notes: Sequence[str]) -> int:
+    """Print notes; returns how many there were."""
+    for note in notes:
+        say(f"mead: {note}", file=sys.stderr, flush=True)
+    return len(notes)
 
 
 def _check_lapse(path: Path, frames: int) -> None:

@@ -66,14 +66,25 @@ def _code_of(error: MeadError) -> int:
 
 
 def submit_command(name: str) -> click.Command:
-    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`; and `mead submit --from ID`."""
+    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`; and `mead submit --from ID`, of
+    either.
+    """
 
     @click.command
     @click.option(
-        "--from", "source", metavar="ID", help="Go on with this job, with --iterations further steps."
+        "--from",
+        "source",
+        metavar="ID",
+        help="Go on with this job with --iterations further steps, or show its edit at another --strength.",
     )
     @click.option("--iterations", metavar="ITERATIONS", help="With --from: how many further steps.")
     @click.option("--frames", metavar="FRAMES", help="With --from: frames of a time-lapse of these steps.")
+    @click.option("--strength", metavar="STRENGTH", help="With --from: how much of the edit is shown.")
+    @click.option(
+        "--output",
+        type=click.Choice(["face", "photo", "pair"]),
+        help="With --from: what else is shown of the edit.",
+    )
     @click.option("--upscale", type=click.Choice(["1", "2", "4"]), help="With --from: another size.")
     @_asking
     def go_on(client: Client, source: str, as_json: bool, **fields: Any) -> None:

@@ -65,6 +65,8 @@ def read_provenance(path: Path) -> Provenance:
 def command_of(made: Provenance) -> str:
     """The command that makes a picture again; FILE stands for each picture that it was given.
 
+    A picture that was made without one that the command requires has the model's older command.
+
     Raises:
         CommandError: this version does not know its model or one of its parameters.
     """
@@ -72,14 +74,17 @@ def command_of(made: Provenance) -> str:
     if spec is None:
         raise CommandError(f"made by {made.model}, which this version does not have")
     params = _checked(spec, made)
-    words = ["mead", spec.route]
+    arguments = [field for field in spec.required_files if field in made.pictures]
+    whole = len(arguments) == len(spec.required_files)
+    words = ["mead", spec.command_name if whole else spec.route]
     for name, value in params.model_dump(mode="json", exclude_none=True).items():
         if name in ("prompt", *(f"{field}_path" for field in made.pictures)):
             continue
         if name == "seed" or value != spec.params.model_fields[name].default:
             words.append(f"--{name}={value}")
-    words += [f"--{field}=FILE" for field in made.pictures]
+    words += [f"--{field}=FILE" for field in made.pictures if not (whole and field in arguments)]
     words += [f"--weights={made.weights.name}"] if made.weights.name != DEFAULT_WEIGHTS else []
+    words += ["FILE"] * len(arguments) if whole else []
     if params.prompt:
         words += ["--", params.prompt] if params.prompt.startswith("-") else [params.prompt]
     return shlex.join(words)

@@ -258,7 +258,26 @@ class AsyncJob:
             RefusedError: the job has not succeeded, or cannot go on any more.
             UnreachableError
         """
-        answer = await self._client._run(self._operations.resume(self.id, iterations, fields))
+        return await self._anew({"iterations": iterations, **fields})
+
+    async def at_strength(self, strength: float, **fields: Value) -> AsyncJob:
+        """Make a job that shows the (first) edit with another strength, and do not wait for it.
+
+        Nothing is computed again.
+
+        Args:
+            strength: 0 (the face as it was) to 2; 1 is the edit.
+            fields: `output` and `upscale`, if they are to change.
+
+        Raises:
+            RefusedError: a parameter is wrong (`field`), the job has not succeeded, or its edit is not kept
+                any more.
+            UnreachableError
+        """
+        return await self._anew({"strength": strength, **fields})
+
+    async def _anew(self, fields: Mapping[str, Value]) -> AsyncJob:
+        answer = await self._client._run(self._operations.resume(self.id, fields))
         return AsyncJob(self._client, [answer["id"]], answer.get("notes", ()))
 
     async def keep(self) -> None:

@@ -253,7 +253,26 @@ class Job:
             RefusedError: the job has not succeeded, or cannot go on any more.
             UnreachableError
         """
-        answer = self._client._run(self._operations.resume(self.id, iterations, fields))
+        return self._anew({"iterations": iterations, **fields})
+
+    def at_strength(self, strength: float, **fields: Value) -> Job:
+        """Make a job that shows the (first) edit with another strength, and do not wait for it.
+
+        Nothing is computed again.
+
+        Args:
+            strength: 0 (the face as it was) to 2; 1 is the edit.
+            fields: `output` and `upscale`, if they are to change.
+
+        Raises:
+            RefusedError: a parameter is wrong (`field`), the job has not succeeded, or its edit is not kept
+                any more.
+            UnreachableError
+        """
+        return self._anew({"strength": strength, **fields})
+
+    def _anew(self, fields: Mapping[str, Value]) -> Job:
+        answer = self._client._run(self._operations.resume(self.id, fields))
         return Job(self._client, [answer["id"]], answer.get("notes", ()))
 
     def keep(self) -> None:

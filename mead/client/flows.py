@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:5000"
 GROUP_PAUSE = 0.5  # seconds between two looks at the jobs of a group
 
-Value: TypeAlias = "str | int | float | Path | bytes | tuple[int, int] | list[str] | Image.Image | None"
-"""A parameter. A picture is a path, the bytes of its file or a PIL image; None is left out."""
+Value: TypeAlias = (
+    "str | float | Path | bytes | tuple[int, int] | list[str] | Mapping[str, float] | Image.Image | None"
+)
+"""A parameter. A picture is a path, the bytes of its file or a PIL image; several texts may be a list, and
+weighted ones a mapping, as in {"age": 3}; None is left out."""
+BETWEEN = {"story": " ^ ", "prompts": " | ", "sliders": " | "}
+"""What stands between the texts of a parameter; commas between those of others."""
 
 
 class Operations:
@@ -67,13 +72,13 @@ class Operations:
         answer: Record = reply.json()
         return answer
 
-    def resume(self, job_id: str, iterations: int | None, fields: Mapping[str, Value]) -> Flow[Record]:
+    def resume(self, job_id: str, fields: Mapping[str, Value]) -> Flow[Record]:
         """Make a job that goes on with another one; returns the answer."""
         record = yield from self.ask("GET", f"/jobs/{job_id}")
         models = yield from self.models()
         route = next((model["route"] for model in models["models"] if model["type"] == record["type"]), "")
-        form = {"from": job_id, "iterations": iterations, **fields}
-        texts = {name: str(value) for name, value in form.items() if value is not None}
+        form = {"from": job_id, **fields}
+        texts = {name: _text(name, value) for name, value in form.items() if value is not None}
         headers = {"Prefer": "respond-async", "Idempotency-Key": secrets.token_hex(16)}
         reply = yield from send(Request("POST", route, form=texts, headers=headers), self.patience)
         answer: Record = reply.json()
@@ -186,6 +191,7 @@ def submission(model: Record, prompt: str, n: int, fields: Mapping[str, Value]) 
 
     Raises:
         OSError: a picture cannot be read; the message begins with its field.
+        ValueError: a text holds what stands between texts; likewise.
     """
     form: dict[str, str] = {"prompt": prompt} if prompt else {}
     if n != 1:
@@ -196,14 +202,23 @@ def submission(model: Record, prompt: str, n: int, fields: Mapping[str, Value]) 
             continue
         if _is_picture(value) or model["parameters"].get(name, {}).get("format") == "binary":
             files[name] = _file(name, value)
-        elif isinstance(value, tuple):
-            form[name] = "x".join(map(str, value))
-        elif isinstance(value, list):
-            form[name] = ",".join(value)
         else:
-            form[name] = str(value)
+            form[name] = _text(name, value)
     headers = {"Prefer": "respond-async", "Idempotency-Key": secrets.token_hex(16)}
     return Request("POST", model["route"], form=form, files=files, headers=headers)
+
+
+def _text(name: str, value: Value) -> str:
+    """A parameter as a form has it."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if not isinstance(value, (Mapping, list)):
+        return str(value)
+    for text in value if name in BETWEEN else ():
+        if BETWEEN[name].strip() in text:
+            raise ValueError(f"{name}: {text!r} holds {BETWEEN[name].strip()!r}, which would divide it")
+    parts = value if isinstance(value, list) else [f"{text}:{weight}" for text, weight in value.items()]
+    return BETWEEN.get(name, ",").join(parts)
 
 
 def _is_picture(value: Value) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Request
-from pydantic import BaseModel, ConfigDict, Field
 
 from mead.http.errors import ApiError, input_error
 from mead.http.forms import Form, fingerprint_of, read_texts
@@ -20,29 +19,25 @@ from mead.queue.job import Job
 from mead.resuming import FIELD, origin_of
 from mead.webhooks.form import WebhookForm
 
-CHANGEABLE = ("iterations", "upscale", "frames")
-"""What may be sent beside `from`."""
-ALLOWED = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
-FIXED = f"is as it was in the job to go on with; only {ALLOWED} can change"
 LATENTS = "latents"  # the field under whose name a job's copy of the latents is stored
 
 
-class ContinuationForm(BaseModel):
-    """What `/openapi.json` says about the field."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(
-        alias=FIELD,
-        pattern="^[0-9a-f]{32}$",
-        description="The id of a job that has succeeded, to go on with: `iterations` are further steps. Only "
-        f"{ALLOWED} can change; everything else is as it was and need not be sent, not even `prompt`.",
+def about(spec: ModelSpec) -> str:
+    """What `/openapi.json` says about the field; "" if a model's jobs cannot go on."""
+    if not spec.anew:
+        return ""
+    further = "to go on with: `iterations` are further steps"
+    purpose = further if spec.goes_on else "to show its edit anew, without computing it again"
+    others = " and ".join(f"`{field}`" for field in spec.required_files) or "`prompt`"
+    return (
+        f"The id of a job that has succeeded, {purpose}. Only {_listed(spec.anew)} can change; everything "
+        f"else is as it was and need not be sent, not even {others}."
     )
 
 
 def goes_on(request: Request, spec: ModelSpec) -> bool:
     """Whether a request goes on with another job."""
-    return spec.goes_on and FIELD in request.form
+    return bool(spec.anew) and FIELD in request.form
 
 
 def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: Services) -> Form[JobParams]:
@@ -56,9 +51,9 @@ def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: S
     job = services.find_job(request.form[FIELD], FIELD)
     for field in request.files:
         if f"{field}_path" in spec.params.model_fields:
-            raise ApiError(422, f"{field}: {FIXED}", field)
+            raise ApiError(422, f"{field}: {_fixed(spec)}", field)
     sent = read_texts(request, {FIELD, *spec.params.model_fields, *WebhookForm.model_fields})
-    texts = {name: text for name, text in sent.items() if name not in WebhookForm.model_fields}
+    texts = {name: text for name, text in sent.items() if name not in {FIELD, *WebhookForm.model_fields}}
     if job.type != spec.type:
         raise ApiError(422, f"{FIELD}: job {job.id} was not made by {spec.name}", FIELD)
     if job.status != "succeeded":
@@ -67,12 +62,13 @@ def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: S
     paths = {name: uploads.path(name.removesuffix("_path")) for name in pictures}
     try:
         receiver = services.forms.receiver(sent)
-        params = _longer(job, spec, {**job.parameters, **paths}, texts, services)
+        changed = _longer if spec.goes_on else _anew
+        params = changed(job, spec, {**job.parameters, **paths}, texts, services)
         latents = services.storage.read_latents(job)
         origin_of(latents).check_weights(Weights.of(services.settings.weights))
-        uploads.copy(LATENTS, latents)
+        uploads.add(LATENTS, latents)
         for name, value in pictures.items():
-            uploads.copy(name.removesuffix("_path"), services.storage.read_upload(job, value))
+            uploads.copy(name.removesuffix("_path"), job, value)
     except ParamsError as error:
         conflict = error.field == FIELD
         raise (ApiError(409, str(error), FIELD, job.id) if conflict else input_error(error)) from error
@@ -84,6 +80,16 @@ def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: S
     return Form(params, fingerprint_of(request.path, sent, {}), also)
 
 
+def _anew(
+    job: Job, spec: ModelSpec, before: Mapping[str, Any], texts: Mapping[str, str], services: Services
+) -> JobParams:
+    """The parameters of a job that shows anew what another one has made. Raises as `_longer`."""
+    before = {name: value for name, value in before.items() if name != "frames"}  # there is no way to show
+    params = _changed(spec, before, texts)
+    check_limits(params, services.settings)
+    return params
+
+
 def _longer(
     job: Job, spec: ModelSpec, before: Mapping[str, Any], texts: Mapping[str, str], services: Services
 ) -> JobParams:
@@ -91,21 +97,16 @@ def _longer(
 
     Args:
         before: the other one's parameters.
-        texts: the form.
+        texts: those of the form.
 
     Raises:
         ParamsError: naming the field at fault.
     """
     before = {name: value for name, value in before.items() if name != "iterations"}
-    given = {**before, **{name: value for name, value in texts.items() if name != FIELD}}
-    was, asked = check(spec.params, before), check(spec.params, given)
-    for name in texts.keys() - {FIELD, *CHANGEABLE}:
-        if getattr(asked, name) != getattr(was, name):
-            raise ParamsError(name, FIXED, out_of_range=True)
-    further = extent(asked, services.settings.weights).steps
+    further = extent(_changed(spec, before, texts), services.settings.weights).steps
     total = job.steps + further
     try:
-        params = check(spec.params, {**given, "iterations": total})
+        params = check(spec.params, {**before, **texts, "iterations": total})
         check_limits(params, services.settings)
     except ParamsError as error:
         if error.field != "iterations":
@@ -114,3 +115,20 @@ def _longer(
         message = f"{job.steps} steps and {further} further ones are {total}, {why}"
         raise ParamsError("iterations", message, error.out_of_range) from None
     return params
+
+
+def _changed(spec: ModelSpec, before: Mapping[str, Any], texts: Mapping[str, str]) -> JobParams:
+    """A job's parameters with what may be chosen anew. Raises as `_longer`."""
+    was, asked = check(spec.params, before), check(spec.params, {**before, **texts})
+    for name in texts.keys() - set(spec.anew):
+        if getattr(asked, name) != getattr(was, name):
+            raise ParamsError(name, _fixed(spec), out_of_range=True)
+    return asked
+
+
+def _fixed(spec: ModelSpec) -> str:
+    return f"is as it was in the job to go on with; only {_listed(spec.anew)} can change"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

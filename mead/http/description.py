@@ -27,7 +27,7 @@ class Description:
         query: the model that checks its query string.
         required_files: files that the form must have, beyond the model's own required fields.
         headers: the request headers that it uses, from `openapi_texts.PARAMETERS`.
-        continues: whether the form may name a job to go on with instead.
+        continues: what a job is for that the form may name instead (`from`); "" if it may not.
         examples: examples of the form, by title.
         tag: its tag, from `openapi_texts.TAGS`.
     """
@@ -39,7 +39,7 @@ class Description:
     query: type[BaseModel] | None = None
     required_files: Sequence[str] = ()
     headers: Sequence[str] = ()
-    continues: bool = False
+    continues: str = ""
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tag: str = "service"
 

@@ -28,6 +28,7 @@ from mead.nn.precision import best_device
 from mead.params import JobParams
 from mead.provenance import chunks_of
 from mead.registry import MODELS
+from mead.resuming import FIELD
 from mead.revision import Pipeline, check_loss, finish, result_of, start
 from mead.settings import Settings
 from mead.weights.notes import notes_on
@@ -54,7 +55,8 @@ def _view(spec: ModelSpec, runner: Runner) -> Callable[[], Response]:
     view.__doc__ = f"{spec.summary}\n\n{spec.about}"
     answers: Mapping[int, Sequence[Content]] = {200: (Picture, EVENT_STREAM)}
     errors = (400, 403, 413, 415, 422, 429, 500, 503)
-    return describe(Description(answers, errors, spec.params, examples=spec.examples, tag="pictures"))(view)
+    examples = {title: form for title, form in spec.examples.items() if FIELD not in form}  # it keeps no jobs
+    return describe(Description(answers, errors, spec.params, examples=examples, tag="pictures"))(view)
 
 
 class Runner:
@@ -90,6 +92,7 @@ class Runner:
                 with self._lock:
                     pipeline = self._pipeline(spec)
                     revisions = [start(pipeline, variant) for variant in params.variants()]
+                    notes += revisions[0].notes
                     for revision in revisions:
                         check_steps(params, revision.steps, self.settings)
                     pictures = [finish(pipeline, [revision])[0] for revision in revisions]
@@ -143,6 +146,7 @@ def job_events(
         revision = start(pipeline, params)
         check_steps(params, revision.steps)
         known = {"total_steps": revision.steps, "faces": list(revision.faces) or None}
+        known["notes"] = [*notes, *revision.notes] or None
         change = change.model_copy(update=known)
         while not revision.finished:
             pipeline.step([revision])

@@ -53,9 +53,10 @@ def form_schema(form: type[BaseModel], required_files: Sequence[str], settings: 
     for changes in (_limits(settings), _defaults(form, weights), _names(form, weights)):
         for name in changes.keys() & fields.keys():
             fields[name] |= changes[name]
-    if "iterations" in fields:
+    if issubclass(form, JobParams):
+        a_cutout = CUTOUT_PIXELS * spec_of(form).own_extent(weight_set(weights)).clips
         fields["iterations"]["description"] += (
-            f" Fewer for large pictures: steps × (width × height + {CUTOUT_PIXELS} × cutouts), plus width × "
+            f" Fewer for large pictures: steps × (width × height + {a_cutout} × cutouts), plus width × "
             f"height if the picture is enlarged, may be at most {settings.max_job_pixels:,}."
         )
     alternatives = {"anyOf": schema["anyOf"]} if "anyOf" in schema else {}

@@ -184,7 +184,7 @@ def _check(params: type[P], given: Mapping[str, Any], missing_files: Sequence[st
     try:
         checked = check(params, given)
     except MissingError as error:
-        raise MissingError([*error.fields, *missing_files]) from None
+        raise MissingError([*error.fields, *missing_files], error.instead) from None
     if missing_files:
         raise MissingError(missing_files)
     return checked

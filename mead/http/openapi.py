@@ -18,13 +18,13 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from mead.http.access import is_public
-from mead.http.continuation import ContinuationForm
 from mead.http.description import Content, Description
 from mead.http.form_schema import field_schema, form_schema, weight_set
 from mead.http.openapi_texts import (
     ABOUT,
     ERRORS,
     HEADERS,
+    ID_PATTERN,
     JOB_ID,
     MEDIA_TYPES,
     PARAMETERS,
@@ -53,6 +53,7 @@ from mead.installation import version
 from mead.job_record import Record
 from mead.params import JobParams
 from mead.registry import spec_of
+from mead.resuming import FIELD
 from mead.settings import Settings
 
 SCHEMAS = (
@@ -198,7 +199,7 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
     if description.further is not None:
         form["properties"] |= form_schema(description.further, (), settings)["properties"]
     if description.continues:
-        form = _continuing(form)
+        form = _continuing(form, description.continues)
     files = [name for name, field in form["properties"].items() if field.get("format") == "binary"]
     media: dict[str, Any] = {"schema": form}
     if files:
@@ -210,11 +211,11 @@ def _request_body(description: Description, settings: Settings) -> dict[str, Any
     return {"required": True, "content": {"multipart/form-data": media}}
 
 
-def _continuing(form: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a form that may go on with another job."""
-    own = ContinuationForm.model_json_schema()["properties"]
+def _continuing(form: Mapping[str, Any], about: str) -> dict[str, Any]:
+    """The schema of a form that may name a job to go on with, and what that is for."""
+    own = {"type": "string", "pattern": ID_PATTERN, "description": about}
     # `required` stays: what JSON Schema has for "or" is beyond the tools that read this
-    return {**form, "properties": {**form["properties"], **{name: field_schema(own[name]) for name in own}}}
+    return {**form, "properties": {**form["properties"], FIELD: own}}
 
 
 def _examples(description: Description, settings: Settings) -> dict[str, Mapping[str, Any]]:

@@ -98,4 +98,5 @@ MEDIA_TYPES: dict[str, dict[str, Any]] = {
     "application/openmetrics-text": {"schema": {"type": "string"}},
 }
 
-JOB_ID = {"description": "The job's id.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
+ID_PATTERN = "^[0-9a-f]{32}$"
+JOB_ID = {"description": "The job's id.", "schema": {"type": "string", "pattern": ID_PATTERN}}

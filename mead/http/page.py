@@ -86,7 +86,8 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
 def _form_of(spec: ModelSpec) -> dict[str, Any]:
     """A model's form, its sections as a list: objects in JSON have no order."""
     form = asdict(spec.form)
-    return form | {"sections": list(form["sections"].items()), "goes_on": spec.goes_on}
+    sections = list(form["sections"].items())
+    return form | {"sections": sections, "goes_on": spec.goes_on, "anew": list(spec.anew)}
 
 
 def _thumbnails(models: Models) -> dict[str, str]:

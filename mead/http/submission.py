@@ -68,7 +68,7 @@ def _view(spec: ModelSpec) -> Callable[[], Response]:
         further=WebhookForm,
         required_files=spec.required_files,
         headers=("Prefer", "Idempotency-Key"),
-        continues=spec.goes_on,
+        continues=continuation.about(spec),
         examples=spec.examples,
         tag="pictures",
     )

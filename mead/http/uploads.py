@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mead.imaging.encoding import Bitmap
-from mead.queue.job import ids_of_group, new_ids
+from mead.queue.job import Job, ids_of_group, new_ids
 from mead.storage import Storage
 
 
@@ -49,8 +49,8 @@ class PendingUploads:
             size = self.storage.write_upload(bitmap, path, sent)
         self.bytes += size
 
-    def copy(self, field: str, content: bytes) -> None:
-        """Store a copy of another job's upload, for the first job.
+    def add(self, field: str, content: bytes) -> None:
+        """Store a file for the first job.
 
         Raises:
             OSError: it cannot be stored.
@@ -58,6 +58,16 @@ class PendingUploads:
         path = self.path(field)
         self._begun.append(path)
         self.bytes += self.storage.write(content, path)
+
+    def copy(self, field: str, job: Job, named: str) -> None:
+        """Store a copy of another job's upload, as its record names it, for the first job.
+
+        Raises:
+            OSError: it cannot be read or stored.
+        """
+        path = self.path(field)
+        self._begun.append(path)
+        self.bytes += self.storage.copy_upload(job, named, path)
 
     def _new_paths(self, field: str) -> list[Path]:
         return [self.storage.upload_path(job_id, field) for job_id in self.job_ids]

@@ -8,6 +8,7 @@ import regex
 
 from mead.nn.tokeniser import Tokeniser, load_tokeniser
 from mead.params import JobParams
+from mead.weights.sets import WeightSet
 from mead.weights.texts import known_tokens
 
 MOST_WORDS = 10
@@ -23,8 +24,8 @@ _JOINTS = "-‐'’"
 
 
 def notes_on(params: JobParams, weights: str) -> tuple[str, ...]:
-    """What a job's client should know, each in a sentence: words that the weights have not learned, and
-    parameters without an effect.
+    """What a job's client should know, each in a sentence: words that the weights have not learned,
+    parameters without an effect, and what else the model says.
 
     Raises:
         UnknownSetError: if there is no such weights set.
@@ -34,7 +35,7 @@ def notes_on(params: JobParams, weights: str) -> tuple[str, ...]:
     words = unknown_words((text for field, text in params.texts() if field not in idle), weights)
     if words:
         notes.insert(0, f"the {weights} weights have not learned: {_listed(words)}")
-    return tuple(notes)
+    return (*notes, *params.notes(WeightSet.find(weights)))
 
 
 def unknown_words(texts: Iterable[str], weights: str) -> list[str]:

@@ -24,7 +24,7 @@ from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import explain
-from mead.resuming import FIELD, Origin, restore
+from mead.resuming import FIELD, Origin, ResumingPipeline, resume
 from mead.revision import Pipeline, R, picture_of, start
 from mead.storage import Storage, StorageUnavailableError
 from mead.worker.active_job import PATIENCE, STORE_PAUSE, ActiveJob, reason_of
@@ -176,8 +176,8 @@ class Engine(Generic[R]):
         try:
             self._check_weights(job)
             params = check(self.params, self.storage.parameters(job))
-            notes = self.notes_on(params)
-            revision = start(self.pipeline, params, self._preparation(job))
+            revision = start(self.pipeline, params, self._beginning(job))
+            notes = self.notes_on(params.model_copy(update={"n": job.n})) + revision.notes
             self.check_steps(params, revision.steps)
             further = revision.steps - revision.planned
             chunks = self.chunks_of(params, revision.steps, further=further)
@@ -201,20 +201,19 @@ class Engine(Generic[R]):
             return
         self._requeue_for_memory(job)  # outside the `except` block: its traceback keeps tensors in memory
 
-    def _preparation(self, job: Job) -> Callable[[R], None]:
-        """What is done with a new revision of a job: if it goes on with another one, that one's latents are
-        restored.
+    def _beginning(self, job: Job) -> Callable[[JobParams], R] | None:
+        """What begins a job that goes on with another one's latents; None for other jobs.
 
         Raises:
             ParamsError: no job can go on here.
             OSError: they cannot be read.
         """
         if job.latents is None:
-            return lambda revision: None
-        if self.origin is None:
+            return None
+        if self.origin is None or not isinstance(self.pipeline, ResumingPipeline):
             raise ParamsError(FIELD, "no job can go on here", out_of_range=True)
         latents = self.storage.read_upload(job, job.latents)
-        return partial(restore, content=latents, here=self.origin)
+        return partial(resume, self.pipeline, content=latents, here=self.origin)
 
     def _check_weights(self, job: Job) -> None:
         """Raises RuntimeError if the job was checked against another weights set."""

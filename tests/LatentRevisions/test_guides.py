@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.pipeline import LatentRevisionsPipeline, load_pipeline
+from mead.limits import extent, most_steps
 from mead.nn.perceptor import VOCABULARY, Perceptor
 from mead.params import ParamsError
 from mead.weights.errors import WeightsError
@@ -72,6 +73,8 @@ def test_a_set_of_two_clips_is_verified_and_loaded(pipeline: LatentRevisionsPipe
     assert {"start", "denoiser", "mapper"} <= weights.files.keys()  # which go with the first
     said: list[CheckResult] = []
     assert verify("two", said.append), said
+    two, one = (extent(LatentRevisionsParams(prompt="a house"), name) for name in ("two", "demo"))
+    assert (two.clips, one.clips) == (2, 1) and most_steps(two, 10**8) < most_steps(one, 10**8)
     first, second = load_perceptors("two", "cpu")
     assert first is load_perceptor("two", "cpu") is pipeline.perceptor
     assert [guide.perceptor for guide in pipeline.guides] == [first, second]

@@ -16,7 +16,7 @@ from LatentRevisions.revision import LatentRevision
 from mead.cli.show import read_provenance
 from mead.params import ParamsError
 from mead.provenance import Weights
-from mead.resuming import Origin, latents_file, restore
+from mead.resuming import Origin, latents_file, resume
 from mead.revision import start
 from tests.conftest import DATA
 
@@ -64,7 +64,7 @@ def in_parts(
         content = latents_file(revision, here)
         assert content is not None
         params = LatentRevisionsParams(**SMALL, **more, iterations=total)
-        revision = start(pipeline, params, partial(restore, content=content, here=here))
+        revision = start(pipeline, params, partial(resume, pipeline, content=content, here=here))
         assert revision.step == total - further and not revision.finished
         step(pipeline, revision)
     return revision
@@ -153,7 +153,7 @@ def test_what_cannot_go_on_here(pipeline: LatentRevisionsPipeline, here: Origin)
         foreign = latents_file(new, here.model_copy(update=changes))
         assert foreign is not None
         with pytest.raises(ParamsError, match=rf"^from: .*{why}"):
-            restore(new, foreign, here)
+            resume(pipeline, params, foreign, here)
     for damaged in (
         b"",
         content[:7],
@@ -164,7 +164,7 @@ def test_what_cannot_go_on_here(pipeline: LatentRevisionsPipeline, here: Origin)
         with pytest.raises(
             ParamsError, match=r"^from: the latents of that job are damaged, or of another version"
         ):
-            restore(new, damaged, here)
-    larger = pipeline.start(params.model_copy(update={"size": (64, 80)}))
+            resume(pipeline, params, damaged, here)
+    larger = params.model_copy(update={"size": (64, 80)})
     with pytest.raises(ParamsError, match=r"^from: "):
-        restore(larger, content, here)
+        resume(pipeline, larger, content, here)

@@ -144,13 +144,16 @@ def test_refined_faces_are_the_same_in_a_batch(pipeline: StyleCLIPPipeline, girl
 def test_what_must_be_given() -> None:
     assert params(mapper="beard").method == "mapper"
     assert params(sliders="age:1").method == "optimisation"
-    with pytest.raises(MissingError, match=r"^prompt: must be given$"):
+    with pytest.raises(MissingError, match=r"^prompt: must be given, or sliders or mapper$"):
         params()
     for given in ({"method": "global", "sliders": "age:1"}, {"mapper": "beard", "method": "optimisation"}):
         with pytest.raises(
             ParamsError, match=r'^prompt: must be given for the method "(global|optimisation)"'
         ):
             params(**given)
+    assert params(sliders={"age": 3, "smile": -0.5}).sliders == "age:3 | smile:-0.5"
+    with pytest.raises(ParamsError, match=r'^sliders: "age \| smile" holds \|, which would divide it'):
+        params(sliders={"age | smile": 3})
     record = params(sliders="age:1").model_dump(mode="json", exclude_none=True)
     assert record.keys() == {"seed", "n", "upscale", "method", "sliders"}
 

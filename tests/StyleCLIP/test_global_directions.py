@@ -189,4 +189,4 @@ def test_what_has_no_effect_is_noted() -> None:
     assert idle.keys() == {"start", "iterations", "l2", "identity"}
     idle = params(method="optimisation", neutral="a face", alpha=1, beta=0.2).without_effect()
     assert idle.keys() == {"neutral", "alpha", "beta"}
-    assert params(neutral="a face", alpha=0).without_effect() == {}
+    assert params(neutral="a face", alpha=0).without_effect() == {"the edit": "its alpha is 0"}

@@ -23,6 +23,9 @@ from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, load_pipeline
 from StyleCLIP.views import Views
 from tests.conftest import DATA
 from tests.StyleCLIP.test_faces import PLACES, group, person
+from tests.StyleCLIP.test_styleclip import girl
+
+__all__ = ["girl"]
 
 GLASSES = "a person with glasses"
 
@@ -252,6 +255,37 @@ def test_wrong_arguments(given: dict[str, Any], message: str) -> None:
 
 def test_a_face_without_a_photo_has_no_effect() -> None:
     assert StyleCLIPParams(prompt="a face", face=2).without_effect() == {"face": "there is no img"}
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"),
+    [
+        ({"mapper": "beard"}, True),
+        ({"mapper": "glasses"}, False),
+        ({"mapper": "glasses", "sliders": "age:1 | crown:2"}, True),
+        ({"mapper": "glasses", "sliders": "age:0 | crown:2"}, False),
+        ({"mapper": "beard", "strength": 0}, False),
+        ({"mapper": "beard", "output": "face"}, False),
+        ({"prompt": "a queen with a crown", "method": "global", "beta": 0.05}, False),
+        ({"prompt": "blue hair", "method": "global", "beta": 0.05}, True),
+    ],
+)
+def test_what_may_not_suit_a_person(pipeline: StyleCLIPPipeline, given: dict[str, Any], noted: bool) -> None:
+    asked = {"seed": 1, "refine": 0, "output": "photo", "img_path": DATA / "face.jpeg", **given}
+    revision = pipeline.start(StyleCLIPParams(**asked))
+    assert bool(revision.notes) == noted
+    if noted:
+        assert revision.notes[0].endswith("a photo of a person; with them, these do: glasses, crown")
+        again = pipeline.resume(StyleCLIPParams(**asked), revision.state())
+        assert again.notes == revision.notes
+
+
+def test_a_drawn_face_takes_any_edit(pipeline: StyleCLIPPipeline, girl: Path) -> None:
+    given: dict[str, Any] = {"mapper": "beard", "refine": 0, "output": "photo", "face": "all"}
+    assert pipeline.start(StyleCLIPParams(img_path=girl, **given)).notes == ()
+    others = copy.copy(pipeline)
+    others.hyperparameters = replace(pipeline.hyperparameters, suits_people="")
+    assert others.start(StyleCLIPParams(img_path=DATA / "face.jpeg", **given)).notes == ()
 
 
 def test_another_strength_afterwards(photo: Path, tmp_path: Path) -> None:

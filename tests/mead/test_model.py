@@ -329,6 +329,16 @@ def test_the_docstring_lists_every_argument_with_its_range_and_default(
         assert ("default" not in said[name]) if required else (f"default {default}" in said[name]), name
 
 
+def test_frames_that_there_are_no_steps_for(colours: Any, tmp_path: Path) -> None:
+    given = {"prompt": "teal", "iterations": 2, "frames": 4}
+    model = Model(LatentRevisionsParams, given, lambda *_: colours, tmp_path, "demo", "cpu", None)
+    before = list(model.notes)
+    with pytest.warns(NoteWarning, match="3 frames are kept, not 4: there are 2 steps"):
+        model.run()
+    model.run()
+    assert list(model.notes) == [*before, "3 frames are kept, not 4: there are 2 steps"]
+
+
 def test_run_all_makes_a_picture_for_each_seed(colours: Any, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 

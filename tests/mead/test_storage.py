@@ -343,6 +343,20 @@ def test_a_preview_is_no_link(folder: FolderStorage, tmp_path: Path) -> None:
 # Removing
 
 
+def test_a_copy_of_an_upload_is_a_file_of_its_own(storage: Storage, inside: Inside) -> None:
+    mine, other = upload(storage), storage.upload_path(OTHER, "img")
+    inside.age(mine)
+    content = storage.read(mine)
+    assert storage.copy_upload(job_of(), mine.name, other) == len(content)
+    assert sweep(storage, {}) <= 1  # the copy is new
+    storage.remove([mine])
+    assert storage.read(other) == content
+    with pytest.raises(FileNotFoundError):
+        storage.copy_upload(job_of(), mine.name, storage.upload_path(OTHER, "mask"))
+    with pytest.raises(FileNotFoundError):
+        storage.copy_upload(job_of(), other.name, storage.upload_path(OTHER, "mask"))
+
+
 def test_uploads_of_one_job_are_removed(storage: Storage, inside: Inside) -> None:
     for job in (ID, OTHER):
         for field in ("img", "img_enc"):

@@ -10,7 +10,7 @@ from PIL import Image
 from LatentRevisions.params import LatentRevisionsParams
 from LatentRevisions.revision import LatentRevision
 from mead.provenance import Weights
-from mead.resuming import Origin, latents_file, restore
+from mead.resuming import Origin, latents_file, resume
 from training.evaluation import cases
 from training.evaluation.bench import Bench, right, share
 from training.evaluation.studio import chunks
@@ -62,11 +62,12 @@ def _made(
         job.model_copy(update={"iterations": one.steps + max(1, one.steps // 2)})
         for job, one in zip(jobs, ended, strict=True)
     ]
-    resumed, whole = ([pipeline.start(job) for job in longer] for _ in range(2))
-    for revision, before in zip(resumed, ended, strict=True):
+    whole = [pipeline.start(job) for job in longer]
+    resumed = []
+    for job, before in zip(longer, ended, strict=True):
         content = latents_file(before, here)
         assert content is not None
-        restore(revision, content, here)
+        resumed.append(resume(pipeline, job, content, here))
     for revisions in (resumed, whole):
         _run(bench, revisions)
     pictures = ([pipeline.image(revision) for revision in revisions] for revisions in (resumed, whole))

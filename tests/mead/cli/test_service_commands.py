@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT, Service, end_of
 
@@ -83,6 +84,10 @@ def test_an_edit(service: Service, face: Path, tmp_path: Path) -> None:
     job_id = asked(service, "submit", "edit", str(face), "a person with glasses", "--iterations", "1").strip()
     assert asked(service, "wait", job_id, cwd=tmp_path) == f"{job_id}.png\n"
     assert (tmp_path / f"{job_id}.png").read_bytes().startswith(b"\x89PNG")
+    weaker = asked(service, "submit", "--from", job_id, "--strength", "0.5", "--output", "pair").strip()
+    asked(service, "wait", weaker, cwd=tmp_path)
+    with Image.open(tmp_path / f"{weaker}.png") as pair, Image.open(face) as photo:
+        assert pair.size == (2 * photo.width, photo.height)
 
 
 def test_cancelling(service: Service) -> None:

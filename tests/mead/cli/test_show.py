@@ -45,7 +45,7 @@ def test_it_prints_what_is_not_the_default(tmp_path: Path, capsys: pytest.Captur
     )
     out, errors = shown(made(tmp_path, params), capsys)
     command, route, *options, prompt = shlex.split(out)
-    assert (command, route, prompt) == ("mead", "latent_revision", "a 'red' house")
+    assert (command, route, prompt) == ("mead", "generate", "a 'red' house")
     assert set(options) == {"--w0=0.5", "--prompts=at night:2", "--seed=7", "--size=64x96", "--img=FILE"}
     assert errors == ""
 
@@ -53,13 +53,15 @@ def test_it_prints_what_is_not_the_default(tmp_path: Path, capsys: pytest.Captur
 def test_of_the_other_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = StyleCLIPParams(prompt="-- a smile", seed=0, img_path=Path("face.jpeg"))
     out, _ = shown(made(tmp_path, params, "StyleCLIP"), capsys)
-    assert shlex.split(out) == ["mead", "styleclip", "--seed=0", "--img=FILE", "--", "-- a smile"]
+    assert shlex.split(out) == ["mead", "edit", "--seed=0", "FILE", "--", "-- a smile"]
+    out, _ = shown(made(tmp_path, StyleCLIPParams(mapper="beard", seed=0), "StyleCLIP"), capsys)
+    assert shlex.split(out) == ["mead", "styleclip", "--seed=0", "--method=mapper", "--mapper=beard"]
 
 
 @pytest.mark.slow
 def test_the_command_makes_the_same_file(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "mead"]
-    given = ["latent_revision", "a $HOME of `x`", "--iterations", "2", "--size", "64x64", "--story", "a boat"]
+    given = ["generate", "a $HOME of `x`", "--iterations", "2", "--size", "64x64", "--story", "a boat"]
     first = subprocess.run([*program, *given, "--output_path", str(tmp_path)], capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     path = Path(first.stdout.strip())

@@ -71,6 +71,19 @@ def test_pictures_may_be_paths_bytes_or_images(client: Client, face: Path) -> No
         client.edit("none.jpg", "a smile")
 
 
+def test_several_texts_may_be_mappings_and_lists(client: Client, face: Path) -> None:
+    job = client.submit(
+        "a house", prompts={"at night": 2, "blurry": -1.5}, story=["a boat", "a car"], iterations=3
+    )
+    record = job.record()
+    assert (record["prompts"], record["story"]) == ("at night:2 | blurry:-1.5", "a boat ^ a car")
+    edit = client.submit(model="edit", img=face, sliders={"age": 3, "smile": -1})
+    assert edit.record()["sliders"] == "age:3 | smile:-1"
+    for wrong in ({"prompts": {"a|b": 1}}, {"story": ["a^b"]}):
+        with pytest.raises(ValueError, match=r"^(prompts|story): 'a[|^]b' holds"):
+            client.submit("a house", **wrong)
+
+
 def test_a_job_as_it_goes(client: Client) -> None:
     job = client.submit("a cat", **{**FORM, "iterations": 6, "frames": 3})
     assert job.notes == ("the demo weights have not learned: cat",)
@@ -103,8 +116,20 @@ def test_a_job_that_goes_on(client: Client, face: Path) -> None:
     assert (wrong.value.field, wrong.value.status) == ("size", 422)
     edit = client.submit("a smile", model="edit", img=face, iterations=1)
     edit.wait()
-    with pytest.raises(RefusedError, match="from: unknown field"):
-        edit.resume(1)
+    with pytest.raises(RefusedError, match="iterations: is as it was in the job"):
+        edit.resume(2)
+
+
+def test_an_edit_with_another_strength(client: Client, face: Path) -> None:
+    edit = client.submit(model="edit", img=face, mapper="glasses", seed=1)
+    (whole,) = edit.wait()
+    half = edit.at_strength(0.5, output="photo")
+    assert half.record()["continues"] == edit.id and len(half.notes) == 0
+    assert half.wait()[0].image.size == Image.open(face).size
+    assert half.at_strength(1, output="face").wait()[0].png == whole.png
+    with pytest.raises(RefusedError) as wrong:
+        edit.at_strength(3)
+    assert (wrong.value.field, wrong.value.status) == ("strength", 422)
 
 
 def test_a_group_is_listed_and_cancelled(client: Client) -> None:

@@ -117,7 +117,7 @@ def test_bad_numbers(http: FlaskClient, idle_worker: None) -> None:
 def test_all_missing_fields_are_named_at_once(http: FlaskClient, idle_worker: None) -> None:
     answer = http.post("/styleclip", data={"seed": "7"})
     assert answer.status_code == 400 and answer.json and answer.json["field"] == "prompt"
-    assert answer.json["message"] == "prompt: must be given (and so must img)"
+    assert answer.json["message"] == "prompt: must be given, or sliders or mapper (and so must img)"
 
 
 def test_the_first_failure_of_a_group_is_told(http: FlaskClient, worker: Worker) -> None:

@@ -61,7 +61,7 @@ def test_what_the_weights_set_offers_by_name(http: FlaskClient) -> None:
     [
         ({"sliders": "age:3 | smile:-1"}, 200, None),
         ({"mapper": "beard"}, 200, None),
-        ({}, 400, "prompt: must be given"),
+        ({}, 400, "prompt: must be given, or sliders or mapper"),
         ({"mapper": "beard", "method": "global"}, 422, 'prompt: must be given for the method "global"'),
         ({"mapper": "afro"}, 422, 'mapper: there is no "afro"; there are bald, beard, curly_hair, glasses'),
         ({"method": "mapper"}, 422, "mapper: must be named; there are bald, beard"),

@@ -95,12 +95,29 @@ def lr(**given: Any) -> JobParams:
             ["start has no effect: the optimisation starts from img"],
         ),
         (StyleCLIPParams(prompt="a queen", start="learned", seed=3, iterations=4), []),
+        (StyleCLIPParams(sliders="age:0 | smile:1"), ['"age" in sliders has no effect: its value is 0']),
+        (
+            StyleCLIPParams(prompt="a queen", method="global", alpha=0),
+            ["the edit has no effect: its alpha is 0"],
+        ),
     ],
 )
 def test_what_has_no_effect(params: JobParams, notes: list[str]) -> None:
     assert list(notes_on(params, "demo")) == notes
     recorded = params.model_dump(mode="json", exclude_none=True)  # a record has the defaults as well
     assert list(notes_on(type(params).model_validate(recorded), "demo")) == notes
+
+
+@pytest.mark.parametrize(
+    "given", [{"mapper": "beard"}, {"sliders": "age:1"}, {"prompt": "x", "method": "global"}]
+)
+def test_pictures_that_are_the_same(given: dict[str, Any]) -> None:
+    """Of an edit that is found in one pass, or optimised without any cutouts."""
+    same = "the 3 pictures are the same: nothing about this edit depends on the seed"
+    assert notes_on(StyleCLIPParams(**given, n=3), "full")[-1:] == (same,)
+    assert same not in notes_on(StyleCLIPParams(**given), "full")
+    assert notes_on(StyleCLIPParams(prompt="a queen", n=3), "full") == (same,)
+    assert notes_on(StyleCLIPParams(prompt="a queen", n=3), "demo") == ()
 
 
 def test_only_texts_that_count_are_read() -> None:
