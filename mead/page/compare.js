@@ -1,6 +1,6 @@
 // Before and after: two pictures of one size, one over the other, and a slider between them.
 
-import { make } from "./dom.js";
+import { $, make } from "./dom.js";
 import { running, wordsOf } from "./jobs.js";
 
 // Shows a finished job's pictures in `place`; false if there is nothing to compare.
@@ -10,6 +10,12 @@ export function compare(job, place) {
   if (place.dataset.of === job.address) return true;
   place.dataset.of = job.address;
   const both = before === job.address;
+  const after = $(".after", place);
+  if (!both && place.dataset.before === before && after) { // another version: the slider stays
+    Object.assign(after, { src: job.address, alt: `After: ${wordsOf(job)}` });
+    return true;
+  }
+  place.dataset.before = before;
   const one = (src, side) => make("img", { src, alt: `${side}: ${wordsOf(job)}`, className: both ? `half ${side.toLowerCase()}` : side.toLowerCase() });
   const [first, second] = [one(before, "Before"), one(job.address, "After")];
   const fit = make("div", { className: "fit" }, second, first);

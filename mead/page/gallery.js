@@ -8,6 +8,7 @@ import { load } from "./pictures.js";
 import { has, queued, service } from "./service.js";
 import { share } from "./stage.js";
 import { goes } from "./times.js";
+import { firstOf, isPast } from "./versions.js";
 
 const PAGE = 24; // jobs
 const MOST_SEARCHED = 40; // pages that a search looks through
@@ -20,7 +21,10 @@ let more = false;
 export async function start() {
   onChange((job) => {
     if (job) draw(job);
-    for (const [id, card] of cards) card.firstChild.ariaPressed = String(id === chosen()?.id);
+    for (const [id, card] of cards) {
+      card.firstChild.ariaPressed = String(id === chosen()?.id);
+      if (!job || firstOf(job) !== job.id) card.hidden = !matches(jobs.get(id));
+    }
   });
   $("#search").addEventListener("input", search);
   $("#starred").addEventListener("click", (event) => {
@@ -103,6 +107,7 @@ function add(job) {
 }
 
 function matches(job) {
+  if (isPast(job) && job !== chosen()) return false;
   const words = $("#search").value.trim().toLowerCase();
   return (!words || wordsOf(job).toLowerCase().includes(words)) && ($("#starred").ariaPressed !== "true" || Boolean(job.kept));
 }

@@ -10,10 +10,10 @@ const LAPSE = 30; // pictures
 const SIDE_STEP = 16; // pixels
 const MOST_SEED = 2 ** 48;
 
-const RESULTS = { face: "The face", photo: "The photo", pair: "Before and after" };
+export const RESULTS = { face: "The face", photo: "The photo", pair: "Before and after" };
 
 export function quick(form, parameters) {
-  const { iterations, size, n, output } = form.elements;
+  const { iterations, size, n, frames, output } = form.elements;
   const row = make("div", { className: "quick" });
   if (iterations) row.append(presets("Quality", iterations, qualities(parameters.iterations)));
   if (size && parameters.size.default) row.append(presets("Shape", size, shapes(parameters.size)));

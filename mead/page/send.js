@@ -60,9 +60,11 @@ async function look(ids) {
 // A form that got no answer is sent again with the same key, so that it makes its jobs once.
 function keyOf(model, body) {
   const content = JSON.stringify([...body].map(([name, value]) => [name, value.name ? [value.name, value.size, value.lastModified] : value]));
-  if (model.key?.content !== content) model.key = { content, key: [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
+  if (model.key?.content !== content) model.key = { content, key: newKey() };
   return model.key.key;
 }
+
+export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // Without a queue, the answer is a stream of the job's events, and the last one has the picture.
 async function direct(model, body) {

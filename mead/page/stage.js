@@ -1,6 +1,7 @@
 // The stage: the chosen job's picture as it grows, how far it is, and what can be said about it.
 
 import { actions } from "./actions.js";
+import { anew } from "./anew.js";
 import { compare } from "./compare.js";
 import { $, make, say } from "./dom.js";
 import { groupOf, STATES, chosen, choose, jobs, onChange, running, wordsOf } from "./jobs.js";
@@ -74,6 +75,7 @@ function draw(job) {
   say($("#caption"), job ? wordsOf(job) : "");
   say($("#notes"), (job?.notes ?? []).join("\n"));
   say($("#facts"), job ? factsOf(job) : "");
+  anew(job);
   actions(job);
   if (job?.status === "succeeded" && !job.file) load(job);
 }

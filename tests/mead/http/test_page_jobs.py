@@ -260,6 +260,44 @@ def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None
     expect(page.locator("#facts")).to_contain_text("goes in")
 
 
+def test_an_edit_at_another_strength(visit: Visit, service: Any, face: Path) -> None:
+    page = visit(service.url)
+    page.get_by_role("tab", name="Edit a face").click()
+    page.locator("#styleclip-img").set_input_files(face)
+    page.get_by_role("slider", name="glasses").fill("2")
+    go(page)
+    state(page, "^Done$")
+    first, facts = on_stage(page), page.locator("#facts")
+    strength = page.locator("#anew").get_by_role("slider", name="Strength")
+    for value in ("0.2", "0.5", "0.8", "1.4"):
+        strength.fill(value)
+    expect(facts).to_contain_text("strength 1.4")  # the last one counts
+    strength.press("ArrowRight")
+    expect(facts).to_contain_text("strength 1.45")
+    expect(strength).to_be_focused()
+    record = requests.get(f"{service.url}/jobs/{on_stage(page)}", timeout=60).json()
+    assert (record["continues"], record["strength"], record["sliders"]) == (first, 1.45, "glasses:2")
+    cards = page.get_by_role("button", name="glasses:2")
+    expect(cards).to_have_count(2)  # the first and the newest
+    page.get_by_role("button", name="Edit this face").wait_for()
+    held, hold = page.locator("#held"), page.get_by_role("button", name="Hold: before")
+    hold.hover()
+    page.mouse.down()
+    expect(held).to_be_visible()
+    page.mouse.up()
+    expect(held).to_be_hidden()
+    assert faults(page) == []
+    page.reload()  # without the photo, the picture before is that of strength 0
+    hold.focus()
+    page.keyboard.down("Space")
+    expect(held).to_be_visible()
+    page.keyboard.up("Space")
+    expect(held).to_be_hidden()
+    page.locator("#anew").get_by_role("button", name="The photo").click()
+    expect(facts).to_contain_text("output photo")
+    expect(cards).to_have_count(2)
+
+
 def test_an_edit_without_a_prompt_is_listed_by_what_it_did(visit: Visit, service: Any, face: Path) -> None:
     made = requests.post(
         f"{service.url}/styleclip", data={"mapper": "beard"}, files={"img": face.read_bytes()}, timeout=120
