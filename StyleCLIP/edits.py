@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from mead.params import ParamsError, lacking
@@ -63,8 +62,7 @@ class Edits:
         if params.method == "global":
             if self.directions is None:
                 raise lacking("method", "directions")
-            edited = torch.cat(self.directions.styles(face, params), 1)
-            return self.spaces.to_styles(face), edited
+            return self.spaces.to_styles(face), self.directions.styles(face, params)
         if params.method == "mapper":
             mapper = self.mappers.get(params.mapper or "")
             if mapper is None:

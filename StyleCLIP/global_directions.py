@@ -22,33 +22,39 @@ from mead.params import ParamsError
 from mead.weights.errors import WeightsError
 from StyleCLIP.frozen_generator import COLOURS, FrozenGenerator
 from StyleCLIP.hyperparameters import Hyperparameters
+from StyleCLIP.neutral import Alternatives, neutral_words
 from StyleCLIP.params import StyleCLIPParams, parse_beta
 
 BETAS = [n / 100 for n in range(29, 9, -1)]  # among which "auto" chooses
 ENOUGH = 20  # channels: "auto" takes the first beta that leaves more
+ALPHAS = (0.7, 0.9, 1.1, 1.3, 1.5, 1.75, 2.0)  # among which CLIP chooses, in alphas of the weights set
 KEPT_TEXTS = 256  # whose embeddings are kept: the neutral words, and those of a slider being moved
 
 
 class GlobalDirections(nn.Module):
-    """What each channel of all styles but the colour layers', one after another, does to a picture.
+    """What channels of the styles do to a picture: those of all layers, or of all but the colour layers.
 
     Args:
-        channels: their number.
+        channels: their number, one layer after another.
         embed_dim: length of CLIP's embeddings.
+        rank: of a table that is a product of two, `table` [channels, rank] and `basis` [rank, embed_dim],
+            which take less space; None if it is not.
 
     Attributes:
         table: the direction in which a channel moves a picture's embedding, [channels, embed_dim], of unit
-            length.
+            length as published.
         deviation: a channel's standard deviation between faces, [channels].
     """
 
     table: Tensor
+    basis: Tensor | None
     deviation: Tensor
 
-    def __init__(self, channels: int, embed_dim: int) -> None:
+    def __init__(self, channels: int, embed_dim: int, rank: int | None = None) -> None:
         super().__init__()
         self.channels, self.embed_dim = channels, embed_dim
-        self.register_buffer("table", torch.zeros(channels, embed_dim))
+        self.register_buffer("table", torch.zeros(channels, rank or embed_dim))
+        self.register_buffer("basis", None if rank is None else torch.zeros(rank, embed_dim))
         self.register_buffer("deviation", torch.zeros(channels))
 
     @classmethod
@@ -58,10 +64,15 @@ class GlobalDirections(nn.Module):
         Raises:
             StateDictError: naming keys that are missing or do not fit.
         """
-        dims = shape(state_dict, "table")
-        if len(dims) != 2:
-            raise StateDictError(f"table has shape {dims}, not one of channels and embeddings")
-        return build(lambda: cls(*dims), state_dict)
+        channels, *width = _two(state_dict, "table")
+        if "basis" not in state_dict:
+            return build(lambda: cls(channels, *width), state_dict)
+        rank, embed_dim = _two(state_dict, "basis")
+        return build(lambda: cls(channels, embed_dim, rank), state_dict)
+
+    def relevance(self, direction: Tensor) -> Tensor:
+        """How far each channel leads in a direction [embed_dim], [channels]."""
+        return self.table @ (direction if self.basis is None else self.basis @ direction)
 
     def change(self, direction: Tensor, beta: float | Literal["auto"]) -> Tensor:
         """How each channel changes, [channels], in units of alpha.
@@ -73,7 +84,7 @@ class GlobalDirections(nn.Module):
         Raises:
             ParamsError: for a beta that no channel reaches.
         """
-        relevance = self.table @ direction
+        relevance = self.relevance(direction)
         least = self._automatic(relevance) if beta == "auto" else float(beta)
         kept = torch.where(relevance.abs() < least, 0, relevance)
         largest = float(relevance.abs().max())
@@ -114,34 +125,73 @@ class GlobalEdits:
         hyperparameters: Hyperparameters,
         precision: Precision,
     ) -> None:
-        channels = sum(layer.size_in for layer in generator.layers)
-        if (directions.channels, directions.embed_dim) != (channels, perceptor.embed_dim):
+        sizes = generator.style_sizes
+        everywhere, beside_colours = torch.arange(sum(sizes)), convolutions(sizes)
+        fitting = {len(places): places for places in (everywhere, beside_colours)}
+        if directions.channels not in fitting or directions.embed_dim != perceptor.embed_dim:
             raise WeightsError(
                 f"weights: directions are of {directions.channels} channels and embeddings of "
-                f"{directions.embed_dim}; stylegan2 has {channels} and clip {perceptor.embed_dim}"
+                f"{directions.embed_dim}; stylegan2 has {len(everywhere)}, or {len(beside_colours)} without "
+                f"its colour layers, and clip {perceptor.embed_dim}"
             )
+        self.places = fitting[directions.channels]
         self.directions = directions
         self.perceptor = perceptor
         self.generator = generator
         self.hyperparameters = hyperparameters
         self.precision = precision
+        self.kinds = [Alternatives(words) for words in hyperparameters.alternatives.strip().splitlines()]
         self._embeddings = functools.lru_cache(KEPT_TEXTS)(self._embed)
 
-    def styles(self, codes: Tensor, params: StyleCLIPParams) -> list[Tensor]:
-        """The edited styles [1, in] of a face's codes w+ [1, n_latent, style_dim].
+    def styles(self, codes: Tensor, params: StyleCLIPParams) -> Tensor:
+        """The edited styles [1, numbers], one after another, of a face's codes w+ [1, n_latent, style_dim].
 
         Raises:
             ParamsError: for words that say the same as the neutral ones, and a beta that no channel reaches.
         """
         own = self.hyperparameters
-        neutral = own.neutral if params.neutral is None else params.neutral
-        alpha = own.alpha if params.alpha is None else params.alpha
-        beta = parse_beta(own.beta) if params.beta is None else params.beta
-        if neutral == params.prompt:
+        if params.neutral == params.prompt:
             raise ParamsError("neutral", "must differ from the prompt", out_of_range=True)
+        styles = torch.cat(self.generator.styles(codes), 1)
+        neutral = params.neutral or self._neutral(styles, params.prompt)
+        beta = parse_beta(own.beta) if params.beta is None else params.beta
         direction = text_direction(self._embeddings(params.prompt), self._embeddings(neutral))
-        change = alpha * self.directions.change(direction, beta)
-        return changed(self.generator.styles(codes), change)
+        change = torch.zeros_like(styles)
+        change[:, self.places] = self.directions.change(direction, beta)
+        if params.alpha is not None or not own.searches_alpha:
+            return styles + (own.alpha if params.alpha is None else params.alpha) * change
+        return self._as_far_as_clip_sees(styles, change, direction)
+
+    def _neutral(self, styles: Tensor, prompt: str) -> str:
+        """What a face is before the edit: the prompt with other words, or the weights set's own."""
+
+        def embed(texts: Sequence[str]) -> Tensor:
+            with self.precision.autocast():
+                return self.perceptor.embed_text(texts)
+
+        fitting = neutral_words(prompt, self._seen(styles)[0], self.kinds, embed) if self.kinds else None
+        if fitting is None and self.hyperparameters.neutral == prompt:
+            raise ParamsError("neutral", "must differ from the prompt", out_of_range=True)
+        return fitting or self.hyperparameters.neutral
+
+    def _as_far_as_clip_sees(self, styles: Tensor, change: Tensor, direction: Tensor) -> Tensor:
+        """Styles changed by that one of ALPHAS that moves the picture's embedding most nearly as words say.
+
+        Gal et al., "StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators", SIGGRAPH 2022 (arXiv
+        2108.00946), train with this measure.
+        """
+        alphas = self.hyperparameters.alpha * torch.tensor((0.0, *ALPHAS), device=styles.device)
+        edited = styles + alphas[:, None] * change
+        before, *after = self._seen(edited)
+        moved = F.cosine_similarity(torch.stack(after) - before, direction[None])
+        return edited[1 + int(moved.argmax())][None]
+
+    @torch.no_grad()
+    def _seen(self, styles: Tensor) -> Tensor:
+        """CLIP's embeddings [N, d] of the faces of styles [N, numbers], one after another."""
+        pictures = self.generator.synthesise_styles(styles.split(self.generator.style_sizes, 1))
+        with self.precision.autocast():
+            return self.perceptor.embed_image(pictures.clamp(-1, 1) / 2 + 0.5)
 
     def _embed(self, words: str) -> Tensor:
         """The embeddings of words in all templates, [templates, d]."""
@@ -157,14 +207,19 @@ def imagenet_templates() -> list[Callable[[str], str]]:
     return [each for each in OPENAI_IMAGENET_TEMPLATES if not each("").startswith("a photo of many")]
 
 
-def changed(styles: Sequence[Tensor], change: Tensor) -> list[Tensor]:
-    """Styles [N, in], as a generator's `styles` returns them, with a change [channels] added.
+def _two(state_dict: StateDict, key: str) -> tuple[int, int]:
+    """The two sizes of a matrix."""
+    sizes = shape(state_dict, key)
+    if len(sizes) != 2:
+        raise StateDictError(f"{key} has shape {sizes}, not that of a matrix")
+    return sizes[0], sizes[1]
 
-    Colour layers stay.
-    """
-    colours = range(len(styles))[COLOURS]
-    parts = iter(change.split([style.shape[1] for i, style in enumerate(styles) if i not in colours]))
-    return [style if i in colours else style + next(parts) for i, style in enumerate(styles)]
+
+def convolutions(sizes: Sequence[int]) -> Tensor:
+    """The places of all channels but the colour layers' among all styles, whose lengths are `sizes`."""
+    colours = range(len(sizes))[COLOURS]
+    parts = torch.arange(sum(sizes)).split(list(sizes))
+    return torch.cat([part for i, part in enumerate(parts) if i not in colours])
 
 
 def text_direction(target: Tensor, neutral: Tensor) -> Tensor:

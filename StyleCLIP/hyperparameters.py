@@ -43,8 +43,13 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the squared distance from the first codes in these steps."""
     neutral: str = "face"
     """What a face is before an edit by a global direction, in words."""
+    alternatives: str = ""
+    """Words that exclude each other, one kind a line, see `StyleCLIP.neutral.Alternatives`. An edit by a
+    global direction starts at the prompt with those that fit the face, if it names any."""
     alpha: float = 4.1
     """How far an edit goes along a global direction."""
+    searches_alpha: bool = False
+    """Whether CLIP chooses how far, from 0.7 times `alpha` to twice as far."""
     beta: str = "0.15"
     """How relevant a channel must be for a global direction to change it, or "auto"."""
     templates: bool = True

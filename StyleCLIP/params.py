@@ -129,15 +129,16 @@ class StyleCLIPParams(JobParams):
     neutral: Prompt | None = Field(
         None,
         description="What the face is before the edit, in words, for a global direction, which leads from "
-        "there to the prompt; the weights set's own when left out.",
+        "there to the prompt. When left out, the weights set's own, or the prompt with what CLIP sees in the "
+        "face instead of what the prompt names, if the set has words for that.",
     )
     alpha: float | None = Field(
         None,
         ge=-MAX_ALPHA,
         le=MAX_ALPHA,
         allow_inf_nan=False,
-        description="How far to go along a global direction; below 0 in the opposite one. The weights set's "
-        "own when left out.",
+        description="How far to go along a global direction; below 0 in the opposite one. When left out, the "
+        "weights set's own, or as far as CLIP finds right, if the set asks for that.",
     )
     beta: Beta | None = Field(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from mead.params import ParamsError, check
 from mead.revision import run
 from mead.weights.errors import WeightsError
 from StyleCLIP.global_directions import (
+    ALPHAS,
     GlobalDirections,
     GlobalEdits,
-    changed,
+    convolutions,
     imagenet_templates,
     text_direction,
 )
@@ -62,10 +64,14 @@ def test_there_are_79_templates() -> None:
     assert len(texts) == 79 and "a bad photo of a face." in texts and "a photo of many face." not in texts
 
 
-def test_colour_layers_stay() -> None:
-    styles = [torch.zeros(1, width) for width in (2, 3, 2, 4, 1)]
-    after = changed(styles, torch.arange(1.0, 9.0))
-    assert [style.tolist() for style in after] == [[[1, 2]], [[0, 0, 0]], [[3, 4]], [[5, 6, 7, 8]], [[0]]]
+def test_a_table_may_be_a_product() -> None:
+    torch.manual_seed(0)
+    table, basis, deviation = torch.randn(40, 3), torch.randn(3, 8), torch.rand(40)
+    product = {"table": table, "basis": basis, "deviation": deviation}
+    directions, direction = GlobalDirections.from_state_dict(product), F.normalize(torch.ones(8), dim=0)
+    assert (directions.channels, directions.embed_dim) == (40, 8)
+    whole = of(table @ basis, deviation).change(direction, 0.1)
+    assert torch.allclose(directions.change(direction, 0.1), whole, atol=1e-6)
 
 
 def test_what_does_not_fit_is_an_error(pipeline: StyleCLIPPipeline) -> None:
@@ -73,18 +79,27 @@ def test_what_does_not_fit_is_an_error(pipeline: StyleCLIPPipeline) -> None:
         of(torch.zeros(5, 3), torch.zeros(4))
     with pytest.raises(StateDictError, match="table"):
         of(torch.zeros(5), torch.zeros(5))
+    with pytest.raises(StateDictError, match="table"):
+        GlobalDirections.from_state_dict(
+            {"table": torch.zeros(5, 2), "basis": torch.zeros(3, 8), "deviation": torch.zeros(5)}
+        )
     parts = pipeline.perceptor, pipeline.generator, pipeline.hyperparameters, pipeline.precision
-    with pytest.raises(WeightsError, match=r"5 channels .* stylegan2 has 1120 and clip 128"):
+    with pytest.raises(WeightsError, match=r"5 channels .* stylegan2 has 1696, or 1120 without .* clip 128"):
         GlobalEdits(of(torch.zeros(5, 3), torch.zeros(5)), *parts)
+
+
+def test_channels_are_those_of_convolutions_unless_there_are_more() -> None:
+    assert convolutions([2, 3, 2, 4, 1]).tolist() == [0, 1, 5, 6, 7, 8, 9, 10]
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> StyleCLIPPipeline:
-    """With a table that says nothing true, and so has any direction."""
+    """As published, with a table that says nothing true, and so has any direction."""
     pipeline = copy.copy(load_pipeline("demo", "cpu"))
     torch.manual_seed(0)
     table = F.normalize(torch.randn(1120, 128), dim=1)
-    parts = pipeline.perceptor, pipeline.generator, pipeline.hyperparameters, pipeline.precision
+    own = replace(pipeline.hyperparameters, alternatives="", searches_alpha=False)
+    parts = pipeline.perceptor, pipeline.generator, own, pipeline.precision
     pipeline.edits = copy.copy(pipeline.edits)
     pipeline.edits.directions = GlobalEdits(of(table, torch.full((1120,), 0.2)), *parts)
     return pipeline
@@ -143,9 +158,34 @@ def test_neutral_words_must_differ(pipeline: StyleCLIPPipeline) -> None:
     )
     assert pipeline.edits.directions is not None
     codes = pipeline.average
-    one, other = (torch.cat(pipeline.edits.directions.styles(codes, each), 1) for each in (there, back))
+    one, other = (pipeline.edits.directions.styles(codes, each) for each in (there, back))
     middle = torch.cat(pipeline.generator.styles(codes), 1)
     assert torch.allclose(one - middle, middle - other, atol=1e-5)
+
+
+def test_the_demo_set_edits_what_it_names_from_what_the_face_has() -> None:
+    pipeline = load_pipeline("demo", "cpu")
+    directions = pipeline.edits.directions
+    assert directions is not None
+    wanted, codes = params(), pipeline.average
+    before = torch.cat(pipeline.generator.styles(codes), 1)
+    after = directions.styles(codes, wanted)
+    colours = torch.ones(before.shape[1], dtype=torch.bool)
+    colours[convolutions(pipeline.generator.style_sizes)] = False
+    assert (after != before)[:, colours].any()
+    pictures = pipeline.generator.synthesise_styles(
+        torch.cat([before, after]).split(pipeline.generator.style_sizes, 1)
+    )
+    embeddings = pipeline.perceptor.embed_image(pictures.clamp(-1, 1) / 2 + 0.5)
+    names = [*directions.kinds[0].instead(wanted.prompt).values(), wanted.prompt]
+    seen = (embeddings @ pipeline.perceptor.embed_text(names).T).argmax(1)
+    assert names[seen[0]] != wanted.prompt == names[seen[1]]
+    # the same, as it is asked for in full; how far CLIP has chosen
+    asked = params(neutral=names[seen[0]], alpha=1)
+    shares = (after - before) / (directions.styles(codes, asked) - before)
+    shares = shares[shares.isfinite()]
+    assert torch.allclose(shares, shares.median().expand_as(shares), rtol=1e-2)
+    assert any(abs(float(shares.median()) - 2 * share) < 1e-3 for share in ALPHAS)
 
 
 def test_a_set_without_directions_says_so(pipeline: StyleCLIPPipeline) -> None:

@@ -15,6 +15,7 @@ from mead.imaging.tensors import to_tensor
 from mead.weights.sets import WeightSet
 from StyleCLIP.choices import choices
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.revision import StyleRevision
 from training.evaluation import cases
 from training.evaluation.bench import Bench, image_of
 from training.evaluation.edits import Judge, mean
@@ -37,16 +38,17 @@ def mappers(bench: Bench) -> None:
         asked = list(_edits_by(edit, bench.options.edits))
         judge = Judge(bench, asked)
         jobs = [_job(bench, judge.files[k], mapper=name) for k in range(len(asked))]
-        before = bench.faces.pictures([job.model_copy(update={"strength": 0.0}) for job in jobs])
-        after = bench.faces.pictures(jobs)
+        before, after = _before_and_after(bench, jobs)
         tally = judge.tally(bench.read(after))
         survived = mean(judge.survived(bench.read(before)))
-        rows.append([name, *tally.row(), survived, f"{identity(bench, before, after):.3f}"])
+        drawn_so = judge.tally(bench.read([draw(one.after) for one in asked])).row()[0]
+        rows.append([name, drawn_so, *tally.row(), survived, f"{identity(bench, before, after):.3f}"])
         shown = zip(judge.drawn, before, after, strict=True)
         for number, (drawn, inverted, edited) in zip(range(SHOWN), shown, strict=False):
             first = [Tile(drawn, f"{name} {number + 1}"), Tile(inverted, "inversion")]
             examples += [*first, Tile(edited, name)]
-    head = ("", "changed", "all others kept, mean over attributes", "kept by inversion", "identity")
+    kept = ("all others kept, mean over attributes", "kept by inversion")
+    head = ("", "true drawings of the change", "changed", *kept, "identity")
     bench.table(f"Mappers, {bench.options.edits} unseen drawn faces each", head, rows)
     bench.sheets("mappers", pages(examples, columns=3 * SHOWN, rows=len(EDITS)))
 
@@ -100,8 +102,7 @@ def global_directions(bench: Bench) -> None:
     asked = list(cases.edits(bench.options.edits))
     judge = Judge(bench, asked)
     jobs = [_job(bench, judge.files[k], prompt=edit.prompt, method="global") for k, edit in enumerate(asked)]
-    before = bench.faces.pictures([job.model_copy(update={"strength": 0.0}) for job in jobs])
-    after = bench.faces.pictures(jobs)
+    before, after = _before_and_after(bench, jobs)
     read = bench.read(after)
     row = ["global", *judge.tally(read).row(), f"{identity(bench, before, after):.3f}"]
     bench.table("Global directions", ("", "changed", "all others kept", "identity"), [row])
@@ -122,6 +123,21 @@ WAYS: dict[str, Callable[[Bench], None]] = {
 def identity(bench: Bench, before: Sequence[Image.Image], after: Sequence[Image.Image]) -> float:
     """The mean cosine of faces' identities before and after an edit."""
     return _cosine(bench, *(torch.cat(list(map(to_tensor, some))) * 2 - 1 for some in (before, after)))
+
+
+def _before_and_after(
+    bench: Bench, jobs: Sequence[StyleCLIPParams]
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """The faces of jobs as inverted, and edited."""
+
+    def without(job: StyleCLIPParams) -> StyleCLIPParams:
+        return job.model_copy(update={"strength": 0.0})
+
+    def unedited(job: StyleCLIPParams, revision: StyleRevision) -> tuple[StyleCLIPParams, StyleRevision]:
+        return without(job), bench.style_clip.at_strength(revision, 0.0)
+
+    after = bench.faces.pictures(jobs, unedited)
+    return bench.faces.pictures([*map(without, jobs)]), after
 
 
 def _cosine(bench: Bench, before: Tensor, after: Tensor) -> float:

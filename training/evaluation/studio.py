@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -43,8 +43,15 @@ class Studio(Generic[P]):
                 self._keep(self.pipeline.start(job), job, "start")
         return [self._open(job, "start") for job in jobs]
 
-    def pictures(self, jobs: Sequence[P]) -> list[Image.Image]:
-        """What each job makes."""
+    def pictures(
+        self, jobs: Sequence[P], also: Callable[[P, Any], tuple[P, Revision]] | None = None
+    ) -> list[Image.Image]:
+        """What each job makes.
+
+        Args:
+            also: says for a job and its finished revision which other job that answers, and with what; this
+                picture is kept, too.
+        """
         missing = list({self._path(job, "end"): job for job in jobs}.items())
         missing = [(path, job) for path, job in missing if not path.exists()]
         for done, some in enumerate(chunks(missing, self.batch)):
@@ -54,6 +61,9 @@ class Studio(Generic[P]):
                 self.pipeline.step(unfinished)
             for revision, (_, job) in zip(revisions, some, strict=True):
                 self._keep(revision, job, "end")
+                if also is not None:
+                    other, its = also(job, revision)
+                    self._keep(its, other, "end")
         return [self._open(job, "end") for job in jobs]
 
     def _keep(self, revision: Revision, job: P, moment: str) -> None:
