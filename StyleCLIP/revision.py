@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mead.nn.losses import Sum
+from mead.nn.optimisers import SGD
 from mead.revision import Revision
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
@@ -62,7 +63,7 @@ class StyleRevision(Revision):
         """An edit that needs no optimisation; its steps have nothing to do."""
         return cls(
             latents=edited,
-            optimiser=torch.optim.SGD([edited]),
+            optimiser=SGD([edited]),
             generator=torch.Generator(edited.device).manual_seed(params.seed),
             params=params,
             face=face,

@@ -31,6 +31,7 @@ from mead.bucket_storage import BucketStorage
 from mead.cli.local_redis import find_redis, free_port, redis_options
 from mead.folder_storage import FolderStorage
 from mead.http.events import Events
+from mead.nn.optimisers import Adam
 from mead.queue.job import ENDED, Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
@@ -110,7 +111,7 @@ class ColourPipeline:
         colour = torch.tensor(ImageColor.getrgb(params.prompt)[:3]) / 255
         generator = torch.Generator().manual_seed(params.seed)
         latents = torch.rand(1, 3, 8, 8, generator=generator).requires_grad_()
-        optimiser = torch.optim.Adam([latents], lr=0.1)
+        optimiser = Adam([latents], lr=0.1)
         return ColourRevision(
             latents, optimiser, generator, params.iterations or 5, target=colour.view(1, 3, 1, 1)
         )
