@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,17 +62,18 @@ class RedisServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self.process = subprocess.Popen(
-            [find_redis(), *redis_options(self.port, self.folder)],
+            # replicas are sent their copy at once: others may come later
+            [find_redis(), *redis_options(self.port, self.folder), "--repl-diskless-sync-delay", "0"],
             stdout=subprocess.DEVNULL,
         )
         client = redis.Redis.from_url(self.url)
-        for _ in range(300):
+        for _ in range(3000):
             try:
                 client.ping()
                 return
             except redis.ConnectionError:
                 assert self.process.poll() is None, "redis-server ended as it started"
-                time.sleep(0.05)
+                time.sleep(0.01)
         raise TimeoutError("redis-server does not answer")
 
     def stop(self) -> None:
@@ -464,6 +466,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if fixtures & SERVICES:
             item.add_marker("service")
-    # Files that wait for processes first: begun last, they would keep one of two test processes waiting.
-    waiting = {item.path for item in items if item.get_closest_marker("service")}
-    items.sort(key=lambda item: item.path not in waiting)
+    # Files with long tests first: begun last, they would keep one process alone. Those that wait for servers
+    # and those that compute in turn, so that the cores are never all asked for, nor all left idle.
+    waiting = dict.fromkeys(item.path for item in items if item.get_closest_marker("service"))
+    computing = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    pairs = zip_longest(waiting, [path for path in computing if path not in waiting])
+    places = {path: place for place, path in enumerate(path for pair in pairs for path in pair)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
