@@ -33,6 +33,7 @@ from mead.nn.cutouts import Cutouts
 from mead.nn.frozen import freeze
 from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
+from mead.nn.optimisers import AdamW
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
@@ -147,7 +148,7 @@ class LatentRevisionsPipeline:
         cutouts = params.cutouts or hyper.cutouts
         return LatentRevision(
             latents=z,
-            optimiser=torch.optim.AdamW(
+            optimiser=AdamW(
                 [z], lr=learning_rate, weight_decay=hyper.weight_decay, fused=self.precision.fused
             ),
             generator=generator,

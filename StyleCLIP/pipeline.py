@@ -15,6 +15,7 @@ from torch import Tensor
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.nn.graphs import Recorded
+from mead.nn.optimisers import Adam
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
@@ -224,8 +225,8 @@ class StyleCLIPPipeline:
         revision.optimiser = self._adam(revision.latents, revision.learning_rate)
         return revision
 
-    def _adam(self, latents: Tensor, rate: float) -> torch.optim.Adam:
-        return torch.optim.Adam([latents], lr=rate, fused=self.precision.fused)
+    def _adam(self, latents: Tensor, rate: float) -> Adam:
+        return Adam([latents], lr=rate, fused=self.precision.fused)
 
     def aligned(self, path: Path) -> Image.Image:
         """The picture's face, upright and framed as FFHQ's are, [ALIGNED, ALIGNED].

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mead.imaging.faces import Square
 from mead.nn.losses import Sum
+from mead.nn.optimisers import SGD
 from mead.revision import Revision
 from StyleCLIP.finished import FinishedFaces
 from StyleCLIP.params import StyleCLIPParams
@@ -75,7 +76,7 @@ class StyleRevision(Revision):
         """An edit that needs no optimisation; its steps have nothing to do."""
         return cls(
             latents=edited,
-            optimiser=torch.optim.SGD([edited]),
+            optimiser=SGD([edited]),
             generator=torch.Generator(edited.device).manual_seed(params.seed),
             params=params,
             face=face,

@@ -622,7 +622,8 @@ def run(folder: Path, jobs: int, seconds: float, seed: int) -> Run:
 
     def redis_command(number: int) -> list[str | Path]:
         (folder / f"redis {number}").mkdir()
-        return [find_redis(), *redis_options(redis_ports[number], folder / f"redis {number}")]
+        options = redis_options(redis_ports[number], folder / f"redis {number}")
+        return [find_redis(), *options, "--repl-diskless-sync-delay", "0"]  # a replica follows at once
 
     commands: dict[str, tuple[list[str | Path], tuple[float, float]]] = {
         "Redis": (redis_command(0), (2, 8)),

@@ -53,8 +53,6 @@ def make(folder: Path) -> None:
 def measure(model: str) -> dict[str, float]:
     """Load a model in this process; seconds and megabytes by what they are."""
     began = time.perf_counter()
-    import open_clip  # noqa: F401  (loading imports it where it is needed)
-
     if model == "LatentRevisions":
         from LatentRevisions.pipeline import load_pipeline
     else:

@@ -146,7 +146,7 @@ def optimise(
         scaler.scale(losses[-1]).backward()
         assert picture.grad is not None
         grads.append(picture.grad.clone())  # a CUDA graph writes the next job's to the same memory
-    pictures.backward(torch.cat(grads))
+    (pictures * torch.cat(grads)).sum().backward()  # `backward(gradient)` would import sympy first
     for revision in revisions:
         scaler.step(revision.optimiser)
     scaler.update()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from mead.bucket_storage import BucketStorage
 from mead.cli.local_redis import find_redis, free_port, redis_options
 from mead.folder_storage import FolderStorage
 from mead.http.events import Events
+from mead.nn.optimisers import Adam
 from mead.queue.job import ENDED, Job, JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.keys import events_key
@@ -61,17 +63,18 @@ class RedisServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self.process = subprocess.Popen(
-            [find_redis(), *redis_options(self.port, self.folder)],
+            # replicas are sent their copy at once: others may come later
+            [find_redis(), *redis_options(self.port, self.folder), "--repl-diskless-sync-delay", "0"],
             stdout=subprocess.DEVNULL,
         )
         client = redis.Redis.from_url(self.url)
-        for _ in range(300):
+        for _ in range(3000):
             try:
                 client.ping()
                 return
             except redis.ConnectionError:
                 assert self.process.poll() is None, "redis-server ended as it started"
-                time.sleep(0.05)
+                time.sleep(0.01)
         raise TimeoutError("redis-server does not answer")
 
     def stop(self) -> None:
@@ -107,7 +110,7 @@ class ColourPipeline:
         colour = torch.tensor(ImageColor.getrgb(params.prompt)[:3]) / 255
         generator = torch.Generator().manual_seed(params.seed)
         latents = torch.rand(1, 3, 8, 8, generator=generator).requires_grad_()
-        optimiser = torch.optim.Adam([latents], lr=0.1)
+        optimiser = Adam([latents], lr=0.1)
         return ColourRevision(
             latents, optimiser, generator, params.iterations or 5, target=colour.view(1, 3, 1, 1)
         )
@@ -467,6 +470,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if fixtures & SERVICES:
             item.add_marker("service")
-    # Files that wait for processes first: begun last, they would keep one of two test processes waiting.
-    waiting = {item.path for item in items if item.get_closest_marker("service")}
-    items.sort(key=lambda item: item.path not in waiting)
+    # Files with long tests first: begun last, they would keep one process alone. Those that wait for servers
+    # and those that compute in turn, so that the cores are never all asked for, nor all left idle.
+    waiting = dict.fromkeys(item.path for item in items if item.get_closest_marker("service"))
+    computing = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    pairs = zip_longest(waiting, [path for path in computing if path not in waiting])
+    places = {path: place for place, path in enumerate(path for pair in pairs for path in pair)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -141,7 +141,7 @@ def _clip_numbers(perceptor: Any) -> dict[str, float]:
         "image_features": parity.error(
             perceptor.model.encode_image(golden["image"]), golden["image_features"]
         ),
-        "text_features": parity.error(perceptor.model.encode_text(golden["tokens"]), golden["text_features"]),
+        "text_features": parity.error(perceptor.encode_tokens(golden["tokens"]), golden["text_features"]),
     }
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.service
 
 
 def test_bad_clients_stop_nobody(tmp_path: Path) -> None:
-    found = list(run(tmp_path, seconds=1, size=200))
+    found = list(run(tmp_path, seconds=0.5, size=200))
     assert [one.kind for one in found] == list(KINDS)
     for one in found:
         assert not one.alone.wrong and not one.beside.wrong

@@ -19,12 +19,13 @@ pytestmark = pytest.mark.slow
 CODE = ("LatentRevisions", "StyleCLIP", "mead")
 SCRIPTS = ("app.py", "caching_config.py", "caching_server.py", "inference_server.py")
 DATA = ("weights/demo", "tests/data")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 FILES = (*SCRIPTS, "LICENSE", "README.md", "pyproject.toml", "requirements.txt", "weights/manifest.toml")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that knows nothing of this process but PATH."""
-    environment = {"PATH": os.environ["PATH"], **environment}
+    """Run a program that knows nothing of this process but PATH, with one thread of PyTorch's."""
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -39,8 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
-    run(*pip, "--wheel-dir", folder, source, cwd=folder)
+    wheel = ["wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+    run(*PIP, *wheel, "--wheel-dir", folder, source, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -49,11 +50,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of an environment with the package, and with our own environment's packages."""
     environment = tmp_path_factory.mktemp("an environment")
-    run(sys.executable, "-m", "venv", environment, cwd=environment)
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment)
     python = environment / "bin" / "python"
     purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=environment)
     (Path(purelib.stdout.strip()) / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(python, "-m", "pip", "install", "--no-index", "--no-deps", wheel, cwd=environment)
+    run(*PIP, "--python", python, "install", "--no-index", "--no-deps", wheel, cwd=environment)
     return environment / "bin"
 
 
@@ -96,8 +97,7 @@ def test_the_classes(programs: Path, tmp_path: Path) -> None:
 def test_the_client_needs_few_packages(wheel: Path, tmp_path: Path) -> None:
     """httpx2 and what it needs, as docs/python.md says; no PyTorch, nothing of the service."""
     packages = tmp_path / "packages"
-    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", packages]
-    run(*pip, wheel, cwd=tmp_path)
+    run(*PIP, "install", "--no-index", "--no-deps", "--target", packages, wheel, cwd=tmp_path)
     ours = Path(sysconfig.get_path("purelib"))
     for name in ("anyio", "h11", "httpcore2", "httpx2", "idna", "truststore", "typing_extensions"):
         for path in ours.glob(f"{name}*"):

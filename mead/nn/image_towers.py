@@ -1,6 +1,6 @@
 """CLIP's image towers, frozen: the same networks in one number format, and in fewer operations.
 
-open_clip's towers cast every weight in every pass under autocast, and attend to copies of their features.
+CLIP's own cast every weight in every pass under autocast, and attend to copies of their features.
 These keep the weights in the format they compute in. Both were published with CLIP, see `mead.nn.perceptor`.
 """
 
@@ -23,7 +23,7 @@ def freeze(tower: Any, dtype: torch.dtype) -> nn.Module:
     """A frozen image tower that computes in `dtype`; the given one cannot be used any more.
 
     Args:
-        tower: open_clip's, `VisionTransformer` with GELUs of either kind or `ModifiedResNet`.
+        tower: of `mead.nn.clip` or open_clip; a vision transformer with GELUs of either kind, or a ResNet.
     """
     frozen = FrozenResNet(tower) if hasattr(tower, "attnpool") else FrozenTransformer(tower)
     return frozen.requires_grad_(False).eval().to(dtype)
@@ -33,12 +33,13 @@ class FrozenTransformer(nn.Module):
     """A vision transformer.
 
     Args:
-        tower: open_clip's, whose weights it takes over.
+        tower: whose weights it takes over.
     """
 
     def __init__(self, tower: Any) -> None:
         super().__init__()
-        self.image_size: int = tower.image_size[0]
+        size = tower.image_size  # open_clip's has a height and a width
+        self.image_size: int = size if isinstance(size, int) else size[0]
         width, _, self.patch_size, _ = tower.conv1.weight.shape
         self.patches_in = nn.Parameter(tower.conv1.weight.reshape(width, -1))
         self.class_token = tower.class_embedding
@@ -94,7 +95,7 @@ class FrozenResNet(nn.Module):
     Each batch normalisation is part of its convolution.
 
     Args:
-        tower: open_clip's, whose weights it takes over.
+        tower: whose weights it takes over.
     """
 
     def __init__(self, tower: Any) -> None:
@@ -176,7 +177,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def _layer_norm(norm: Any) -> nn.LayerNorm:
-    """PyTorch's own: open_clip's casts what comes in."""
+    """PyTorch's own: CLIP's casts what comes in."""
     layer = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
     layer.weight, layer.bias = norm.weight, norm.bias
     return layer

@@ -1,7 +1,7 @@
 """The perceptor: CLIP, which embeds pictures and texts in the same space.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021 (arXiv
-2103.00020). The network is open_clip's, in the state-dict layout of openai/CLIP.
+2103.00020).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mead.nn.clip import CLIP, SHRINKING, ResNet, VisionTransformer
 from mead.nn.image_towers import freeze
 from mead.nn.resampling import resize
 from mead.nn.state_dict import StateDict, StateDictError, build, count, shape
@@ -34,7 +35,7 @@ class Perceptor(nn.Module):
     """A CLIP with its tokeniser and its preprocessing of pictures.
 
     Args:
-        model: open_clip's CLIP (`open_clip.model.CLIP`), of any size.
+        model: a `mead.nn.clip.CLIP` or `open_clip.model.CLIP`, of any size.
         mean, std: of the pictures it was trained on, by channel.
     """
 
@@ -66,11 +67,10 @@ class Perceptor(nn.Module):
             model = build(lambda: _model_of(weights, traits), weights)
         except (ValueError, ZeroDivisionError, AssertionError) as error:
             raise StateDictError(str(error) or type(error).__name__) from error
-        # The causal mask, the one constant no state dict holds: a token attends to none after it.
         length = model.context_length
         if length > LONGEST_TEXT:
             raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")
-        model.attn_mask = torch.full((length, length), -torch.inf).triu(1)
+        model.mask_what_follows()
         colours = {key: traits[key] for key in ("mean", "std") if key in traits}
         return cls(model, **colours).requires_grad_(False).eval()
 
@@ -110,7 +110,11 @@ class Perceptor(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> embeddings [N, d], as long as the text tower leaves them."""
-        tokens, model = self.tokenise(texts), self.model
+        return self.encode_tokens(self.tokenise(texts))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Token ids [N, context_length] -> embeddings [N, d], as long as the text tower leaves them."""
+        model = self.model
         # a token attends to none after it, so what follows the longest text's end changes nothing
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
         length = tokens.shape[1]
@@ -135,44 +139,49 @@ class Perceptor(nn.Module):
         return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
 
 
-def _model_of(weights: StateDict, traits: Mapping[str, Any]) -> Any:
-    """open_clip's CLIP with the sizes of a state dict.
+def _model_of(weights: StateDict, traits: Mapping[str, Any]) -> CLIP:
+    """A CLIP with the sizes of a state dict.
 
     Raises:
         StateDictError: naming a key that is missing.
     """
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
     heads = [int(number) for number in traits.get("heads", ())]
+    quick_gelu = bool(traits.get("quick_gelu", 1))
+    embed_dim = shape(weights, "text_projection")[1]
+    visual: nn.Module
     if "visual.proj" in weights:
         width, _, patch, _ = shape(weights, "visual.conv1.weight")
         side = math.isqrt(shape(weights, "visual.positional_embedding")[0] - 1)
-        vision = CLIPVisionCfg(
-            layers=count(weights, "visual.transformer.resblocks."),
-            width=width,
-            head_width=width // heads[0] if heads else HEAD,
-            patch_size=patch,
+        visual = VisionTransformer(
             image_size=patch * side,
+            patch=patch,
+            width=width,
+            layers=count(weights, "visual.transformer.resblocks."),
+            heads=heads[0] if heads else width // HEAD,
+            embed_dim=embed_dim,
+            quick_gelu=quick_gelu,
         )
     else:
         width = shape(weights, "visual.layer1.0.conv1.weight")[0]
         side = math.isqrt(shape(weights, "visual.attnpool.positional_embedding")[0] - 1)
-        vision = CLIPVisionCfg(
-            layers=tuple(count(weights, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)),
+        visual = ResNet(
+            image_size=SHRINKING * side,
             width=width,
-            head_width=32 * width // heads[0] if heads else HEAD,
-            image_size=32 * side,
+            layers=[count(weights, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)],
+            heads=heads[0] if heads else width * SHRINKING // HEAD,
+            embed_dim=embed_dim,
         )
     text_width = shape(weights, "ln_final.weight")[0]
-    text = CLIPTextCfg(
+    return CLIP(
+        visual,
+        embed_dim,
         context_length=shape(weights, "positional_embedding")[0],
-        vocab_size=shape(weights, "token_embedding.weight")[0],
+        vocabulary=shape(weights, "token_embedding.weight")[0],
         width=text_width,
-        heads=heads[1] if heads else text_width // HEAD,
         layers=count(weights, "transformer.resblocks."),
+        heads=heads[1] if heads else text_width // HEAD,
+        quick_gelu=quick_gelu,
     )
-    embed_dim = shape(weights, "text_projection")[1]
-    return CLIP(embed_dim, vision, text, quick_gelu=bool(traits.get("quick_gelu", 1)))
 
 
 def expand(state_dict: StateDict) -> dict[str, Tensor]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 StateDict = Mapping[str, torch.Tensor]
 N = TypeVar("N", bound=nn.Module)
+
+SCALINGS = (torch.Tensor.mul, torch.Tensor.div)
 
 
 class StateDictError(ValueError):
@@ -37,7 +40,7 @@ def build(make: Callable[[], N], state_dict: StateDict) -> N:
     Raises:
         StateDictError: naming keys that are missing, unknown or of another shape than the network has.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         network = make()
     expected = network.state_dict()
     # Checkpoints from before PyTorch 0.4.1 have no such counters; in eval mode nothing reads them.
@@ -59,6 +62,23 @@ def build(make: Callable[[], N], state_dict: StateDict) -> N:
         raise StateDictError(f"keys of {type(network).__name__}: " + "; ".join(kinds))
     network.load_state_dict(given, assign=True)
     return network.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """On the meta device, makes random tensors and scaled ones without asking what would be in them.
+
+    PyTorch would import its compiler for that, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
+        if func is nn.init.normal_:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in SCALINGS and args[0].is_meta and not isinstance(args[1], torch.Tensor):
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def _some(keys: list[str], most: int = 5) -> str:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from mead.model import Model
+from mead.nn.optimisers import SGD
 from mead.revision import Revision
 from tests.toy.spec import ToyParams
 
@@ -17,7 +18,7 @@ class ToyPipeline:
     def start(self, params: ToyParams) -> Revision:
         """Begin at black."""
         shade = torch.zeros(1, requires_grad=True)
-        optimiser = torch.optim.SGD([shade], lr=params.shade / (params.iterations or 3))
+        optimiser = SGD([shade], lr=params.shade / (params.iterations or 3))
         return Revision(shade, optimiser, torch.Generator().manual_seed(params.seed), params.iterations or 3)
 
     def step(self, revisions: Sequence[Revision]) -> None:

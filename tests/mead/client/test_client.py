@@ -278,15 +278,16 @@ def test_a_lost_answer_makes_no_second_job(breaking: str, service: Service) -> N
 def test_the_client_waits_for_a_service_that_comes_back(tmp_path: Path) -> None:
     redis_server = RedisServer(tmp_path)
     service = Service(tmp_path, redis_server)
-    inference = service.start_inference()
+    inference = service.process("tests/colour_server.py", service.environment, tmp_path / "inference.log")
+    inference.wait_until(lambda: service.answers("/readyz"))
     with Client(service.url) as client:
-        job = client.submit("a red house", **{**FORM, "iterations": 60})
+        job = client.submit("teal", iterations=200)
         progress = job.progress()
         next(progress)
         service.caching.stop()
         service.caching = service.process("caching_server.py", service.environment, tmp_path / "caching.log")
         assert list(progress)[-1].status == "succeeded"
-        assert job.image.image.size == (64, 64)
+        assert job.image.image.size == (8, 8)
     inference.stop()
     service.caching.stop()
     redis_server.stop()

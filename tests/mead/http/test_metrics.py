@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from caching_config import Settings
 from mead.folder_storage import FolderStorage
+from mead.http import services
 from mead.http.app import create_app
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.jobs import Jobs
@@ -194,8 +195,11 @@ def test_a_queue_that_is_no_list(door: FlaskClient, jobs: Jobs) -> None:
 
 
 @pytest.mark.slow
-def test_a_redis_that_hangs(mortal_redis: RedisServer, settings: Settings) -> None:
+def test_a_redis_that_hangs(
+    mortal_redis: RedisServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is alive and says nothing: clients are told before they give up."""
+    monkeypatch.setattr(services, "REDIS_TIMEOUT", 1.0)
     door = create_app(settings.model_copy(update={"redis_url": mortal_redis.url})).test_client()
     mortal_redis.process.send_signal(signal.SIGSTOP)
     try:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -49,7 +47,7 @@ def test_matches_the_published_implementation() -> None:
     } == fixture.shapes
     with torch.inference_mode():
         image_features = perceptor.model.encode_image(fixture["image"])
-        text_features = perceptor.model.encode_text(fixture["tokens"])
+        text_features = perceptor.encode_tokens(fixture["tokens"])
         assert parity.error(image_features, fixture["image_features"]) < parity.TOLERANCE
         assert parity.error(text_features, fixture["text_features"]) < parity.TOLERANCE
         unit = torch.nn.functional.normalize(image_features, dim=1)
@@ -139,9 +137,3 @@ def test_gradients_reach_the_image(small: Perceptor, bfloat16: bool) -> None:
     embeddings[:, 0].sum().backward()
     assert embeddings.dtype == torch.float32
     assert images.grad is not None and (images.grad.flatten(1).abs().sum(1) > 0).all()
-
-
-@pytest.mark.slow
-def test_importing_the_perceptor_does_not_import_open_clip() -> None:
-    code = "import sys, mead.nn.perceptor; sys.exit('open_clip' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,6 +15,7 @@ from mead.queue.errors import UnknownJobError
 from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.queue.redis_errors import LASTING, MEANINGS, code_of, explain
+from mead.queue.scripts import TimelyScript
 from tests.conftest import RedisServer
 
 QUEUE = "latentrevisions_queue"
@@ -69,7 +70,10 @@ STATES = {
 
 
 @pytest.mark.parametrize("code", STATES)
-def test_clients_are_told_and_it_heals(server: RedisServer, tmp_path: Path, code: str) -> None:
+def test_clients_are_told_and_it_heals(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(TimelyScript, "SECONDS", 1.0)  # for which a useless connection is tried again
     settings = Settings(redis_url=server.url, data_dir=tmp_path / "var")
     jobs, root = Jobs(connect(settings), 600), redis.Redis.from_url(server.url)
     jobs.heartbeat("me", QUEUES, 600)
