@@ -15,8 +15,6 @@ JOINED = re.compile(r"(?P<by>,| and| with| who has)(?: an?)?(?: (?!and |with |ha
 """What stands before words that are one of several, or the only one, that somebody has."""
 NEXT = re.compile(r"(?:,| and) ")
 ARTICLE = re.compile(r"\ban? (?=(\w))")
-
-
 CLEARLY = 0.04  # how much more like the picture than nothing of a kind, as a cosine, one of the kind must be
 
 
@@ -80,7 +78,4 @@ def _exchanged(text: str, place: tuple[int, int], value: str) -> str:
         after = f"{joined['by']} {after[following.end() :]}" if following else after
     elif not value:
         after = after.lstrip()
-    article = r"\b(an?) (?=(\w))"
-    return re.sub(
-        article, lambda found: "an " if found[2] in "aeiou" else "a ", before + value + after
-    ).strip()
+    return ARTICLE.sub(lambda found: "an " if found[1] in "aeiou" else "a ", before + value + after).strip()

@@ -134,7 +134,7 @@ def _before_and_after(
         return job.model_copy(update={"strength": 0.0})
 
     def unedited(job: StyleCLIPParams, revision: StyleRevision) -> tuple[StyleCLIPParams, StyleRevision]:
-        return without(job), bench.style_clip.at_strength(revision, 0.0)
+        return without(job), bench.style_clip.resume(without(job), revision.state())
 
     after = bench.faces.pictures(jobs, unedited)
     return bench.faces.pictures([*map(without, jobs)]), after
