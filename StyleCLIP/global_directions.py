@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.state_dict import StateDict, StateDictError, build, shape
+from mead.nn.text_tower import FrozenTextTower
 from mead.params import ParamsError
 from mead.weights.errors import WeightsError
 from StyleCLIP.frozen_generator import COLOURS, FrozenGenerator
@@ -142,6 +143,9 @@ class GlobalEdits:
         self.precision = precision
         self.kinds = [Alternatives(words) for words in hyperparameters.alternatives.strip().splitlines()]
         self._embeddings = functools.lru_cache(KEPT_TEXTS)(self._embed)
+        self._tower: FrozenTextTower | None = None  # reads many texts faster, but takes memory
+        if hyperparameters.templates:
+            self._tower = FrozenTextTower(perceptor.model, precision.dtype)
 
     def styles(self, codes: Tensor, params: StyleCLIPParams) -> Tensor:
         """The edited styles [1, numbers], one after another, of a face's codes w+ [1, n_latent, style_dim].
@@ -194,10 +198,13 @@ class GlobalEdits:
             return self.perceptor.embed_image(pictures.clamp(-1, 1) / 2 + 0.5)
 
     def _embed(self, words: str) -> Tensor:
-        """The embeddings of words in all templates, [templates, d]."""
-        templates = imagenet_templates() if self.hyperparameters.templates else [str]
+        """The embeddings of words in all templates, [templates, d], of unit length."""
         with torch.no_grad(), self.precision.autocast():
-            return self.perceptor.embed_text([template(words) for template in templates])
+            if self._tower is None:
+                return self.perceptor.embed_text([words])
+            texts = [template(words) for template in imagenet_templates()]
+            embeddings: Tensor = self._tower(self.perceptor.tokenise(texts))
+            return embeddings
 
 
 def imagenet_templates() -> list[Callable[[str], str]]:

@@ -28,6 +28,9 @@ NUMBER = r"(0(\.[0-9]+)?|1(\.0+)?|\.[0-9]+)"  # 0 to 1
 MAX_ALPHA = 10.0
 MAX_STRENGTH = 2.0
 MAX_REFINE = 500
+NEAR = (
+    0.1  # an edit stays near its learned start if its learning rate is that much smaller than the usual one
+)
 
 
 def parse_beta(value: Any) -> Literal["auto"] | float:
@@ -257,11 +260,19 @@ class StyleCLIPParams(JobParams):
         return frozenset({"img"} if self.looks_for_all else ())
 
     def notes(self, weights: WeightSet) -> tuple[str, ...]:
-        """What else a job's client should know with a weights set: that seeds make no difference."""
+        """What else a job's client should know with a weights set: that seeds make little difference."""
         own = weights.settings("StyleCLIP", Hyperparameters)
-        if self.n == 1 or (self.optimises and own.cutouts):
+        if self.n == 1:
             return ()
-        return (f"the {self.n} pictures are the same: nothing about this edit depends on the seed",)
+        if not self.optimises or own.cutouts == 0:
+            return (f"the {self.n} pictures are the same: nothing about this edit depends on the seed",)
+        learned = "mapper" in weights.files and (self.start or own.start) == "learned"
+        if learned and own.learned_start_rate <= NEAR * own.learning_rate:
+            return (
+                f"the {self.n} pictures hardly differ: they all end near the same learned start; "
+                'start "inversion" gives different ones',
+            )
+        return ()
 
     def without_effect(self) -> dict[str, str]:
         """What was given but changes nothing beside the other parameters: field name to the reason."""

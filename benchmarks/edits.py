@@ -49,7 +49,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--demo", action="store_true", help="the demo set instead")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default %(default)s)")
     options = parser.parse_args()
     pipeline = style_clip("demo") if options.demo else full_size()
     print(f"{torch.get_num_threads()} threads, {options.rounds} rounds, in {pipeline.precision.dtype}")

@@ -44,9 +44,9 @@ class FrozenTransformer(nn.Module):
         self.patches_in = nn.Parameter(tower.conv1.weight.reshape(width, -1))
         self.class_token = tower.class_embedding
         self.positions = tower.positional_embedding
-        self.norm_in = _layer_norm(tower.ln_pre)
+        self.norm_in = layer_norm(tower.ln_pre)
         self.blocks = nn.ModuleList(FrozenBlock(block) for block in tower.transformer.resblocks)
-        self.norm_out = _layer_norm(tower.ln_post)
+        self.norm_out = layer_norm(tower.ln_post)
         self.projection = nn.Parameter(tower.proj.T.contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,13 +64,14 @@ class FrozenTransformer(nn.Module):
 
 
 class FrozenBlock(nn.Module):
-    """Attention between tokens, and two layers on each."""
+    """Attention between tokens, to none after it if `causal`, and two layers on each."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         attention, mlp = block.attn, block.mlp
         self.heads = attention.num_heads
-        self.norm_1, self.norm_2 = _layer_norm(block.ln_1), _layer_norm(block.ln_2)
+        self.norm_1, self.norm_2 = layer_norm(block.ln_1), layer_norm(block.ln_2)
         self.queries_keys_values = _linear(attention.in_proj_weight, attention.in_proj_bias)
         self.attended = attention.out_proj
         # a quick GELU, x · sigmoid(a x), is silu(a x) / a: scaled weights let it be one operation
@@ -84,7 +85,8 @@ class FrozenBlock(nn.Module):
         """x [N, tokens, width] -> [N, tokens, width]."""
         n, tokens, width = x.shape
         heads = self.queries_keys_values(self.norm_1(x)).view(n, tokens, 3, self.heads, width // self.heads)
-        h = attend(*heads.permute(2, 0, 3, 1, 4).unbind(0))
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        h = attend(queries, keys, values, causal=self.causal)
         x = x + self.attended(h.transpose(1, 2).reshape(n, tokens, width))
         return x + self.out(self.activation(self.hidden(self.norm_2(x))))
 
@@ -176,8 +178,8 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def _layer_norm(norm: Any) -> nn.LayerNorm:
-    """PyTorch's own: CLIP's casts what comes in."""
+def layer_norm(norm: Any) -> nn.LayerNorm:
+    """PyTorch's own for one of CLIP's, which casts what comes in."""
     layer = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
     layer.weight, layer.bias = norm.weight, norm.bias
     return layer

@@ -117,7 +117,9 @@ def test_pictures_that_are_the_same(given: dict[str, Any]) -> None:
     assert notes_on(StyleCLIPParams(**given, n=3), "full")[-1:] == (same,)
     assert same not in notes_on(StyleCLIPParams(**given), "full")
     assert notes_on(StyleCLIPParams(prompt="a queen", n=3), "full") == (same,)
-    assert notes_on(StyleCLIPParams(prompt="a queen", n=3), "demo") == ()
+    (note,) = notes_on(StyleCLIPParams(prompt="a queen", n=3), "demo")
+    assert note.startswith("the 3 pictures hardly differ")
+    assert notes_on(StyleCLIPParams(prompt="a queen", n=3, start="inversion"), "demo") == ()
 
 
 def test_only_texts_that_count_are_read() -> None:
