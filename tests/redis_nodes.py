@@ -113,7 +113,7 @@ class SentinelGroup(Group):
     def __init__(self, folder: Path, rights: Sequence[str]) -> None:
         super().__init__(folder)
         kept = (
-            f"user mead {' '.join(rights)}",
+            f"user mead {' '.join(rights)} +wait",
             "appendonly yes",
             "repl-diskless-sync-delay 0",
             "min-replicas-to-write 1",
@@ -154,7 +154,7 @@ class ClusterGroup(Group):
         while len(ports) < 6:  # the bus uses the port 10,000 above
             if (port := free_port()) < 55_000:
                 ports.add(port)
-        user = f"user mead {' '.join(rights)} +cluster|slots"
+        user = f"user mead {' '.join(rights)} +wait +cluster|slots"
         common = (user, "cluster-enabled yes", "cluster-node-timeout 1000", "appendonly yes")
         more = ("repl-diskless-sync-delay 0", "min-replicas-to-write 1")
         for port in sorted(ports):

@@ -8,6 +8,7 @@ import resource
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ from mead.queue.client import connect, without_password
 from mead.queue.redis_check import check_rights, warnings
 from mead.queue.redis_errors import MissingRightsError, explain
 from mead.registry import networks
+from mead.setting_checks import doubts
 from mead.settings import Settings
 from mead.terminal import format_size, say
 from mead.weights.errors import WeightsError
@@ -105,7 +107,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     client = connect(settings.redis_url, 5, settings.redis_prefix)
     try:
         client.ping()
-        check_rights(client, settings.queues)
+        check_rights(client, settings.queues, settings.redis_wait_replicas)
         found = warnings(client)
     except MissingRightsError as error:
         yield Finding("Redis", "bad", str(error), "give the user these rights")
@@ -147,13 +149,21 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         yield Finding("weights", "good", f"{weights.name}: all here and verified")
 
 
+def _settings(settings: Settings) -> Iterator[Finding]:
+    with suppress(WeightsError):  # said of the weights
+        for doubt in doubts(settings):
+            yield Finding("settings", "note", doubt)
+
+
 def _disk(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir.resolve()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     least = settings.min_free_disk_bytes
     what = f"{format_size(free)} free for {folder}"
-    if not os.access(there, os.W_OK):
+    if not there.is_dir():
+        yield Finding("DATA_DIR", "bad", f"{there} is not a folder", "set another DATA_DIR")
+    elif not os.access(there, os.W_OK):
         yield Finding("DATA_DIR", "bad", f"{there} cannot be written to", "set another DATA_DIR")
     elif free < least:
         yield Finding("disk", "bad", what, f"make room: jobs are refused below {format_size(least)}")
@@ -203,6 +213,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _torch,
     _redis,
     _weights,
+    _settings,
     _disk,
     _object_store,
     _port,

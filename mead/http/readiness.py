@@ -75,7 +75,7 @@ class Readiness:
             redis.RedisError: Redis is unavailable.
             OSError: the folder cannot be written.
         """
-        check_rights(self.jobs.redis, self.settings.queues)
+        check_rights(self.jobs.redis, self.settings.queues, self.jobs.replicas)
         claim_folder(self.jobs.redis, self.storage, self.settings.queues)
         self._prerequisites_met = True
 
@@ -193,7 +193,8 @@ def log_problems(settings: Settings) -> None:
     """Log what is wrong with Redis or the data folder, or may be with the settings. Called when a server
     starts.
     """
-    jobs = Jobs(connect(settings.redis_url, prefix=settings.redis_prefix), settings.job_ttl)
+    client = connect(settings.redis_url, prefix=settings.redis_prefix)
+    jobs = Jobs(client, settings.job_ttl, settings.redis_wait_replicas)
     try:
         storage = open_storage(settings.data_url, settings.data_dir)
         Readiness(settings, jobs, storage).check_prerequisites()

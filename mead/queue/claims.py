@@ -42,6 +42,7 @@ class Claims:
     def __init__(self, client: redis.Redis, ttl: int, replicas: int = 0) -> None:
         self.redis = client
         self.ttl = ttl
+        self.replicas = replicas
         self._claim = load_script(client, "claim")
         self._report = load_script(client, "report")
         self._finish = load_script(client, "finish", replicas, END_SECONDS)

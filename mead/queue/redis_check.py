@@ -18,8 +18,11 @@ log = logging.getLogger(__name__)
 _SCRIPT = "return 1"
 
 
-def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:
+def check_rights(client: redis.Redis, queues: Iterable[str], replicas: int = 0) -> None:
     """Try every command, key and channel that the service needs, under names that nothing else uses.
+
+    Args:
+        replicas: how many must have a job before it is accepted (WAIT).
 
     Raises:
         MissingRightsError: rights are missing; the message names all of them.
@@ -28,6 +31,10 @@ def check_rights(client: redis.Redis, queues: Iterable[str]) -> None:
     name = f"probe-{secrets.token_hex(8)}"
     missing = []
     commands = list(_commands(name, list(queues)))
+    if replicas:
+        commands.append(
+            ["WAIT", 0, 1]
+        )  # a job that it cannot wait for would be refused, and run all the same
     with client.pipeline(transaction=False) as pipe:
         for command in commands:
             pipe.execute_command(*command)

@@ -141,7 +141,7 @@ class Worker:
         pause = FIRST_PAUSE
         while not stop.is_set():
             try:
-                check_rights(self.jobs.redis, self.queues)
+                check_rights(self.jobs.redis, self.queues, self.jobs.replicas)
                 claim_folder(self.jobs.redis, self.storage, self.queues)
                 self._check_weights()
                 self.heartbeat.send()

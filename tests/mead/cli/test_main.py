@@ -237,10 +237,13 @@ def test_the_doctor(tmp_path: Path) -> None:
     assert {finding["state"] for finding in found.values()} <= {"good", "note"}
     away = {"DATA_URL": "s3://pictures/studio", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     away |= {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    ill = mead("doctor", **environment, **away, WEIGHTS="none-such", REDIS_URL="redis://127.0.0.1:1/0")
+    away |= {"DATA_DIR": __file__, "DEFAULT_WEIGHTS": "dmeo"}
+    ill = mead("doctor", **{**environment, **away}, WEIGHTS="none-such", REDIS_URL="redis://127.0.0.1:1/0")
+    assert "note  settings: DEFAULT_WEIGHTS=dmeo: there is no such set here" in ill.stdout
+    assert f"bad   DATA_DIR: {__file__} is not a folder" in ill.stdout
     assert ill.returncode == 1 and "bad   Redis: " in ill.stdout and "bad   weights: " in ill.stdout
     assert "bad   DATA_URL: s3://pictures/studio: the object store does not answer" in ill.stdout
-    assert ill.stderr == "mead: the service cannot work here yet: Redis, weights, DATA_URL\n"
+    assert ill.stderr == "mead: the service cannot work here yet: Redis, weights, DATA_DIR, DATA_URL\n"
 
 
 def test_the_version() -> None:

@@ -91,6 +91,14 @@ def test_every_missing_command_is_named(server: RedisServer) -> None:
         assert f"the command {command}" in str(wrong.value)
 
 
+def test_waiting_for_replicas_needs_a_right(server: RedisServer) -> None:
+    client = as_user(server, *documented_rules(), "-wait")
+    check_rights(client, QUEUES)
+    with pytest.raises(MissingRightsError, match="the command WAIT"):
+        check_rights(client, QUEUES, replicas=1)
+    check_rights(as_user(server, *documented_rules(), "+wait"), QUEUES, replicas=1)
+
+
 def test_the_commands_tried_are_those_of_the_scripts() -> None:
     used: set[str] = set()
     for script in (ROOT / "mead" / "queue" / "lua").glob("*.lua"):
