@@ -162,6 +162,8 @@ case $command in
         # PyTorch's threads in two processes at once wait for each other: tests take three times as long with them
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
         export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000} # two processes share the cores: see mead/openmp.py
+        # the tests start hundreds of Pythons, each of which would compile all modules anew
+        unset PYTHONDONTWRITEBYTECODE
         # three processes, as many tests wait for servers; -n 0 runs all in one
         exec "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
         ;;
