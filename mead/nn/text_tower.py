@@ -19,7 +19,8 @@ class FrozenTextTower(nn.Module):
     """A text transformer, in which a token attends to none after it.
 
     Args:
-        model: a `mead.nn.clip.CLIP` or open_clip's, which stays as it is. Its blocks' weights are copied in another format.
+        model: a `mead.nn.clip.CLIP` or open_clip's, which stays as it is. Its blocks' weights are copied in
+            another format.
         dtype: that the blocks compute in.
     """
 
