@@ -5,7 +5,7 @@ import { $, all, changed, giveFile, make, say } from "./dom.js";
 import { dice, quick } from "./quick.js";
 import { examples } from "./examples.js";
 import { avoidInto, avoidOf, avoid } from "./avoid.js";
-import { choicesOf, named } from "./named.js";
+import { choicesOf, sliders } from "./named.js";
 import { open } from "./tabs.js";
 
 // Of parameters that no section of a form has.
@@ -69,7 +69,7 @@ function makeField(model, name, { label, about: text, weight_of: of }, isWeight)
   const made = control(schema, of ? `${label} of ${of}` : label || name, isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
-  const element = choices?.length && !schema.enum ? named(input, choices) : made.element;
+  const element = choices?.length && !schema.enum ? sliders(input, choices) : made.element;
   const id = `${model.path}-${name}`;
   Object.assign(input, { id, name, ariaRequired: must ? "true" : null });
   input.setAttribute("aria-describedby", `${id}-hint ${id}-error`);

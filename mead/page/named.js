@@ -1,5 +1,5 @@
-// Fields that take names which the weights set offers: sliders with a number each, as in "age:3 | smile:-1", or
-// one name.
+// A field that takes names which the weights set offers, with a number each, as in "age:3 | smile:-1". A field that
+// takes one name has its choices in its schema.
 
 import { words } from "./controls.js";
 import { changed, make } from "./dom.js";
@@ -8,31 +8,11 @@ import { bindSlider } from "./ranges.js";
 // The choices of a field as [name, [least, most] or null]; null if the service lists none for it.
 export function choicesOf(model, name) {
   const choices = model.choices?.[name];
-  if (!choices) return null;
-  const pairs = Array.isArray(choices) ? choices.map((one) => [one.name ?? one, one]) : Object.entries(choices);
-  return pairs.map(([key, range]) => [key, ends(range)]);
+  return choices ? Object.entries(choices).map(([key, range]) => [key, range && [range.minimum, range.maximum]]) : null;
 }
 
-function ends(range) {
-  if (Array.isArray(range)) return range;
-  const least = range?.minimum ?? range?.least;
-  return least === undefined ? null : [least, range.maximum ?? range.most];
-}
-
-// Shows choices in place of a text: its input stays, and is what is sent.
-export function named(input, choices) {
-  return choices.some(([, range]) => range) ? sliders(input, choices) : selection(input, choices);
-}
-
-function selection(input, choices) {
-  const select = make("select", { ariaLabel: "Choose one" }, make("option", { value: "", textContent: "none" }), ...choices.map(([name]) => make("option", { value: name, textContent: words(name) })));
-  select.addEventListener("input", (event) => { event.stopPropagation(); input.value = select.value; changed(input); });
-  input.addEventListener("input", () => { select.value = input.value; });
-  input.hidden = true;
-  return make("div", {}, select, input);
-}
-
-function sliders(input, choices) {
+// Shows a slider for each choice in place of the text: its input stays, and is what is sent.
+export function sliders(input, choices) {
   const numbers = new Map(choices.map(([name]) => [name, make("input", { type: "number", step: "any", placeholder: "0", ariaLabel: `${words(name)}, a number` })]));
   let writing = false;
   for (const number of numbers.values()) {
