@@ -221,7 +221,7 @@ def page(
 ) -> str:
     """docs/performance.md."""
     fast = max(peaks.values())
-    operations = {row.name: row.limit * fast for row in rows if "full size" in row.name}
+    operations = {row.name: row.limit * fast for row in rows if row.name.endswith("full size")}
     named = {str(dtype).removeprefix("torch."): value for dtype, value in peaks.items()}
     peak = "; ".join(f"{name} {value / 1e9:.0f}" for name, value in named.items())
     later = [[name, f"{taken[0]:.2f}", f"{statistics.median(taken[1:]):.2f}"] for name, taken in jobs.items()]
@@ -236,7 +236,8 @@ machines are shared.
 
 "Published" are the algorithms as published, written plainly in `benchmarks/reference.py`: float32, one
 picture at a time. Both have the same weights; those of full size are made up. "Share of the peak" is the time
-that the multiplications and additions of our step would take at the peak, divided by the time that it takes.
+that the multiplications and additions of our step would take at the peak (of its number format), divided by
+the time that it takes.
 Rows that end in "threads of ours" compare a batch with a thread for each job.
 
 {steps_table(rows)}
@@ -295,7 +296,7 @@ def main() -> None:
     print(f"ready after {ready:.1f} s")
     peaks = {dtype: speed.product_peak(dtype) for dtype in dict.fromkeys([fast, torch.float32])}
     rows = [
-        row.measure(options.rounds, max(peaks.values()))
+        row.measure(options.rounds, peaks)
         for row in [*speed.demo_rows(10), *(speed.full_rows(1) if options.full else [])]
     ]
     found = jobs_at_once(steps=10, rounds=options.rounds)

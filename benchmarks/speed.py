@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -278,9 +279,15 @@ class Row:
     other: Callable[[], Work]
     steps: int
     jobs: int = 1
+    dtype: torch.dtype | None = None  # that ours computes in, if not in the fastest one
 
-    def measure(self, rounds: int, peak: float) -> Measurement:
-        """Measure both in turn and print the medians; `peak` is in operations a second."""
+    def measure(self, rounds: int, peaks: Mapping[torch.dtype, float]) -> Measurement:
+        """Measure both in turn and print the medians.
+
+        Args:
+            peaks: of matrix products, operations a second in each number format.
+        """
+        peak = max(peaks.values()) if self.dtype is None else peaks[self.dtype]
         measured = [Measured(self.ours), Measured(self.other)]
         times: list[list[float]] = [[], []]
         for _ in range(rounds):
@@ -326,8 +333,14 @@ def demo_rows(steps: int) -> list[Row]:
     return [rows[0], as_served, *rows[1:]]
 
 
+def in_float32(make: Callable[[], Work]) -> Work:
+    """As on a processor that does not compute in bfloat16; in the process of a row."""
+    os.environ["PRECISION"] = "float32"
+    return make()
+
+
 def full_rows(steps: int) -> list[Row]:
-    """A job alone, on networks of the published sizes."""
+    """A job alone, on networks of the published sizes; then the same in float32."""
     pictures = [
         Row(
             f"LatentRevisions {side}x{side}, full size",
@@ -340,7 +353,16 @@ def full_rows(steps: int) -> list[Row]:
     faces = Row(
         "StyleCLIP 1024x1024, full size", partial(our_faces, "full"), partial(reference_faces, "full"), steps
     )
-    return [*pictures, faces]
+    rows = [*pictures, faces]
+    return rows + [
+        replace(
+            row,
+            name=f"{row.name}, in float32",
+            ours=partial(in_float32, row.ours),
+            dtype=torch.float32,
+        )
+        for row in rows
+    ]
 
 
 def product_peak(dtype: torch.dtype, side: int = 4096, times: int = 3, device: torch.device = CPU) -> float:
@@ -401,7 +423,7 @@ def main() -> None:
     rows = demo_rows(options.steps) + (full_rows(steps=1) if options.full else [])
     for row in rows:
         if options.only in row.name:
-            row.measure(options.rounds, max(peaks.values()))
+            row.measure(options.rounds, peaks)
     if not options.only:
         whole_jobs()
 
