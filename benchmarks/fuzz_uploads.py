@@ -39,6 +39,7 @@ from mead.cli.local_service import LocalService, local_service
 from mead.cli.serve import PHOTOS
 
 LIMIT_MB = 50  # that memory may grow by
+WARM_UP = 100  # examples, at least, before memory is measured: jobs of all kinds and sizes have run by then
 LONGEST_QUEUE = 50  # jobs waiting before the clients pause, so that the queue's limit refuses none
 TIMEOUT = 120.0  # seconds for one answer, on a busy machine
 
@@ -578,9 +579,9 @@ class Fuzzing:
         self._processes = self.processes()
 
     def run(self, examples: int) -> Report:
-        """Send that many, the first tenth as a warm-up; wait for the jobs; judge."""
+        """Send that many, the first tenth (100 at least) as a warm-up; wait for the jobs; judge."""
         began = time.monotonic()
-        warm_up = examples // 10
+        warm_up = min(examples, max(examples // 10, WARM_UP))
         self.send_all(self._warming(warm_up))
         self.wait_for_jobs()
         self.report.before = self.memory()
