@@ -549,7 +549,8 @@ class Report:
         kinds: examples and how many of them were accepted, by kind.
         wrong: what must not be, each as a sentence.
         jobs: accepted jobs by their end.
-        before, after: resident memory after the warm-up and at the end, in MB, by process.
+        before: resident memory after the warm-up, in MB, by process.
+        after: the least that was found in the second half: what jobs take while they run is no growth.
         seconds: how long it took.
     """
 
@@ -586,13 +587,17 @@ class Fuzzing:
         self.wait_for_jobs()
         self.report.before = self.memory()
         done = warm_up
+        found = []
         while done < examples:
             until = min(examples, done + max(1, examples // 10))
             self.send_all(range(done, until))
             done = until
-            print(f"{done} of {examples}: {self.memory()}", file=sys.stderr, flush=True)
+            found.append(self.memory())
+            print(f"{done} of {examples}: {found[-1]}", file=sys.stderr, flush=True)
         self.wait_for_jobs()
-        self.report.after = self.memory()
+        found.append(self.memory())
+        later = found[len(found) // 2 :]
+        self.report.after = {name: min(one.get(name, 0) for one in later) for name in self.report.before}
         self.judge()
         self.report.seconds = time.monotonic() - began
         return self.report
