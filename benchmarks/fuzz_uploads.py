@@ -39,6 +39,7 @@ from mead.cli.local_service import LocalService, local_service
 from mead.cli.serve import PHOTOS
 
 LIMIT_MB = 50  # that memory may grow by
+WARM_UP = 100  # examples, at least, before memory is measured: jobs of all kinds and sizes have run by then
 LONGEST_QUEUE = 50  # jobs waiting before the clients pause, so that the queue's limit refuses none
 TIMEOUT = 120.0  # seconds for one answer, on a busy machine
 
@@ -548,7 +549,8 @@ class Report:
         kinds: examples and how many of them were accepted, by kind.
         wrong: what must not be, each as a sentence.
         jobs: accepted jobs by their end.
-        before, after: resident memory after the warm-up and at the end, in MB, by process.
+        before: resident memory after the warm-up, in MB, by process.
+        after: the least that was found in the second half: what jobs take while they run is no growth.
         seconds: how long it took.
     """
 
@@ -578,20 +580,24 @@ class Fuzzing:
         self._processes = self.processes()
 
     def run(self, examples: int) -> Report:
-        """Send that many, the first tenth as a warm-up; wait for the jobs; judge."""
+        """Send that many, the first tenth (100 at least) as a warm-up; wait for the jobs; judge."""
         began = time.monotonic()
-        warm_up = examples // 10
+        warm_up = min(examples, max(examples // 10, WARM_UP))
         self.send_all(self._warming(warm_up))
         self.wait_for_jobs()
         self.report.before = self.memory()
         done = warm_up
+        found = []
         while done < examples:
             until = min(examples, done + max(1, examples // 10))
             self.send_all(range(done, until))
             done = until
-            print(f"{done} of {examples}: {self.memory()}", file=sys.stderr, flush=True)
+            found.append(self.memory())
+            print(f"{done} of {examples}: {found[-1]}", file=sys.stderr, flush=True)
         self.wait_for_jobs()
-        self.report.after = self.memory()
+        found.append(self.memory())
+        later = found[len(found) // 2 :]
+        self.report.after = {name: min(one.get(name, 0) for one in later) for name in self.report.before}
         self.judge()
         self.report.seconds = time.monotonic() - began
         return self.report
