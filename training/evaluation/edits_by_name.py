@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,10 @@ def _before_and_after(
     def without(job: StyleCLIPParams) -> StyleCLIPParams:
         return job.model_copy(update={"strength": 0.0})
 
-    def unedited(job: StyleCLIPParams, revision: StyleRevision) -> tuple[StyleCLIPParams, StyleRevision]:
-        return without(job), bench.style_clip.at_strength(revision, 0.0)
+    def unedited(
+        job: StyleCLIPParams, revision: StyleRevision
+    ) -> Iterator[tuple[StyleCLIPParams, StyleRevision]]:
+        yield without(job), bench.style_clip.at_strength(revision, 0.0)
 
     after = bench.faces.pictures(jobs, unedited)
     return bench.faces.pictures([*map(without, jobs)]), after
