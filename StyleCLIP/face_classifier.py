@@ -9,12 +9,14 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mead.imaging.faces import Square
 from mead.imaging.tensors import to_tensor
@@ -33,8 +35,15 @@ SPREAD = (0.18, 0.08, 0.08, 12.0)
 DRAWS, ROUNDS, NARROWED = 48, 4, 0.75
 FEW, HOPELESS = 24, -8.0  # of so many draws, the first, some should have so many logits
 SURE = 2.0  # logits, in the end; the faces of drawn scenes have 5 to 14
+VERY_SURE = 6.0  # the same, where nothing else says that there is a face
 AROUND = 2.0  # sides of what is looked at, in sides of the first square
 DETAIL = 1.3  # its pixels for one of the network's input
+
+# Of `FaceClassifier.glimpses`: sides of faces, in shares of the picture's shorter side, degrees that they are
+# turned by, logits, and how many are worth a closer look.
+SHARES, ANGLES = (0.6, 0.45, 0.34, 0.26, 0.2), range(0, 360, 30)
+LIKELY, CLOSER = -2.0, 8
+LONGEST = 1280  # pixels, of what it looks at: a very long picture's small faces would take too much time
 
 Box = tuple[float, float, float, float]
 
@@ -80,9 +89,12 @@ class FaceClassifier(nn.Module):
         return build(lambda: cls(widths, side * 2 ** len(widths)), state_dict)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        return self.face_out(self._features(pictures).flatten(1))[:, 0]
+
+    def _features(self, pictures: Tensor) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
             pictures = norm(conv(pictures)).relu()
-        return self.face_out(pictures.flatten(1))[:, 0]
+        return pictures
 
     @torch.no_grad()
     def frame(self, picture: Image.Image) -> Box | None:
@@ -106,11 +118,54 @@ class FaceClassifier(nn.Module):
         return left, upper, right, lower
 
     @torch.no_grad()
-    def refine(self, picture: Image.Image, square: Square) -> Square | None:
+    def glimpses(self, picture: Image.Image) -> list[Square]:
+        """The squares of what may be faces in an RGB picture, small and turned ones too, the likeliest first.
+
+        As the network is convolutional, it sees all of a picture in one pass for each size and angle.
+        """
+        found: list[tuple[float, Square]] = []
+        for share in SHARES:
+            scale = self.input_size / (share * min(picture.size))
+            size = [max(1, round(side * scale)) for side in picture.size]
+            if max(size) > LONGEST:
+                continue
+            small = np.asarray(picture.resize(size, Image.Resampling.BOX))
+            for degrees in ANGLES:
+                for logit, square in self._seen_at(small, math.radians(degrees)):
+                    found.append((logit, Square(square.centre / scale, square.across / scale)))
+        return [square for _, square in sorted(found, key=itemgetter(0), reverse=True)]
+
+    def _seen_at(self, picture: np.ndarray, angle: float) -> Iterator[tuple[float, Square]]:
+        """What may be faces as large as the network's input in a picture [H, W, 3], turned by an angle."""
+        size, side, strides = np.array(picture.shape[1::-1]), self.input_size, 2 ** len(self.convs)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        around = np.maximum(np.ceil(np.abs(turn) @ size), side)
+        offset = size / 2 - turn @ around / 2
+        turned = cv2.warpAffine(
+            picture,
+            np.column_stack([turn, offset + turn @ (0.5, 0.5) - 0.5]),  # OpenCV counts from pixels' centres
+            (int(around[0]), int(around[1])),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        view = torch.from_numpy(turned).permute(2, 0, 1)[None].float() / 127.5 - 1
+        features = self._features(view.to(self.face_out.weight.device))
+        weight = self.face_out.weight.view(1, -1, side // strides, side // strides)
+        logits = F.conv2d(features, weight, self.face_out.bias)[0, 0].cpu()
+        for row, column in (logits > LIKELY).nonzero().tolist():
+            centre = turn @ (np.array([column, row]) * float(strides) + side / 2) + offset
+            if (centre >= 0).all() and (centre < size).all():
+                yield float(logits[row, column]), Square(centre, turn[:, 0] * side / 2)
+
+    @torch.no_grad()
+    def refine(self, picture: Image.Image, square: Square, least: float = SURE) -> Square | None:
         """The face near a square of an RGB picture, which may be turned; None if there is none.
 
         Squares around the first are drawn, always the same ones, and their mean is taken, each weighted by
         how sure it is; then squares around this mean, and so on (the cross-entropy method).
+
+        Args:
+            least: logits that it must have in the end.
         """
         scale = min(1.0, DETAIL * self.input_size / square.side)
         box = Square(square.centre, AROUND * square.across).bounds(*picture.size)
@@ -132,7 +187,7 @@ class FaceClassifier(nn.Module):
             weights = np.exp((logits - logits.max()) / 2)
             mean = (weights[:, None] * draws).sum(0) / weights.sum()
             spread = spread * NARROWED
-        sure = self._logits(around, [moved(start, mean)])[0] > SURE
+        sure = self._logits(around, [moved(start, mean)])[0] > least
         return moved(square, mean) if sure else None
 
     def _logits(self, picture: np.ndarray, squares: Sequence[Square]) -> np.ndarray:

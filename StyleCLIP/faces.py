@@ -57,6 +57,8 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     if classifier is not None:  # of drawn faces too, it is better known now where they are
         drawn = drawn_near(people, picture, classifier, drawn)
         people = [square for square in people if not is_among(square, drawn)]
+    if classifier is not None and frame is None and not drawn and not people:
+        drawn = anywhere(picture, classifier)
     if not drawn and not people:  # what is the most prominent face is one
         try:
             return [square_of(find_face(picture)) if frame is None else Square.of_box(*frame)]
@@ -73,6 +75,19 @@ def drawn_near(
     for place in places:
         if not is_among(place, found):
             face = classifier.refine(picture, place)
+            if face is not None and not is_among(face, found):
+                found.append(face)
+    return found
+
+
+def anywhere(picture: Image.Image, classifier: FaceClassifier) -> list[Square]:
+    """The faces of an RGB picture that a classifier is very sure of, wherever they are."""
+    from StyleCLIP.face_classifier import CLOSER, VERY_SURE
+
+    found: list[Square] = []
+    for square in classifier.glimpses(picture)[:CLOSER]:
+        if not is_among(square, found):
+            face = classifier.refine(picture, square, VERY_SURE)
             if face is not None and not is_among(face, found):
                 found.append(face)
     return found

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mead.imaging.faces import Square
 from StyleCLIP.face_classifier import FaceClassifier
-from StyleCLIP.faces import find_all, find_faces, load_classifier, load_finder
+from StyleCLIP.faces import anywhere, find_all, find_faces, load_classifier, load_finder
 from StyleCLIP.params import MOST_FACES
 from StyleCLIP.StyleCLIP import StyleCLIP
 from tests.conftest import DATA, ROOT
@@ -104,6 +104,20 @@ def test_drawn_faces_beside_people(classifier: FaceClassifier) -> None:
     assert np.hypot(*(first.centre - (188, 328))) < 25 and abs(first.side / 256 - 1) < 0.2
     assert np.hypot(*(second.centre - (600, 350))) < 40
     assert np.hypot(*(third.centre - (850 + 157, 200 + 157))) < 25 and abs(third.angle - 15) < 8
+
+
+@pytest.mark.parametrize(("seed", "side", "degrees"), [(1, 200, 0), (4, 280, 120), (5, 400, -50)])
+def test_the_classifier_alone_finds_small_and_turned_drawings(
+    classifier: FaceClassifier, seed: int, side: int, degrees: int
+) -> None:
+    with Image.open(DATA / "coffee.jpg") as behind:
+        picture = behind.convert("RGB").resize((1200, 900))
+    drawing = draw(Face.sample(np.random.default_rng(seed))).resize((side, side)).convert("RGBA")
+    turned = drawing.rotate(-degrees, Image.Resampling.BICUBIC, expand=True)
+    picture.paste(turned, (500, 300), turned)
+    (found,) = anywhere(picture, classifier)
+    assert np.hypot(*(found.centre - (500 + turned.width / 2, 300 + turned.height / 2))) < 0.15 * side
+    assert abs(found.side / side - 1) < 0.25 and abs(found.angle - degrees) < 10
 
 
 @pytest.mark.parametrize("name", ["chelsea.jpg", "coffee.jpg"])

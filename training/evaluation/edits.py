@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.revision import StyleRevision, with_strength
 from training.evaluation import cases
 from training.evaluation.bench import Bench, share
 from training.evaluation.cases import face_fields
@@ -94,12 +96,25 @@ def optimisation(bench: Bench) -> None:
     judge = Judge(bench, asked)
     drawn, files, known, tally = judge.drawn, judge.files, judge.known, judge.tally
     jobs = [bench.edit(edit.prompt, k, files[k]) for k, edit in enumerate(asked)]
-    # the first step of an optimisation does not move yet, and what comes before it refines the inversion
-    mapped = bench.faces.pictures([job.model_copy(update={"iterations": 1}) for job in jobs])
-    inverted = bench.faces.pictures(
-        [job.model_copy(update={"iterations": 1, "start": "inversion"}) for job in jobs]
-    )
-    edited = bench.faces.pictures(jobs)
+
+    # the first step of an optimisation does not move yet
+    def only_mapped(job: StyleCLIPParams) -> StyleCLIPParams:
+        return job.model_copy(update={"iterations": 1})
+
+    def only_inverted(job: StyleCLIPParams) -> StyleCLIPParams:
+        return job.model_copy(update={"iterations": 1, "start": "inversion"})
+
+    def on_its_way(
+        job: StyleCLIPParams, revision: StyleRevision
+    ) -> Iterator[tuple[StyleCLIPParams, StyleRevision]]:
+        first = copy.copy(revision)
+        first.latents = revision.codes
+        yield only_mapped(job), first
+        yield only_inverted(job), with_strength(revision, 0.0)
+
+    edited = bench.faces.pictures(jobs, on_its_way)
+    mapped = bench.faces.pictures([*map(only_mapped, jobs)])
+    inverted = bench.faces.pictures([*map(only_inverted, jobs)])
     targets = bench.read([draw(edit.after) for edit in asked])
     inversions, results = bench.read(inverted), bench.read(edited)
     start, end = tally(bench.read(mapped)), tally(results)

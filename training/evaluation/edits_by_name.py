@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from StyleCLIP.choices import choices
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.revision import StyleRevision
 from training.evaluation import cases
-from training.evaluation.bench import Bench, image_of
+from training.evaluation.bench import Bench, image_of, share
 from training.evaluation.edits import Judge, mean
 from training.evaluation.sheets import Tile, pages, sheet
 from training.levels_mapper import EDITS, NamedEdit
@@ -104,8 +104,11 @@ def global_directions(bench: Bench) -> None:
     jobs = [_job(bench, judge.files[k], prompt=edit.prompt, method="global") for k, edit in enumerate(asked)]
     before, after = _before_and_after(bench, jobs)
     read = bench.read(after)
-    row = ["global", *judge.tally(read).row(), f"{identity(bench, before, after):.3f}"]
+    tally = judge.tally(read)
+    row = ["global", *tally.row(), f"{identity(bench, before, after):.3f}"]
     bench.table("Global directions", ("", "changed", "all others kept", "identity"), [row])
+    rows = [[name, share(tally.changed[name]), share(tally.kept[name])] for name in cases.face_fields()]
+    bench.table("Each attribute", ("", "changed", "kept by edits of others"), rows)
     tiles = []
     for k, edit in enumerate(asked[:GLOBAL_SHOWN]):
         done = read[k][edit.field] == labels(edit.after)[edit.field]
@@ -133,8 +136,10 @@ def _before_and_after(
     def without(job: StyleCLIPParams) -> StyleCLIPParams:
         return job.model_copy(update={"strength": 0.0})
 
-    def unedited(job: StyleCLIPParams, revision: StyleRevision) -> tuple[StyleCLIPParams, StyleRevision]:
-        return without(job), bench.style_clip.resume(without(job), revision.state())
+    def unedited(
+        job: StyleCLIPParams, revision: StyleRevision
+    ) -> Iterator[tuple[StyleCLIPParams, StyleRevision]]:
+        yield without(job), bench.style_clip.resume(without(job), revision.state())
 
     after = bench.faces.pictures(jobs, unedited)
     return bench.faces.pictures([*map(without, jobs)]), after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -44,13 +44,15 @@ class Studio(Generic[P]):
         return [self._open(job, "start") for job in jobs]
 
     def pictures(
-        self, jobs: Sequence[P], also: Callable[[P, Any], tuple[P, Revision]] | None = None
+        self,
+        jobs: Sequence[P],
+        also: Callable[[P, Any], Iterable[tuple[P, Revision]]] = lambda job, revision: (),
     ) -> list[Image.Image]:
         """What each job makes.
 
         Args:
-            also: says for a job and its finished revision which other job that answers, and with what; this
-                picture is kept, too.
+            also: says for a job and its finished revision which other jobs that answers, and with what; these
+                pictures are kept, too.
         """
         missing = list({self._path(job, "end"): job for job in jobs}.items())
         missing = [(path, job) for path, job in missing if not path.exists()]
@@ -60,10 +62,8 @@ class Studio(Generic[P]):
             while unfinished := [revision for revision in revisions if not revision.finished]:
                 self.pipeline.step(unfinished)
             for revision, (_, job) in zip(revisions, some, strict=True):
-                self._keep(revision, job, "end")
-                if also is not None:
-                    other, its = also(job, revision)
-                    self._keep(its, other, "end")
+                for one, its in ((job, revision), *also(job, revision)):
+                    self._keep(its, one, "end")
         return [self._open(job, "end") for job in jobs]
 
     def _keep(self, revision: Revision, job: P, moment: str) -> None:
