@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from StyleCLIP.params import StyleCLIPParams
-from StyleCLIP.revision import StyleRevision, with_strength
+from StyleCLIP.revision import StyleRevision
 from training.evaluation import cases
 from training.evaluation.bench import Bench, share
 from training.evaluation.cases import face_fields
@@ -110,7 +110,8 @@ def optimisation(bench: Bench) -> None:
         first = copy.copy(revision)
         first.latents = revision.codes
         yield only_mapped(job), first
-        yield only_inverted(job), with_strength(revision, 0.0)
+        unedited = job.model_copy(update={"strength": 0.0})
+        yield only_inverted(job), bench.style_clip.resume(unedited, revision.state())
 
     edited = bench.faces.pictures(jobs, on_its_way)
     mapped = bench.faces.pictures([*map(only_mapped, jobs)])
