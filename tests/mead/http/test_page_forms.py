@@ -54,7 +54,7 @@ def test_a_weight_counts_while_its_text_or_picture_is_there(visit: Visit, waitin
     expect(w1).to_be_disabled()
     expect(w1).to_have_value("")
     expect(page.locator("[data-field=text_to_add] #latent_revision-w1")).to_be_visible()  # at its text
-    expect(page.locator("#latent_revision-patience-hint")).to_contain_text("0: take them all. From 0")
+    expect(page.locator("#latent_revision-patience-hint")).to_contain_text("0: take them all. Usually")
     summary = form(page).locator("summary")
     expect(summary).to_have_text("Advanced")
     drop(page, "#latent_revision-img_enc", DATA / "chelsea.jpg")
