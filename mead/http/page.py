@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, render_template, request, send_from_directory
+from jinja2.utils import htmlsafe_json_dumps
 
 from mead.http.description import Description, describe
 from mead.http.models import models_of
@@ -62,8 +63,8 @@ def blueprint(settings: Settings, *, files_required: bool = True) -> Blueprint:
 
 def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
     """What the page's scripts are told of the service: its models as GET /models lists them, their forms, its
-    routes, whether it needs a key, and for how long it keeps jobs. Without models if the weights cannot be
-    used.
+    routes, whether it needs a key, and for how long it keeps jobs and their latents. Without models if the
+    weights cannot be used.
     """
     service: dict[str, Any] = {
         "models": [],
@@ -73,10 +74,12 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
         "routes": sorted(_routes()),
         "needs_key": bool(settings.api_keys),
         "job_ttl": settings.job_ttl,
+        "latents_ttl": settings.latents_ttl,
     }
     try:
         models = models_of(settings, files_required=files_required)
-        service |= models.content()
+        content = models.content()
+        service |= {name: content[name] for name in ("models", "draws")}
         service["thumbnails"] = _thumbnails(models)
     except WeightsError as error:
         log.error("the weights set cannot be used", extra={"error": reason(error)})
@@ -84,9 +87,12 @@ def service_of(settings: Settings, files_required: bool) -> dict[str, Any]:
 
 
 def _form_of(spec: ModelSpec) -> dict[str, Any]:
-    """A model's form, its sections as a list: objects in JSON have no order."""
+    """A model's form without what is empty, its sections as a list: objects in JSON have no order."""
     form = asdict(spec.form)
-    sections = list(form["sections"].items())
+    sections = [
+        (legend, [{name: value for name, value in field.items() if value} for field in fields])
+        for legend, fields in form["sections"].items()
+    ]
     return form | {"sections": sections, "goes_on": spec.goes_on, "anew": list(spec.anew)}
 
 
@@ -112,7 +118,9 @@ def _routes() -> set[str]:
 
 def _page(template: str, service: dict[str, Any]) -> Response:
     scripts = sorted(path.name for path in FOLDER.glob("*.js"))
-    answer = Response(render_template(template, service=service, scripts=scripts), mimetype="text/html")
+    told = htmlsafe_json_dumps(service, separators=(",", ":"))
+    text = render_template(template, service=service, told=told, scripts=scripts)
+    answer = Response(text, mimetype="text/html")
     answer.add_etag()
     answer.cache_control.no_cache = True
     answer.make_conditional(request)

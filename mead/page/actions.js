@@ -10,24 +10,28 @@ import { fileOf, preview } from "./pictures.js";
 import { submit } from "./send.js";
 import { has, modelOf, models, queued } from "./service.js";
 import { open } from "./tabs.js";
+import { goesOn } from "./versions.js";
 
 const place = $("#actions");
+
+const SELDOM = ["Reuse settings", "Copy link", "Copy settings"]; // behind "More", so that the others fit into a line
+let more = false; // whether they are shown
 
 // Every action: its label, when it is there, and what it does.
 const ACTIONS = [
   ["Cancel", running, cancel],
   ["Cancel all", (job) => running(job) && groupOf(job).filter(running).length > 1 && has("DELETE /jobs"), cancelAll],
-  ["Download", (job) => !running(job) && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
+  ["Download", (job) => !running(job) && !job.playing && fileOf(job), (job) => save(fileOf(job), fileOf(job).name)],
   ["Run again", (job) => job.status === "failed" && !job.error_field && has("POST /jobs/{job_id}/retry"), retry],
   ["New seed", settled, (job) => again(job, {})],
-  ["Four variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
+  ["4 variations", (job) => settled(job) && queued, (job) => again(job, { n: 4 })],
   ...models.filter(({ form }) => form.reuse).map((model) => [model.form.reuse, (job) => !running(job) && fileOf(job) && !(job.faceless && looksForFaces(model)), (job) => use(model, job)]),
-  ["Continue", (job) => job.status === "succeeded" && modelOf(job)?.form.goes_on, goOn],
+  ["Continue", (job) => modelOf(job)?.form.goes_on && goesOn(job), goOn],
   ["Play time-lapse", (job) => canPlay(job) && !job.playing, play],
-  ["Show the picture", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
+  ["Stop", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
   ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
-  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ["Another face", (job) => !running(job) && modelOf(job)?.photo?.faces.length > 1, () => choose(null)],
+  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
 ];
@@ -44,11 +48,23 @@ export function actions(job) {
   if (place.dataset.labels === labels) return;
   place.dataset.labels = labels;
   const had = place.contains(document.activeElement) ? document.activeElement.textContent : null;
-  const buttons = wanted.map(([label, , act]) => button(label, () => perform(act), { className: label === "Download" ? "main" : "" }));
+  const buttons = wanted.map(([label, , act]) => button(label, () => perform(act), { className: label.startsWith("Download") ? "main" : "" }));
+  const seldom = buttons.filter(({ textContent }) => SELDOM.includes(textContent));
+  if (seldom.length) buttons.splice(-seldom.length, 0, opener(seldom));
   if (star) buttons.unshift(button(star, () => perform(keep), { className: "star", ariaPressed: String(Boolean(job.kept)) }));
   place.replaceChildren(...buttons);
   place.hidden = !place.children.length;
   focusOn(had);
+}
+
+function opener(seldom) {
+  const show = () => {
+    toggle.ariaExpanded = String(more);
+    for (const one of seldom) one.hidden = !more;
+  };
+  const toggle = button("More", () => { more = !more; show(); });
+  show();
+  return toggle;
 }
 
 let left = null; // the label of the button that had the focus and went

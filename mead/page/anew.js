@@ -12,7 +12,7 @@ import { RESULTS } from "./quick.js";
 import { bindSlider } from "./ranges.js";
 import { newKey } from "./send.js";
 import { modelOf } from "./service.js";
-import { firstOf, isVersioned } from "./versions.js";
+import { firstOf, goesOn, isVersioned, spent } from "./versions.js";
 
 const STEP = 0.05; // of the strength
 
@@ -22,7 +22,7 @@ let shown = null; // the first version's id, its controls and what they say: {fi
 
 // Offers what can be chosen of a job.
 export function anew(job) {
-  place.hidden = !(job && isVersioned(job) && job.status === "succeeded");
+  place.hidden = !(job && isVersioned(job) && goesOn(job));
   if (place.hidden) { shown = null; return; }
   if (shown?.first !== firstOf(job)) build(job);
   if (!shown.making) write(job);
@@ -72,7 +72,7 @@ async function follow(mine) {
   } finally {
     mine.making = false;
     place.ariaBusy = null;
-    if (shown === mine) write(chosen());
+    if (shown === mine) anew(chosen());
   }
 }
 
@@ -88,7 +88,10 @@ async function version(first, strength, output) {
     const body = new FormData();
     for (const [name, value] of Object.entries({ from: first, strength, output })) body.append(name, value);
     const headers = { "Idempotency-Key": newKey() };
-    const { id } = await insist(() => ask(model.path, { method: "POST", body, headers, timeout: UPLOAD }));
+    const { id } = await insist(() => ask(model.path, { method: "POST", body, headers, timeout: UPLOAD })).catch((error) => {
+      if (error.status === 409) spent.add(first);
+      throw error;
+    });
     const pictures = sent.get(original?.group ?? first);
     if (pictures) sent.set(id, pictures);
     const compared = await before(model, pictures ?? {}, { output, face: original?.face }).catch(() => null);
@@ -109,6 +112,7 @@ function listen(hold, mine) {
       held.hidden = hold.ariaPressed !== "true";
     } catch (error) {
       say($("#done"), error.message);
+      anew(chosen());
     }
   };
   const end = () => { hold.ariaPressed = "false"; held.hidden = true; };

@@ -1,7 +1,7 @@
 // The faces of a photo: shown on the stage, to choose one of them.
 
 import { ask, UPLOAD } from "./api.js";
-import { $, changed, make, say } from "./dom.js";
+import { $, button, changed, make, say } from "./dom.js";
 import { choose, chosen, onChange } from "./jobs.js";
 import { isLocked } from "./key.js";
 import { has } from "./service.js";
@@ -81,8 +81,8 @@ function show() {
   for (const one of photo.faces) {
     const [left, upper, right, lower] = one.box;
     const pick = () => { face.value = face.value === String(one.number) ? "" : one.number; changed(face); };
-    fit.append(make("button", {
-      type: "button", className: "box", textContent: one.number, onclick: pick, ariaLabel: `Face ${one.number}`,
+    fit.append(button(one.number, pick, {
+      className: "box", ariaLabel: `Face ${one.number}`,
       ariaPressed: String(face.value === "all" || one.number === number),
       style: { left: `${(100 * left) / photo.width}%`, top: `${(100 * upper) / photo.height}%`, width: `${(100 * (right - left)) / photo.width}%`, height: `${(100 * (lower - upper)) / photo.height}%` },
     }));
@@ -94,7 +94,7 @@ function show() {
       changed(output);
       changed(face);
     };
-    fit.append(make("button", { type: "button", className: "every", textContent: "All faces", onclick: pickAll, ariaPressed: String(face.value === "all") }));
+    fit.append(button("All faces", pickAll, { className: "every", ariaPressed: String(face.value === "all") }));
   }
   const had = place.contains(document.activeElement) ? document.activeElement.ariaLabel ?? document.activeElement.textContent : null;
   place.replaceChildren(fit);

@@ -11,7 +11,7 @@ import { open } from "./tabs.js";
 // Of parameters that no section of a form has.
 const LABELS = {
   cutouts: "Cutouts", frames: "Time-lapse, pictures", identity: "Keep the person", init_weight: "Keep to the start", iterations: "Steps", l2: "Keep the face",
-  mapper: "Ready-made edit", n: "How many", patience: "End early after", refine: "Match the photo, steps", seed: "Seed", size: "Size", sliders: "Sliders",
+  mapper: "Ready-made edit", n: "How many", patience: "End early after, steps", refine: "Match the photo, steps", seed: "Seed", size: "Size", sliders: "Sliders",
   space: "What is optimised", start: "Start", tv_weight: "Smooth", upscale: "Enlarge",
 };
 const MISSING = { prompt: "Say what it should show.", img: "Choose a picture." };
@@ -20,13 +20,12 @@ const MISSING = { prompt: "Say what it should show.", img: "Choose a picture." }
 export function makeForm(model, send) {
   const { parameters, path, form: layout } = model;
   const form = make("form", { noValidate: true, dataset: { route: path, model: model.name } });
-  const described = new Map(layout.sections.flatMap(([, fields]) => fields).map((field) => [field.name, field]));
-  const weights = [...described.values()].filter(({ name, weight_of: of }) => of || parameters[name]?.maximum === 1000 && /^w\d+$/.test(name)).map(({ name }) => name);
+  const fields = layout.sections.flatMap(([, fields]) => fields);
   const shown = new Set();
   const field = (name) => {
     shown.add(name);
-    const made = makeField(model, name, described.get(name) ?? { name, label: LABELS[name] ?? "", about: "" }, weights.includes(name));
-    const its = [...described.values()].find(({ name: weight, weight_of: of }) => of === name && weight in parameters);
+    const made = makeField(model, name);
+    const its = fields.find(({ name: weight, weight_of: of }) => of === name && weight in parameters);
     if (its) made.append(field(its.name)); // a weight stands at what it weighs
     return made;
   };
@@ -36,18 +35,18 @@ export function makeForm(model, send) {
   const offered = Object.keys(parameters).filter((name) => choicesOf(model, name)?.length && !first.includes(name));
   const offers = make("fieldset", { className: "offers", hidden: !offered.length, ariaLabel: "Ready-made" }, ...offered.map(field));
   const advanced = make("details", { className: "advanced" }, make("summary", { textContent: "Advanced" }, make("span", { className: "filled" })));
-  for (const [legend, fields] of layout.sections) {
-    const rest = fields.flatMap(({ name }) => (shown.has(name) || !(name in parameters) ? [] : [field(name)]));
-    if (parameters.prompts && fields.some(({ name }) => name === "prompts")) rest.unshift(avoid(path));
+  for (const [legend, its] of layout.sections) {
+    const rest = its.flatMap(({ name }) => (shown.has(name) || !(name in parameters) ? [] : [field(name)]));
+    if (parameters.prompts && its.some(({ name }) => name === "prompts")) rest.unshift(avoid(path));
     if (rest.length) advanced.append(make("fieldset", { className: `of-${legend.toLowerCase().replaceAll(" ", "-")}` }, make("legend", { textContent: legend }), ...rest));
   }
-  const others = Object.entries(parameters).filter(([name, schema]) => !shown.has(name) && !("const" in schema) && name !== "webhook" && !name.startsWith("webhook_"));
+  const others = Object.entries(parameters).filter(([name, schema]) => !shown.has(name) && !("const" in schema));
   if (others.length) advanced.append(make("fieldset", { className: "more" }, make("legend", { textContent: "More" }), ...others.map(([name]) => field(name))));
   form.append(examples(model), offers, advanced, make("p", { className: "error", role: "alert" }));
   model.element = form;
   offers.before(quick(form, parameters));
   if (offered.includes("mapper")) useMapper(form);
-  for (const { name, weight_of: of, first_weight: usual } of described.values()) if (of && of in parameters) bind(form, name, of, usual);
+  for (const { name, weight_of: of, first_weight: usual } of fields) if (of && of in parameters) bind(form, name, of, usual);
   form.addEventListener("input", () => say($(".filled", advanced), filledIn(advanced)));
   form.addEventListener("submit", (event) => { event.preventDefault(); send(model); });
   form.addEventListener("keydown", (event) => {
@@ -63,10 +62,20 @@ function filledIn(advanced) {
   return names.length ? `: ${names.join(", ")}` : "";
 }
 
-function makeField(model, name, { label, about: text, weight_of: of }, isWeight) {
+const described = ({ form }, name) => form.sections.flatMap(([, fields]) => fields).find((field) => field.name === name) ?? { label: LABELS[name] };
+
+// What a field is called, also where no form is around it.
+export function labelOf(model, name) {
+  const { label, weight_of: of } = described(model, name);
+  return of ? `${label} of ${labelOf(model, of).toLowerCase()}` : label || name;
+}
+
+function makeField(model, name) {
+  const { label, about: text, weight_of: of } = described(model, name);
   const schema = model.parameters[name];
+  const isWeight = of || /^w\d+$/.test(name);
   const must = model.required.includes(name);
-  const made = control(schema, of ? `${label} of ${of}` : label || name, isWeight);
+  const made = control(schema, labelOf(model, name), isWeight);
   const choices = choicesOf(model, name);
   const { input } = made;
   const element = choices?.length && !schema.enum ? sliders(input, choices) : made.element;
@@ -86,7 +95,7 @@ function makeField(model, name, { label, about: text, weight_of: of }, isWeight)
 }
 
 // The rest is in its title, and on the API's page.
-const firstSentence = (text = "") => text.replaceAll("`", "").replace(/[;.] ?the weights set's own.*? when left out\.?/gi, ".").split(/(?<=[.!?]) /, 1)[0];
+const firstSentence = (text = "") => text.replaceAll("`", "").replace(/[;.] ?the weights set's own.*? when left out[^.]*\.?/gi, ".").split(/(?<=[.!?]) /, 1)[0];
 
 // A weight counts while its text or picture is there: it is greyed before, and back when that goes.
 function bind(form, name, of, usual) {
@@ -125,7 +134,7 @@ export function fill(model, parameters, pictures = []) {
   for (const [name, value] of Object.entries(values)) if (String(value) === String(model.parameters[name]?.default)) delete values[name];
   open(model);
   put(model, values);
-  if (pictures.length) showError(form, { message: `Choose the pictures again: ${pictures.join(", ")}.` });
+  if (pictures.length) showError(form, { message: `Choose the pictures again: ${pictures.map((name) => labelOf(model, name)).join(", ")}.` });
 }
 
 const inputsOf = (form) => all("[name], [data-own]", form);

@@ -6,7 +6,7 @@ import { choose, chosen, jobs, onChange, STATES, take, wordsOf } from "./jobs.js
 import { askForKey, isLocked } from "./key.js";
 import { load } from "./pictures.js";
 import { has, queued, service } from "./service.js";
-import { share } from "./stage.js";
+import { percent } from "./stage.js";
 import { goes } from "./times.js";
 import { firstOf, isPast } from "./versions.js";
 
@@ -77,15 +77,19 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 
 function draw(job) {
+  if (job.status === "cancelled" && !job.address) { // nothing came of it
+    cards.get(job.id)?.remove();
+    cards.delete(job.id);
+    return show();
+  }
   if (!cards.has(job.id)) add(job);
   const card = cards.get(job.id);
-  const part = share(job);
   const [frame, words, state] = card.firstChild.children;
   if (job.address && frame.firstChild.src !== job.address) Object.assign(frame.firstChild, { src: job.address, hidden: false });
   if (job.status === "succeeded" && !job.file) seen.observe(card);
   say(words, wordsOf(job));
   const done = job.status === "succeeded" && job.finished_at;
-  say(state, done ? goes(job, service.job_ttl) : `${STATES[job.status]}${part === null ? "" : ` ${Math.floor(100 * part)}%`}`);
+  say(state, done ? goes(job, service.job_ttl) : `${STATES[job.status]} ${percent(job)}`);
   card.firstChild.classList.toggle("starred", Boolean(job.kept));
   card.hidden = !matches(job);
   show();
@@ -113,7 +117,7 @@ function matches(job) {
 }
 
 function show() {
-  $("#gallery").hidden = !cards.size && $("#unlock").hidden && $("#forget").hidden;
+  $("#gallery").hidden = !cards.size && !more && $("#unlock").hidden && $("#forget").hidden;
   $("#more").hidden = !more;
   $("#download-all").hidden = !cards.size;
 }
@@ -123,15 +127,14 @@ async function search() {
   for (const [id, card] of cards) card.hidden = !matches(jobs.get(id));
   const asked = $("#search").value;
   const found = () => all("#gallery li:not([hidden])").length;
-  const looking = Boolean(asked);
-  for (let pages = 0; looking && more && found() < PAGE && pages < MOST_SEARCHED && asked === $("#search").value; pages++) {
+  for (let pages = 0; asked && more && found() < PAGE && pages < MOST_SEARCHED && asked === $("#search").value; pages++) {
     try {
       await page();
     } catch (error) {
       return problem(error);
     }
   }
-  say($("#gallery .note"), looking && !found() ? "Nothing found." : "");
+  say($("#gallery .note"), asked && !found() ? "Nothing found." : "");
 }
 
 // All that is shown, one after another: a browser asks once whether it may.

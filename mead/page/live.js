@@ -2,6 +2,7 @@
 
 import { $, make } from "./dom.js";
 import { chosen, running } from "./jobs.js";
+import { formOf, replace } from "./versions.js";
 
 const AFTER = 600; // milliseconds without a change
 
@@ -12,6 +13,14 @@ export function watch(model, send) {
   const label = make("label", { className: "check live", title: "Each change makes the edit again" }, box, "Live");
   $(".quick", model.element).append(label);
   let soon;
+  let last = null; // what was made live
+  const change = async () => {
+    const before = chosen();
+    await send(model);
+    if (chosen() === before) return; // it was refused
+    if (before && formOf(before) === last) replace(last); // of a row of changes, the last one counts
+    last = formOf(chosen());
+  };
   const show = () => { label.hidden = !isQuick(model.element); };
   model.element.addEventListener("input", (event) => {
     show();
@@ -20,7 +29,7 @@ export function watch(model, send) {
     soon = setTimeout(function again() {
       const job = chosen();
       if (job && running(job)) soon = setTimeout(again, AFTER);
-      else if (model.required.every((name) => model.element.elements[name].value)) send(model);
+      else if (model.required.every((name) => model.element.elements[name].value)) change();
     }, AFTER);
   });
   show();

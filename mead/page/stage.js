@@ -3,10 +3,13 @@
 import { actions } from "./actions.js";
 import { anew } from "./anew.js";
 import { compare } from "./compare.js";
+import { words } from "./controls.js";
 import { $, make, say } from "./dom.js";
+import { labelOf } from "./forms.js";
 import { groupOf, STATES, chosen, choose, jobs, onChange, running, wordsOf } from "./jobs.js";
 import { load, preview } from "./pictures.js";
 import { report } from "./following.js";
+import { RESULTS } from "./quick.js";
 import { modelOf, queued, service } from "./service.js";
 import { duration, goes } from "./times.js";
 
@@ -50,7 +53,9 @@ async function look(job) {
 }
 
 // The part that is done, 0 to 1; null if it is not known.
-export const share = (job) => (job.status === "processing" && job.total_steps ? job.steps / job.total_steps : null);
+const share = (job) => (job.status === "processing" && job.total_steps ? job.steps / job.total_steps : null);
+
+export const percent = (job) => (share(job) === null ? "" : `${Math.floor(100 * share(job))}%`);
 
 // How a job is, in a few words.
 export function stateOf(job) {
@@ -61,9 +66,7 @@ export function stateOf(job) {
 
 function draw(job) {
   const part = job && share(job);
-  const percent = part === null || !job ? "" : `${Math.floor(100 * part)}% `;
-  document.title = job && running(job) ? `${percent || "... "}· ${TITLE}` : TITLE;
-  document.body.classList.toggle("busy", Boolean(job && running(job)));
+  document.title = job && running(job) ? `${percent(job) || "..."} · ${TITLE}` : TITLE;
   drawPicture(job);
   drawGroup(job);
   const bar = $("#bar");
@@ -108,20 +111,29 @@ function drawGroup(job) {
     if (one.status === "succeeded") load(one);
     card.ariaPressed = String(one === job);
     card.ariaLabel = `Picture ${place + 1} of ${group.length}: ${STATES[one.status]}`;
-    const part = share(one);
-    card.style.setProperty("--done", part ?? 0);
+    card.style.setProperty("--done", share(one) ?? 0);
     if (one.address) {
       if (card.firstChild?.src !== one.address) card.replaceChildren(make("img", { src: one.address, alt: "" }));
-    } else say(card, part === null ? STATES[one.status] : `${Math.floor(100 * part)}%`);
+    } else say(card, percent(one) || STATES[one.status]);
   });
 }
 
+// How far a job is, or how long it took.
 function stepsOf(job) {
-  const words = [];
-  if (job.total_steps) words.push(`step ${job.steps} of ${job.total_steps}`);
+  if (job.status === "succeeded") return tookOf(job);
+  const said = [];
+  if (job.total_steps) said.push(`step ${job.steps} of ${job.total_steps}`);
   const left = secondsLeft(job);
-  if (left !== null) words.push(`about ${duration(left)} left`);
-  return words.join(", ");
+  if (left !== null) said.push(`about ${duration(left)} left`);
+  return said.join(", ");
+}
+
+function tookOf(job) {
+  if (!job.started_at || !job.finished_at) return "";
+  const took = `in ${duration((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000)}`;
+  const { patience, iterations } = modelOf(job)?.parameters ?? {};
+  const early = patience && job.total_steps < (job.iterations ?? iterations.default);
+  return early ? `${took}, ended early after ${job.total_steps} steps` : took;
 }
 
 // As the service says, else as fast as this job has been so far.
@@ -136,9 +148,11 @@ function secondsLeft(job) {
 
 // The parameters that are not the usual ones, and when the picture goes.
 function factsOf(job) {
-  const fields = modelOf(job)?.parameters ?? {};
+  const model = modelOf(job);
+  const fields = model?.parameters ?? {};
+  const said = (name) => (fields[name].enum ? RESULTS[job[name]] ?? words(job[name]) : job[name]);
   const told = Object.keys(fields).filter((name) => name !== "prompt" && name !== "n" && job[name] !== undefined && String(job[name]) !== String(fields[name].default));
-  const facts = [...told.map((name) => `${name} ${job[name]}`), ...(job.files ?? [])];
+  const facts = [...told.map((name) => `${labelOf(model, name)}: ${said(name)}`), ...(job.files ?? []).map((name) => labelOf(model, name))];
   if (queued && job.finished_at && job.status === "succeeded") facts.push(goes(job, service.job_ttl));
   return facts.join(" · ");
 }

@@ -1,13 +1,13 @@
 // The tabs: one for each model.
 
-import { $, make } from "./dom.js";
+import { $, button, make } from "./dom.js";
 import { models } from "./service.js";
 
 export function makeTabs() {
   models.forEach((model, place) => {
     model.panel = make("div", { id: `panel-${model.path}`, role: "tabpanel" });
     model.panel.setAttribute("aria-labelledby", `tab-${model.path}`);
-    model.tab = make("button", { type: "button", role: "tab", id: `tab-${model.path}`, textContent: model.form.title, onclick: () => open(model) });
+    model.tab = button(model.form.title, () => open(model), { role: "tab", id: `tab-${model.path}` });
     model.tab.setAttribute("aria-controls", model.panel.id);
     model.tab.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -80,11 +80,12 @@ def test_it_is_told_what_the_models_are(settings: Settings) -> None:
     models = http.get("/models").get_json()
     assert service["models"] == models["models"] and service["draws"] == models["draws"]
     assert not service["needs_key"] and service["job_ttl"] == settings.job_ttl
+    assert service["latents_ttl"] == settings.latents_ttl
     assert {"GET /jobs/{job_id}/events", "DELETE /jobs/{job_id}", "GET /queues"} <= set(service["routes"])
     for model in service["models"]:
         form = service["forms"][model["type"]]
         placed = [field["name"] for _, fields in form["sections"] for field in fields]
-        sources = [field["weight_of"] for _, fields in form["sections"] for field in fields]
+        sources = [field.get("weight_of") for _, fields in form["sections"] for field in fields]
         assert {*placed, *filter(None, sources), *form["first"]} <= model["parameters"].keys()
         assert set(model["required"]) <= set(form["first"])
 
