@@ -177,7 +177,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def _layer_norm(norm: Any) -> nn.LayerNorm:
-    """PyTorch's own: CLIP's casts what comes in."""
+    """PyTorch's own: open_clip's casts what comes in."""
     layer = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
     layer.weight, layer.bias = norm.weight, norm.bias
     return layer
