@@ -69,7 +69,8 @@ def main() -> None:
     seconds(pipeline, **kinds["new words"](0))
     for kind, words in kinds.items():
         taken = [seconds(pipeline, **words(n)) for n in range(1, options.rounds + 1)]
-        print(f"{kind:40} {statistics.median(taken):6.2f} s, {min(taken):.2f} to {max(taken):.2f}")
+        spread = f"{min(taken):.2f} to {max(taken):.2f}"
+        print(f"{kind:40} {statistics.median(taken):6.2f} s, {spread}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def inversions(bench: Bench) -> None:
     def inverted(several: Sequence[Image.Image]) -> list[list[Image.Image]]:
         """By e4e, and as edits have them: refined, where that is the weights set's way."""
         jobs = [
-            bench.edit(PROMPT, 0, bench.file(picture), start="inversion", iterations=1) for picture in several
+            bench.edit(PROMPT, 0, bench.file(picture), start="inversion").model_copy(update={"iterations": 1})
+            for picture in several
         ]
         return [bench.faces.starts(jobs), bench.faces.pictures(jobs)]  # the first step does not move yet
 
