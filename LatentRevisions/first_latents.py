@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -26,6 +26,8 @@ from mead.params import lacking
 from mead.weights.errors import WeightsError
 from mead.weights.sets import WeightSet
 
+UNLIKE = "img is unlike what these weights draw: little of what the prompt says will show in it"
+
 AnyDraughtsman: TypeAlias = Draughtsman | FeedForward
 
 
@@ -42,6 +44,7 @@ class FirstLatents:
         has_prior: whether a denoiser turns noise into a picture.
         hyperparameters: the weights set's.
         device: the networks'.
+        notes: what a job's client should know of its start.
     """
 
     vqgan: VQGAN
@@ -52,6 +55,7 @@ class FirstLatents:
     has_prior: bool
     hyperparameters: Hyperparameters
     device: torch.device
+    notes: list[str] = field(default_factory=list)
 
     def way(self, params: LatentRevisionsParams) -> Way:
         """How a job starts.
@@ -111,7 +115,7 @@ class FirstLatents:
         kept = self.encode(to_tensor(fitted).to(self.device))
         if masked is None:
             if self.hyperparameters.starter_start == "changed" and isinstance(draughtsman, Draughtsman):
-                return draughtsman.changed(kept.float(), self.aims.embed_picture(fitted).float(), target)
+                return self._changed(kept.float(), fitted, draughtsman, target)
             return kept
         if way == "starter":
             return kept
@@ -119,6 +123,18 @@ class FirstLatents:
             scene = self.aims.embed_picture(starter).float()
             return draughtsman.draw_inside(masked, kept, scene, target, generator)
         return masked.merge(self._of_noise(width, height, generator), kept)
+
+    def _changed(
+        self, kept: Tensor, starter: Image.Image, draughtsman: Draughtsman, target: Tensor
+    ) -> Tensor:
+        """A starter's latents with what the target says drawn into them, if it is like a drawing."""
+        side = min(starter.size)
+        middle = self.aims.embed_picture(ImageOps.fit(starter, (side, side))).float()
+        changed = draughtsman.changed(kept, middle, target)
+        if changed is None:
+            self.notes.append(UNLIKE)
+            return kept
+        return changed
 
     def _of_noise(self, width: int, height: int, generator: torch.Generator) -> Tensor:
         """Those of blurred noise."""

@@ -172,6 +172,7 @@ class LatentRevisionsPipeline:
             first_cutouts=min(hyper.first_cutouts or cutouts, cutouts),
             half=half,
             patience=_patience(params, hyper),
+            notes=tuple(beginnings.notes),
         )
 
     def resume(self, params: LatentRevisionsParams, state: Mapping[str, Tensor]) -> LatentRevision:

@@ -100,9 +100,9 @@ def test_what_is_wrong_is_told_at_once(
         ({"upscale": "3"}, 422, "upscale", "must be 1, 2 or 4"),
         ({"mapper": "beard"}, 422, "mapper", "only strength, output and upscale can change"),
         ({"frames": "3"}, 422, "frames", "only strength, output and upscale can change"),
-        ({"iterations": "3"}, 422, "iterations", "is as it was in the job"),
-        ({"n": "2"}, 422, "n", "is as it was in the job"),
-        ({"img": (io.BytesIO(b"x"), "a.png")}, 422, "img", "is as it was in the job"),
+        ({"iterations": "3"}, 422, "iterations", "cannot change as a job goes on"),
+        ({"n": "2"}, 422, "n", "cannot change as a job goes on"),
+        ({"img": (io.BytesIO(b"x"), "a.png")}, 422, "img", "cannot change as a job goes on"),
         ({"colour": "red"}, 400, "colour", "unknown field"),
     ]
     for form, status, field, why in cases:
