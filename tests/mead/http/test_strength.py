@@ -42,7 +42,7 @@ def edits(jobs: Jobs, storage: FolderStorage, settings: Settings) -> Iterator[No
             storage,
             queue=queue,
             origin=Origin(model=name, weights=Weights.of("demo"), device="cpu"),
-            keeps_latents=True,
+            latents_ttl=3600,
             notes_on=partial(notes_on, weights="demo"),
             **changes,
         )
