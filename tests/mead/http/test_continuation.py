@@ -108,7 +108,7 @@ def test_it_can_be_done_again_and_waits_for_nothing(http: FlaskClient, engine: E
 @pytest.mark.parametrize(
     ("form", "status", "field", "why"),
     [
-        ({"prompt": "red"}, 422, "prompt", "only iterations, upscale and frames can change"),
+        ({"prompt": "red"}, 422, "prompt", "only iterations, upscale and frames can"),
         ({"seed": "7"}, 422, "seed", "cannot change as a job goes on"),
         ({"n": "2"}, 422, "n", "cannot change as a job goes on"),
         ({"img": "photo"}, 422, "img", "cannot change as a job goes on"),
