@@ -66,17 +66,21 @@ class Draughtsman:
                 key=lambda z: self._similarity(self.decode(z.float()), target),
             ).float()
 
-    def changed(self, kept: Tensor, scene: Tensor, target: Tensor) -> Tensor:
+    def changed(self, kept: Tensor, scene: Tensor, target: Tensor) -> Tensor | None:
         """A picture's latents [1, embed_dim, h, w] with what the target says drawn into them.
 
         Args:
             kept: the picture's latents.
-            scene: its embedding, [d].
+            scene: the embedding of the square in its middle, [d].
             target: [d].
+
+        Returns:
+            None for a picture unlike those that the network draws.
         """
         square = Square.in_grid((kept.shape[2], kept.shape[3]))
         with self.precision.autocast():
-            return kept + square.spread(self.network.change(square.part(kept), scene[None], target[None]))
+            change = self.network.change(square.part(kept), scene[None], target[None])
+        return None if change is None else kept + square.spread(change)
 
     def draw_inside(
         self, masked: Masked, kept: Tensor, scene: Tensor, target: Tensor, generator: torch.Generator

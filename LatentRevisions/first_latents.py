@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -26,6 +26,8 @@ from mead.params import lacking
 from mead.weights.errors import WeightsError
 from mead.weights.sets import WeightSet
 
+UNLIKE = "these weights cannot draw img again, so less of the prompt may show in it"
+
 AnyDraughtsman: TypeAlias = Draughtsman | FeedForward
 
 
@@ -42,6 +44,7 @@ class FirstLatents:
         has_prior: whether a denoiser turns noise into a picture.
         hyperparameters: the weights set's.
         device: the networks'.
+        notes: what a job's client should know of its start.
     """
 
     vqgan: VQGAN
@@ -52,6 +55,7 @@ class FirstLatents:
     has_prior: bool
     hyperparameters: Hyperparameters
     device: torch.device
+    notes: list[str] = field(default_factory=list)
 
     def way(self, params: LatentRevisionsParams) -> Way:
         """How a job starts.
@@ -91,8 +95,8 @@ class FirstLatents:
         masked: Masked | None,
         target: Tensor,
         generator: torch.Generator,
-    ) -> Tensor:
-        """First latents, [1, embed_dim, h, w].
+    ) -> tuple[Tensor, Way]:
+        """First latents, [1, embed_dim, h, w], and how the job starts with them.
 
         Args:
             size: width and height in pixels.
@@ -105,20 +109,32 @@ class FirstLatents:
         grid = (height // self.vqgan.factor, width // self.vqgan.factor)
         if starter is None:
             if way == "learned" and draughtsman is not None:
-                return draughtsman.draw(target, grid, generator)
-            return self._of_noise(width, height, generator)
+                return draughtsman.draw(target, grid, generator), way
+            return self._of_noise(width, height, generator), way
         fitted = ImageOps.fit(starter, size, Image.Resampling.LANCZOS)
         kept = self.encode(to_tensor(fitted).to(self.device))
         if masked is None:
             if self.hyperparameters.starter_start == "changed" and isinstance(draughtsman, Draughtsman):
-                return draughtsman.changed(kept.float(), self.aims.embed_picture(fitted).float(), target)
-            return kept
+                changed = self._changed(kept.float(), fitted, draughtsman, target)
+                return (kept, way) if changed is None else (changed, "changed")
+            return kept, way
         if way == "starter":
-            return kept
+            return kept, way
         if way == "learned" and draughtsman is not None:
             scene = self.aims.embed_picture(starter).float()
-            return draughtsman.draw_inside(masked, kept, scene, target, generator)
-        return masked.merge(self._of_noise(width, height, generator), kept)
+            return draughtsman.draw_inside(masked, kept, scene, target, generator), way
+        return masked.merge(self._of_noise(width, height, generator), kept), way
+
+    def _changed(
+        self, kept: Tensor, starter: Image.Image, draughtsman: Draughtsman, target: Tensor
+    ) -> Tensor | None:
+        """A starter's latents with what the target says drawn into them; None if it cannot be drawn again."""
+        side = min(starter.size)
+        middle = self.aims.embed_picture(ImageOps.fit(starter, (side, side))).float()
+        changed = draughtsman.changed(kept, middle, target)
+        if changed is None:
+            self.notes.append(UNLIKE)
+        return changed
 
     def _of_noise(self, width: int, height: int, generator: torch.Generator) -> Tensor:
         """Those of blurred noise."""

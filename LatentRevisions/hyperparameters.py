@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from mead.nn.cutout_hyperparameters import CutoutHyperparameters
 from mead.params import split_size
 
-Way = Literal["noise", "learned", "starter", "masked"]
+Way = Literal["noise", "learned", "starter", "changed", "masked"]
 
 
 class Beginning(NamedTuple):
@@ -30,7 +30,7 @@ class Hyperparameters(CutoutHyperparameters):
     start: str = "noise"
     starter_start: str = "latents"
     """Where a starter picture's optimisation starts: at its "latents", or "changed", with what the target
-    says drawn into them by the learned start."""
+    says drawn into them by the learned start, if that can draw the picture again."""
     masked_start: str = "starter"
     """Where what a mask lets change starts: "starter", "noise" or "learned"."""
     patience: int = 0
@@ -54,6 +54,8 @@ class Hyperparameters(CutoutHyperparameters):
     """Learning rate from a learned start, which is nearer to its goal."""
     starter_rate: float = 0.5
     """Learning rate from a starter picture, of which something should remain."""
+    changed_rate: float = 0.5
+    """Learning rate from a starter picture with what the target says drawn into it."""
     masked_rate: float = 0.5
     """Learning rate from a starter picture of which a mask keeps a part."""
     weight_decay: float = 0.1
@@ -70,6 +72,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_init_weight: float = 0.0
     """The same from a starter picture."""
+    changed_init_weight: float = 0.0
+    """The same from one with what the target says drawn into it."""
     masked_init_weight: float = 0.0
     """The same from a starter picture with a mask."""
     tv_weight: float = 0.0
@@ -82,6 +86,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_guidance: float = 1.0
     """The same from a starter picture."""
+    changed_guidance: float = 1.0
+    """The same from one with what the target says drawn into it."""
     starter_hint: float = 0.0
     """How much of what a starter picture shows the denoiser is told beside the target."""
     masked_guidance: float = 1.0
@@ -93,6 +99,8 @@ class Hyperparameters(CutoutHyperparameters):
     """The same from a learned start."""
     starter_noise: float = 0.0
     """The same from a starter picture."""
+    changed_noise: float = 0.0
+    """The same from one with what the target says drawn into it."""
     masked_noise: float = 0.0
     """The same from a starter picture with a mask."""
     mask_feather: float = 1 / 32
@@ -120,6 +128,10 @@ class Hyperparameters(CutoutHyperparameters):
         if way == "starter":
             return Beginning(
                 self.starter_rate, self.starter_init_weight, self.starter_noise, self.starter_guidance
+            )
+        if way == "changed":
+            return Beginning(
+                self.changed_rate, self.changed_init_weight, self.changed_noise, self.changed_guidance
             )
         if way == "masked":
             return Beginning(

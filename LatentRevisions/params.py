@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from LatentRevisions.hyperparameters import Hyperparameters
 from mead.params import (
     MAX_CUTOUTS,
     MAX_ITERATIONS,
@@ -20,6 +21,7 @@ from mead.params import (
     Weight,
 )
 from mead.weighted_texts import StoryTexts, WeightedText, WeightedTexts, story_texts, weighted_texts
+from mead.weights.sets import WeightSet
 
 
 class LatentRevisionsParams(JobParams):
@@ -116,6 +118,14 @@ class LatentRevisionsParams(JobParams):
         if self.mask_path is not None and self.img_path is None:
             raise ValueError("mask: says what of img may change, and there is no img; send one")
         return self
+
+    def notes(self, weights: WeightSet) -> tuple[str, ...]:
+        """What else a job's client should know with a weights set: that seeds make little difference."""
+        own = weights.settings("LatentRevisions", Hyperparameters)
+        begins_with_starter = self.img_path is not None and self.mask_path is None
+        if self.n == 1 or not begins_with_starter or own.starter_start != "changed":
+            return ()
+        return (f"the {self.n} pictures hardly differ: they all start at img with the same drawn into it",)
 
     def without_effect(self) -> dict[str, str]:
         """What was given but changes nothing beside the other parameters: field name to the reason."""

@@ -115,9 +115,6 @@ class LatentRevisionsPipeline:
         target = targets[0]
         beginnings = self._beginnings
         way = beginnings.way(params)
-        learning_rate, init_weight, noise, guidance = hyper.beginning(
-            "masked" if params.mask_path is not None and way != "noise" else way
-        )
         size = params.size or hyper.sides
         starter = None if params.img_path is None else read_picture(params.img_path, "img")
         masked = None
@@ -132,11 +129,15 @@ class LatentRevisionsPipeline:
         if half:
             size = (size[0] // 2, size[1] // 2)
         draughtsman = beginnings.draughtsman(params.prompt)
-        first = beginnings.make(size, draughtsman, way, starter, masked, target, generator).float()
+        made, way = beginnings.make(size, draughtsman, way, starter, masked, target, generator)
+        first = made.float()
+        learning_rate, init_weight, noise, guidance = hyper.beginning(
+            "masked" if params.mask_path is not None and way != "noise" else way
+        )
         init_weight = init_weight if params.init_weight is None else params.init_weight
         tv_weight = hyper.tv_weight if params.tv_weight is None else params.tv_weight
         shown = None
-        if way == "starter" and starter is not None and hyper.starter_hint:
+        if way in ("starter", "changed") and starter is not None and hyper.starter_hint:
             shown = hyper.starter_hint * self.aims.embed_picture(starter).float()
         z = first.clone().requires_grad_()
         pairs = [
@@ -172,6 +173,7 @@ class LatentRevisionsPipeline:
             first_cutouts=min(hyper.first_cutouts or cutouts, cutouts),
             half=half,
             patience=_patience(params, hyper),
+            notes=tuple(beginnings.notes),
         )
 
     def resume(self, params: LatentRevisionsParams, state: Mapping[str, Tensor]) -> LatentRevision:

@@ -26,8 +26,9 @@ ODDS_WIDTH = 256  # of the classifier's hidden layer
 THING_WIDTH = 192  # of the layers that render a thing
 FREQUENCIES = (0.25, 0.5, 1.0, 2.0)  # of the positional encoding, in cycles per half side of the picture
 NEARNESS = 20.0  # how much the distance from a wanted place counts against a layout
-KEPT = 4.0  # how much more counts what a picture to be changed shows, where the embedding leaves it open
+KEPT = 8.0  # how much more counts what a picture to be changed shows, where the embedding leaves it open
 FIT_STEPS, FIT_RATE = 25, 0.15  # to estimate the measures of a picture
+UNLIKE = 0.7  # of a picture's variance: a rendering that is so far from it, squared, is of another picture
 SHARPNESS = 4.0  # inverse temperature of sampling drafts: what is nearly certain becomes certain
 
 
@@ -263,7 +264,7 @@ class LearnedStart(nn.Module):
         uniform = torch.rand((count, measures), generator=generator, device=generator.device)
         return torch.cat([*chosen, 2 * uniform - 1], 1)
 
-    def change(self, latents: Tensor, scene: Tensor, embedding: Tensor) -> Tensor:
+    def change(self, latents: Tensor, scene: Tensor, embedding: Tensor) -> Tensor | None:
         """What to add to a picture's latents [1, channels, h, w] so that it shows what an embedding says.
 
         The picture's draft is estimated: the outcomes that it most likely has, and the measures with which
@@ -273,6 +274,9 @@ class LearnedStart(nn.Module):
         Args:
             scene: the picture's embedding, [1, embed_dim].
             embedding: [1, embed_dim].
+
+        Returns:
+            None for a picture unlike those that the network renders.
         """
         (told, seen), *others = zip(self.odds(embedding), self.odds(scene), strict=True)
         wanted = [told + seen, *(told + KEPT * _uncertainty(told) * seen for told, seen in others)]
@@ -291,8 +295,10 @@ class LearnedStart(nn.Module):
             optimiser.step()
             optimiser.zero_grad()
             measures.data.clamp_(-1, 1)
-        before, after = (self(torch.cat([each, measures], 1), grid).float() for each in (own, new))
-        return (after - before).detach()
+        before, after = (self(torch.cat([each, measures], 1), grid).float().detach() for each in (own, new))
+        if float((before - latents).square().mean() / latents.var()) > UNLIKE:
+            return None
+        return after - before
 
     def _distances(self, place: tuple[float, float]) -> Tensor:
         """How far each layout has its first thing from a place, squared, [layouts]; 0 if it has none."""

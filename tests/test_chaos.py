@@ -19,4 +19,4 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
     assert (
         sum(found.books.ended.values()) + found.books.forgotten >= 20 and found.books.ended["succeeded"] > 0
     )
-    assert sum(found.hits.values()) > 3
+    assert sum(found.hits.values()) > 0

@@ -17,7 +17,7 @@ def faces_command(name: str) -> click.Command:
 
     @click.command(name)
     @click.argument("img", type=click.Path(path_type=Path), metavar="FILE")
-    @click.option("--weights", default="demo", show_default=True, help="Set of weights.")
+    @click.option("--weights", default="demo", envvar="WEIGHTS", show_default=True, help="Set of weights.")
     @json_option
     def faces(img: Path, weights: str, as_json: bool) -> None:
         """List the faces of a photo, from the left; the numbers are those of the option --face.
@@ -29,6 +29,8 @@ def faces_command(name: str) -> click.Command:
         if as_json:
             print_json([face.model_dump() for face in found])
             return
+        if not found:
+            click.echo(f"mead: there is no face in {img}", err=True)
         for face in found:
             left, upper, right, lower = face.box
             say(f"{face.number}: {left},{upper} to {right},{lower}, turned by {face.angle} degrees")

@@ -117,7 +117,11 @@ def local_command(name: str) -> click.Command:
             help="Folder for the picture, if there is no --out.",
         ),
         timelapse_option,
-        click.Option(["--weights"], help='Set of weights: "demo" (the default), "full" or one of your own.'),
+        click.Option(
+            ["--weights"],
+            envvar="WEIGHTS",
+            help='Set of weights: "demo", "full" or one of your own; by default the setting WEIGHTS.',
+        ),
         click.Option(["--device"], help='Such as "cpu" or "cuda:0"; by default the GPU, if there is one.'),
     ]
     command = click.Command(

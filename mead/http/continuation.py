@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from flask import Request
@@ -58,6 +59,10 @@ def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: S
         raise ApiError(422, f"{FIELD}: job {job.id} was not made by {spec.name}", FIELD)
     if job.status != "succeeded":
         raise ApiError(409, f"{FIELD}: job {job.id} cannot go on: it is {job.status}", FIELD, job.id)
+    settings = services.settings
+    over = datetime.now(timezone.utc) - timedelta(seconds=settings.latents_ttl)
+    if job.finished_at is not None and job.finished_at < over:
+        raise _too_late(job, settings.latents_ttl)
     pictures = {name: value for name, value in job.parameters.items() if name.endswith("_path")}
     paths = {name: uploads.path(name.removesuffix("_path")) for name in pictures}
     try:
@@ -73,11 +78,17 @@ def read(request: Request, spec: ModelSpec, uploads: PendingUploads, services: S
         conflict = error.field == FIELD
         raise (ApiError(409, str(error), FIELD, job.id) if conflict else input_error(error)) from error
     except FileNotFoundError:
-        kept = f"{services.settings.latents_ttl} seconds after its end (LATENTS_TTL)"
-        why = f"{FIELD}: job {job.id} cannot go on any more: its latents were kept for {kept}"
-        raise ApiError(409, why, FIELD, job.id) from None
+        raise _too_late(job, settings.latents_ttl) from None
     also = {"continues": job.id, "latents": uploads.path(LATENTS).name, **receiver}
     return Form(params, fingerprint_of(request.path, sent, {}), also)
+
+
+def _too_late(job: Job, seconds: int) -> ApiError:
+    kept = (
+        f"for {seconds} seconds after its end (LATENTS_TTL)" if seconds != 1 else "for a second (LATENTS_TTL)"
+    )
+    why = f"{FIELD}: job {job.id} cannot go on any more: its latents were kept {kept}"
+    return ApiError(409, why, FIELD, job.id)
 
 
 def _anew(
@@ -128,7 +139,7 @@ def _changed(spec: ModelSpec, before: Mapping[str, Any], texts: Mapping[str, str
 
 
 def _fixed(spec: ModelSpec) -> str:
-    return f"is as it was in the job to go on with; only {_listed(spec.anew)} can change"
+    return f"cannot change as a job goes on; only {_listed(spec.anew)} can"
 
 
 def _listed(names: tuple[str, ...]) -> str:

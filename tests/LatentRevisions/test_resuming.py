@@ -76,10 +76,9 @@ def in_parts(
         {},
         {"prompts": "at night:2 | the moon:-1", "tv_weight": 3},
         {"img_enc_path": DATA / "face.jpeg", "w2": 3, "init_weight": 1},
-        {"img_path": DATA / "coffee.jpg"},
         {"masked": True},
     ],
-    ids=["learned", "prompts", "towards", "starter", "masked"],
+    ids=["learned", "prompts", "towards", "masked"],
 )
 def test_the_same_as_one_longer_job(
     pipeline: LatentRevisionsPipeline, here: Origin, mask: Path, more: dict[str, Any]
@@ -94,8 +93,8 @@ def test_the_same_as_one_longer_job(
 
 @pytest.mark.parametrize(
     "more",
-    [{"start": "noise"}, {"story": "a red house ^ a red house at night"}],
-    ids=["noise", "story"],
+    [{"img_path": DATA / "coffee.jpg"}, {"start": "noise"}, {"story": "a red house ^ a red house at night"}],
+    ids=["starter", "noise", "story"],
 )
 def test_a_way_that_depends_on_the_steps_goes_on_at_its_end(
     pipeline: LatentRevisionsPipeline, here: Origin, more: dict[str, Any]

@@ -116,7 +116,7 @@ def test_a_job_that_goes_on(client: Client, face: Path) -> None:
     assert (wrong.value.field, wrong.value.status) == ("size", 422)
     edit = client.submit("a smile", model="edit", img=face, iterations=1)
     edit.wait()
-    with pytest.raises(RefusedError, match="iterations: is as it was in the job"):
+    with pytest.raises(RefusedError, match="iterations: cannot change as a job goes on"):
         edit.resume(2)
 
 

@@ -108,10 +108,10 @@ def test_it_can_be_done_again_and_waits_for_nothing(http: FlaskClient, engine: E
 @pytest.mark.parametrize(
     ("form", "status", "field", "why"),
     [
-        ({"prompt": "red"}, 422, "prompt", "only iterations, upscale and frames can change"),
-        ({"seed": "7"}, 422, "seed", "is as it was in the job"),
-        ({"n": "2"}, 422, "n", "is as it was in the job"),
-        ({"img": "photo"}, 422, "img", "is as it was in the job"),
+        ({"prompt": "red"}, 422, "prompt", "only iterations, upscale and frames can"),
+        ({"seed": "7"}, 422, "seed", "cannot change as a job goes on"),
+        ({"n": "2"}, 422, "n", "cannot change as a job goes on"),
+        ({"img": "photo"}, 422, "img", "cannot change as a job goes on"),
         ({"colour": "red"}, 400, "colour", "unknown field"),
         ({"iterations": "0"}, 422, "iterations", "must be at least 1"),
         ({"iterations": "many"}, 400, "iterations", "must be a whole number"),

@@ -27,7 +27,7 @@ def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tm
     go(page)
     state(page, "^Done$")
     expect(page.locator("#steps")).to_have_text(re.compile(r"^in \d+ (second|minute)s?$"))
-    expect(page.locator("#facts")).to_contain_text("Steps: 3 · Seed: 7")
+    expect(page.locator("#facts")).to_contain_text("Seed: 7 · Steps: 3")
     expect(page.locator("#facts")).to_contain_text("goes in 24 h")
     expect(page.locator("#notes")).to_have_text("the demo weights have not learned: cat")
     first = on_stage(page)

@@ -42,7 +42,7 @@ def edits(jobs: Jobs, storage: FolderStorage, settings: Settings) -> Iterator[No
             storage,
             queue=queue,
             origin=Origin(model=name, weights=Weights.of("demo"), device="cpu"),
-            keeps_latents=True,
+            latents_ttl=3600,
             notes_on=partial(notes_on, weights="demo"),
             **changes,
         )
@@ -98,11 +98,11 @@ def test_what_is_wrong_is_told_at_once(
         ({"strength": "much"}, 400, "strength", "must be a number"),
         ({"output": "gif"}, 400, "output", "must be 'face', 'photo' or 'pair'"),
         ({"upscale": "3"}, 422, "upscale", "must be 1, 2 or 4"),
-        ({"mapper": "beard"}, 422, "mapper", "only strength, output and upscale can change"),
-        ({"frames": "3"}, 422, "frames", "only strength, output and upscale can change"),
-        ({"iterations": "3"}, 422, "iterations", "is as it was in the job"),
-        ({"n": "2"}, 422, "n", "is as it was in the job"),
-        ({"img": (io.BytesIO(b"x"), "a.png")}, 422, "img", "is as it was in the job"),
+        ({"mapper": "beard"}, 422, "mapper", "only strength, output and upscale can"),
+        ({"frames": "3"}, 422, "frames", "only strength, output and upscale can"),
+        ({"iterations": "3"}, 422, "iterations", "cannot change as a job goes on"),
+        ({"n": "2"}, 422, "n", "cannot change as a job goes on"),
+        ({"img": (io.BytesIO(b"x"), "a.png")}, 422, "img", "cannot change as a job goes on"),
         ({"colour": "red"}, 400, "colour", "unknown field"),
     ]
     for form, status, field, why in cases:
