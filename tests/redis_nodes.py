@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from mead.cli.local_redis import find_redis, free_port
+from mead.cli.local_redis import LISTENING, find_redis, free_port
 
 SECONDS = 60
 SENTINEL_RIGHTS = ("+sentinel|masters", "+ping", "+client", "+hello")
