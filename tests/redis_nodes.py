@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from mead.cli.local_redis import find_redis, free_port
+from mead.cli.local_redis import LISTENING, find_redis, free_port
 
 SECONDS = 60
 SENTINEL_RIGHTS = ("+sentinel|masters", "+ping", "+client", "+hello")
@@ -151,8 +151,8 @@ class ClusterGroup(Group):
     def __init__(self, folder: Path, rights: Sequence[str]) -> None:
         super().__init__(folder)
         ports: set[int] = set()
-        while len(ports) < 6:  # the bus uses the port 10,000 above
-            if (port := free_port()) < 55_000:
+        while len(ports) < 6:  # the bus uses the port 10,000 above, which should be one of LISTENING, too
+            if (port := free_port()) + 10_000 in LISTENING:
                 ports.add(port)
         user = f"user mead {' '.join(rights)} +wait +cluster|slots"
         common = (user, "cluster-enabled yes", "cluster-node-timeout 1000", "appendonly yes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import re
 import signal
@@ -239,18 +238,16 @@ def begins(room: Room, job_id: str) -> bool:
 def test_a_connection_goes_on_after_its_stream(room: Room) -> None:
     """With what was asked for meanwhile, too."""
     make(room, "followed")
-    connection = http.client.HTTPConnection(room.url.removeprefix("http://"), timeout=LIMIT)
-    connection.request("GET", "/jobs/followed/events")
-    answer = connection.getresponse()
-    sock = connection.sock
-    sock.sendall(b"GET /index HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
-    run(room, 2)
-    assert b"event: end" in answer.read()
-    received = b""
-    while piece := sock.recv(1000):
-        received += piece
-    assert received.startswith(b"HTTP/1.1 200 OK") and b"its up" in received
-    connection.close()
+    host, port = room.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), LIMIT) as connection:
+        connection.sendall(b"GET /jobs/followed/events HTTP/1.1\r\nHost: here\r\n\r\n")
+        received = connection.recv(1000)  # the stream has begun
+        connection.sendall(b"GET /index HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        run(room, 2)
+        while piece := connection.recv(1000):
+            received += piece
+    _, stream, index = received.split(b"HTTP/1.1 200 OK")
+    assert b"event: end" in stream and b"its up" in index
 
 
 def test_a_stop_is_told_to_the_streams(rooms: Callable[..., Room]) -> None:

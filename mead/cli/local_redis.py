@@ -25,6 +25,9 @@ from mead.queue.client import connect
 log = logging.getLogger(__name__)
 
 OLDEST_REDIS = (6, 2)  # the first with BLMOVE
+LISTENING = range(15_000, 32_768)
+"""Ports to listen on: Linux gives those from 32768 on to outgoing connections, other systems higher ones."""
+ATTEMPTS = 20  # to find one that is free
 START_SECONDS = 180  # a large file takes minutes to load from a cold disk
 
 
@@ -64,8 +67,13 @@ def _redis_version(path: Path) -> tuple[int, ...]:
 
 
 def free_port(preferred: int = 0) -> int:
-    """`preferred` if no program on this machine listens on it, else any free port."""
-    for port in (preferred, 0):
+    """`preferred` if no program on this machine listens on it, else any free port.
+
+    That is one that systems do not give to outgoing connections, which could have it before the program that
+    it is meant for.
+    """
+    others = (secrets.choice(LISTENING) for _ in range(ATTEMPTS))
+    for port in (*([preferred] if preferred else []), *others, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

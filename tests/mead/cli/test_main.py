@@ -28,6 +28,17 @@ def mead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate", "x"], ["edit", "tests/data/face.jpeg", "x"], ["faces", "tests/data/face.jpeg"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_setting_weights_holds_here_too(arguments: list[str]) -> None:
+    done = mead(*arguments, WEIGHTS="nope")
+    assert done.returncode != 0 and "there is no set 'nope'" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["paint"], ["latent_revision"], ["styleclip", "x", "--w0", "1"]])
 def test_what_is_not_understood_gives_the_usage(arguments: list[str]) -> None:
     done = mead(*arguments)
@@ -111,6 +122,11 @@ def test_the_faces_of_a_photo(tmp_path: Path) -> None:
     result = mead("faces", "tests/data/face.jpeg")
     assert result.returncode == 0
     assert re.fullmatch(r"1: \d+,\d+ to \d+,\d+, turned by -?\d+ degrees\n", result.stdout), result.stdout
+    cup = mead("faces", "tests/data/coffee.jpg")
+    assert (cup.returncode, cup.stdout) == (
+        0,
+        "",
+    ) and "there is no face in tests/data/coffee.jpg" in cup.stderr
     missing = mead("faces", str(tmp_path / "none.jpg"))
     assert missing.returncode == 1 and "img: there is no file" in missing.stderr
 

@@ -19,6 +19,7 @@ from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.provenance import Weights
 from mead.queue.jobs import Jobs
+from mead.queue.keys import job_key
 from mead.resuming import Origin
 from mead.storage import Storage
 from mead.worker.engine import Engine
@@ -163,6 +164,11 @@ def test_jobs_that_cannot_go_on(
     assert "made with the weights 'ours', not 'demo'" in refusal(post(http, **{"from": first}), 409)
     latents.write_bytes(content[:40])
     assert "damaged" in refusal(post(http, **{"from": first}), 409)
+    latents.write_bytes(content)
+    finished = str(jobs.redis.hget(job_key(first), "finished_at"))
+    jobs.redis.hset(job_key(first), "finished_at", f"2001{finished[4:]}")  # though they are still there
+    assert "latents were kept for 3600 seconds" in refusal(post(http, **{"from": first}), 409)
+    jobs.redis.hset(job_key(first), "finished_at", finished)
     latents.unlink()
     assert "latents were kept for 3600 seconds after its end (LATENTS_TTL)" in refusal(
         post(http, **{"from": first}), 409
