@@ -113,12 +113,13 @@ def _longer(
     Raises:
         ParamsError: naming the field at fault.
     """
-    # all of the further steps are taken
-    before = {name: value for name, value in before.items() if name not in ("iterations", "patience")}
+    before = {name: value for name, value in before.items() if name != "iterations"}
     further = extent(_changed(spec, before, texts), services.settings.weights).steps
     total = job.steps + further
     try:
-        params = check(spec.params, {**before, **texts, "iterations": total})
+        given = {**before, **texts, "iterations": total}
+        given.pop("patience", None)  # all of the further steps are taken
+        params = check(spec.params, given)
         check_limits(params, services.settings)
     except ParamsError as error:
         if error.field != "iterations":

@@ -43,14 +43,15 @@ class Batch(Generic[R]):
     @property
     def is_full(self) -> bool:
         """Whether no job may be added now. The first one runs alone until its step has been measured."""
-        unknown = self.room is not None and not self.room.is_measured
-        return len(self.jobs) >= (1 if unknown else self.capacity)
+        if self.room is not None and not self.room.is_measured and self.unfinished():
+            return True
+        return len(self.jobs) >= self.capacity
 
     def has_room_for(self, revision: R) -> bool:
         """Whether a job fits in memory beside the others. One job alone is always tried."""
         if self.room is None or not self.jobs:
             return True
-        return self.room.has(_latents([*self._revisions(), revision]))
+        return self.room.has(_latents([*(active.revision for active in self.unfinished()), revision]))
 
     def add(self, active: ActiveJob[R]) -> None:
         """Add a job."""
@@ -84,9 +85,6 @@ class Batch(Generic[R]):
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _revisions(self) -> list[R]:
-        return [active.revision for active in self.unfinished()]
 
     def _step(self, together: Sequence[ActiveJob[R]]) -> None:
         """Advance jobs in one step; if it fails, divide them until the job at fault is alone."""

@@ -23,7 +23,7 @@ from mead.queue.keys import job_key
 from mead.resuming import Origin
 from mead.storage import Storage
 from mead.worker.engine import Engine
-from tests.conftest import ColourPipeline, frames_of, make_engine, running
+from tests.conftest import ColourPipeline, eventually, frames_of, make_engine, running
 
 FORM: dict[str, Any] = {"prompt": "#ff8000", "seed": 1}
 ASYNC = {"Prefer": "respond-async"}
@@ -102,6 +102,9 @@ def test_it_can_be_done_again_and_waits_for_nothing(http: FlaskClient, engine: E
     assert accepted[0].json["id"] == accepted[1].json["id"]
     again = made(http, **form)
     assert picture(http, again) == picture(http, made(http, **FORM, iterations=6))
+    patient = made(http, **FORM, iterations=3, patience=2)
+    longer = made(http, **{"from": patient}, iterations=3, patience=2)  # what is as it was may be sent
+    assert http.get(f"/jobs/{longer}").json["steps"] == 6
     other = http.post("/latent_revision", data={**form, "iterations": 4}, headers=headers)
     assert other.status_code == 422 and other.json["field"] == "Idempotency-Key"
 
@@ -231,7 +234,7 @@ def test_latents_that_cannot_be_stored_end_nothing(
     first = made(http, **FORM, iterations=2, img=(photo(), "a.png"))
     storage.latents.unlink()
     assert "latents cannot be stored" in caplog.text
-    assert not list(storage.uploads.iterdir())  # nothing is kept for nothing
+    eventually(lambda: not list(storage.uploads.iterdir()))  # nothing is kept for nothing
     refusal(post(http, **{"from": first}), 409)
 
 

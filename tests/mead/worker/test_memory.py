@@ -85,3 +85,15 @@ def test_a_job_that_is_too_large_for_what_is_known_is_tried_alone(jobs: Jobs, st
     for _ in range(15):
         engine.step()
     assert all(jobs.get(name).status == "succeeded" for name in "ab") and set(pipeline.batches) == {1}
+
+
+def test_a_finished_job_that_was_never_measured_holds_nobody_up(jobs: Jobs, storage: FolderStorage) -> None:
+    """Such as one that only shows another one's edit anew, while its picture cannot be stored."""
+    pipeline = ColourPipeline()
+    engine = make_engine(pipeline, jobs, storage, room=Room(SmallMachine(pipeline, 10 * JOB)))
+    put(jobs, "a")
+    engine.admit()
+    (first,) = engine.batch.jobs.values()
+    assert engine.batch.is_full
+    first.revision.step = first.revision.steps
+    assert not engine.batch.is_full
