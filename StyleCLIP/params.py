@@ -28,9 +28,8 @@ NUMBER = r"(0(\.[0-9]+)?|1(\.0+)?|\.[0-9]+)"  # 0 to 1
 MAX_ALPHA = 10.0
 MAX_STRENGTH = 2.0
 MAX_REFINE = 500
-NEAR = (
-    0.1  # an edit stays near its learned start if its learning rate is that much smaller than the usual one
-)
+NEAR = 0.1
+"""An edit stays near its learned start if its learning rate is that much smaller than the usual one."""
 
 
 def parse_beta(value: Any) -> Literal["auto"] | float:
