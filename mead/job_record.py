@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 
 from mead.imaging.faces import FoundFace
 from mead.queue.job import Job, Status
@@ -36,6 +36,12 @@ Faces = Annotated[
         examples=[[EXAMPLE_FACE]],
     ),
 ]
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda time: f"{time:%Y-%m-%dT%H:%M:%S.%f}Z", when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-26T22:26:09.063000Z"]}),
+]
+"""A time in UTC. Its text always has as many digits, so that texts sort as times do."""
 FieldAtFault = Annotated[str | None, Field(description="The field at fault, if any.")]
 
 
@@ -79,9 +85,9 @@ class Record(Answer):
     total_steps: TotalSteps = None
     loss: Loss = None
     worker: str | None = Field(None, description="The worker that runs the job, or ran it last.")
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    created_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
     files: list[str] = Field(description="The file fields that were sent.", examples=[["img"]])
     image: str | None = Field(None, description="The address of the picture, once the job has one.")
     timelapse: str | None = Field(

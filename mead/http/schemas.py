@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -19,6 +18,7 @@ from mead.job_record import (
     Rank,
     Record,
     Steps,
+    Time,
     TotalSteps,
 )
 from mead.queue.job import Status
@@ -224,8 +224,8 @@ class WorkerState(BaseModel):
     weights: str | None = Field(description="The name of its weights set.")
     queues: list[str] = Field(description="The names of the queues that it serves.")
     running: int = Field(ge=0, description="Jobs that it runs.")
-    started_at: datetime
-    seen_at: datetime = Field(description="When it last gave a sign of life.")
+    started_at: Time
+    seen_at: Time = Field(description="When it last gave a sign of life.")
     memory_bytes: int = Field(ge=0, description="Resident memory of its process.")
 
 

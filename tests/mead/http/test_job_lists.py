@@ -131,6 +131,14 @@ def test_the_first_failure_of_a_group_is_told(http: FlaskClient, worker: Worker)
 # Listing
 
 
+def test_times_have_as_many_digits_at_a_full_second(http: FlaskClient, idle_worker: None, jobs: Jobs) -> None:
+    """So that clients may sort and parse their texts."""
+    job_id = submit(http, FORM)["id"]
+    for stored, told in (("12+00:00", "12.000000Z"), ("12.063+00:00", "12.063000Z")):
+        jobs.redis.hset(f"job:{job_id}", "created_at", f"2026-11-26T22:26:{stored}")
+        assert records(http)[0]["created_at"] == f"2026-11-26T22:26:{told}"
+
+
 def test_jobs_in_pages(http: FlaskClient, idle_worker: None) -> None:
     assert http.get("/jobs").json == {"status": "success", "jobs": [], "cursor": None}
     ids = [submit(http, {"prompt": f"number {number}"})["id"] for number in range(5)]

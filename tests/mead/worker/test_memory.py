@@ -44,6 +44,18 @@ def test_what_this_process_takes() -> None:
     assert memory.free() > 0
 
 
+def test_what_was_freed_before_is_not_what_a_process_takes() -> None:
+    """A step that takes it again takes memory, as much as one of a process that never had it."""
+    kept = [bytearray(100_000) for _ in range(3_000)]  # small enough for the heap
+    below_the_top = bytearray(100_000)
+    del kept
+    memory = ProcessMemory()
+    before = memory.used()
+    block = torch.ones(100 * MEGABYTE, dtype=torch.uint8)
+    assert memory.peak() - before > 90 * MEGABYTE
+    del block, below_the_top
+
+
 def test_what_was_measured_tells_what_fits() -> None:
     room = room_on(torch.device("cpu"))
     assert room is not None
