@@ -36,6 +36,9 @@ class Hyperparameters(CutoutHyperparameters):
     patience: int = 0
     """Steps in which the loss must have fallen, on average, or a job ends early if it leaves its number of
     steps to the set; 0: all are taken."""
+    step_decay: float = 0.0
+    """Power with which steps beyond `iterations` shrink, unless the denoiser still expects noise to fall: the
+    n-th is (iterations / n) ** step_decay as long; 0: none shrinks."""
     half_size: float = 0.0
     """Share of the steps, from noise, that are taken at half the width and height."""
     first_cutouts: int = 0

@@ -173,6 +173,8 @@ class LatentRevisionsPipeline:
             first_cutouts=min(hyper.first_cutouts or cutouts, cutouts),
             half=half,
             patience=_patience(params, hyper),
+            full_steps=hyper.iterations,
+            step_decay=hyper.step_decay,
             notes=tuple(beginnings.notes),
         )
 
@@ -262,7 +264,8 @@ class LatentRevisionsPipeline:
         """What happens to latents after each step of the optimiser."""
         latents = revision.latents
         if self.prior is not None and revision.hints is not None:
-            self.prior.pull(latents, revision.hints, revision.guidance, revision.noise_level)
+            share = revision.size_of(revision.step)
+            self.prior.pull(latents, revision.hints, revision.guidance, revision.noise_level, share)
         if revision.chapters is not None:
             if revision.chapters.begins(revision.step):
                 self._begin_chapter(revision, revision.chapters)
@@ -274,6 +277,7 @@ class LatentRevisionsPipeline:
             latents.copy_(revision.masked.merge(latents, revision.first))
         if revision.half and revision.step == revision.half:
             revision.grow()
+        revision.shrink_step()
         revision.end_if_settled()
 
     def _begin_chapter(self, revision: LatentRevision, chapters: Chapters) -> None:

@@ -40,16 +40,17 @@ class Prior:
             return self.start.hints(target[None]).float()
 
     @torch.no_grad()
-    def pull(self, latents: Tensor, hints: Tensor, guidance: float, noise: float) -> None:
+    def pull(self, latents: Tensor, hints: Tensor, guidance: float, noise: float, share: float = 1.0) -> None:
         """Move latents [1, embed_dim, h, w] in place.
 
         Args:
             hints: what the picture should show, [1, hints].
             guidance: how much the hints count: 0 not at all, 1 as the denoiser learned it.
             noise: deviation of the noise to be expected in the latents.
+            share: of what they would move, from 0 to 1.
         """
         told, free = self._denoised(latents, torch.full((2,), noise, device=latents.device), hints).split(1)
-        latents.lerp_(free + guidance * (told - free), self.part)
+        latents.lerp_(free + guidance * (told - free), self.part * share)
 
     @torch.no_grad()
     def record_graphs(self, latents: Tensor) -> None:

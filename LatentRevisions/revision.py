@@ -35,6 +35,8 @@ class LatentRevision(Revision):
     first_cutouts: int  # how many the first step has
     half: int = 0  # the steps at half the size, until they are taken
     patience: int = 0  # steps; 0: it takes all of them
+    full_steps: int  # how many are taken before they shrink
+    step_decay: float  # the power with which they do
     hints: Tensor | None  # what the prior is told, [1, hints]; None if it is not used
     shown: Tensor | None  # what the prior is told of the starter picture, [d]
     guidance: float
@@ -81,6 +83,21 @@ class LatentRevision(Revision):
     def noise_falls(self) -> bool:
         """Whether the prior expects less noise with each step."""
         return self.hints is not None and self.noise[0] != self.noise[1]
+
+    def size_of(self, step: int) -> float:
+        """How long a step is, counted from 1: as a share of those before they shrink.
+
+        They do so that more steps come to rest near the picture of fewer instead of leading on to what CLIP
+        likes and nobody draws. Where a schedule runs, it says when the picture comes to rest.
+        """
+        if self.noise_falls or self.chapters is not None or step <= self.full_steps:
+            return 1.0
+        return float((self.full_steps / step) ** self.step_decay)
+
+    def shrink_step(self) -> None:
+        """Prepare the optimiser for the next step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] *= self.size_of(self.step + 1) / self.size_of(self.step)
 
     @torch.no_grad()
     def grow(self) -> None:

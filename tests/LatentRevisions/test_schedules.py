@@ -161,3 +161,39 @@ def test_no_early_end_while_a_schedule_runs() -> None:
     finish(pipeline, [story])
     finish(pipeline, [noise])
     assert story.step == noise.step == 6
+
+
+def test_further_steps_shrink() -> None:
+    """So that the picture comes to rest; as many as the set takes by itself do not."""
+    pipeline = with_settings(iterations=2, step_decay=2.0)
+    revision, whole = begin(pipeline, iterations=4), begin(with_settings(), iterations=4)
+    rate = whole.optimiser.param_groups[0]["lr"]
+    rates, moved = [], []
+    while not revision.finished:
+        rates.append(revision.optimiser.param_groups[0]["lr"] / rate)
+        before = revision.latents.detach().clone()
+        pipeline.step([revision])
+        moved.append((revision.latents.detach() - before).square().mean().sqrt().item())
+        if revision.step == 2:
+            with_settings().step([whole])
+            with_settings().step([whole])
+            assert whole.latents.equal(revision.latents)
+    assert rates == pytest.approx([1, 1, 4 / 9, 4 / 16])
+    with_settings().step([whole])
+    with_settings().step([whole])
+    assert not whole.latents.equal(revision.latents) and moved[3] < moved[2] < moved[1]
+
+    further = begin(pipeline, iterations=3)
+    while not further.finished:
+        pipeline.step([further])
+    again = pipeline.resume(LatentRevisionsParams(**SMALL, iterations=4), further.state())
+    pipeline.step([again])
+    assert again.finished and again.latents.equal(revision.latents)
+
+
+def test_steps_from_noise_and_of_stories_do_not_shrink() -> None:
+    """Their schedule says when the picture comes to rest."""
+    pipeline = with_settings(iterations=1, step_decay=2.0)
+    for more in ({"start": "noise"}, {"story": "a house by day"}):
+        revision = begin(pipeline, iterations=4, **more)
+        assert [revision.size_of(step) for step in (1, 4)] == [1, 1]
