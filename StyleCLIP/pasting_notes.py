@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
 
-if TYPE_CHECKING:
-    from StyleCLIP.face_classifier import FaceClassifier
 
-LOOKED_AT = 256  # side, in pixels, of a face that is looked at
-
-
-def notes_on_pasting(
-    photo: PhotoEdit, suits_people: str, classifier: FaceClassifier | None
-) -> tuple[str, ...]:
+def notes_on_pasting(photo: PhotoEdit, suits_people: str) -> tuple[str, ...]:
     """That an edit may not suit a photo, in a sentence; none if it may.
 
     Args:
         suits_people: of the weights set, see `StyleCLIP.hyperparameters`.
-        classifier: knows faces other than people's.
     """
     words, params = suits_people.split(), photo.params
-    if not words or classifier is None or params.output == "face" or params.strength == 0:
+    if not words or photo.classifier is None or params.output == "face" or params.strength == 0:
         return ()
     if names_only(params, words):
         return ()
-    faces = (photo.cut_out(turn, LOOKED_AT) for turn in range(len(photo.chosen)))
-    if all(classifier.frame(face) is not None for face in faces):
+    if all(map(photo.is_drawn, range(len(photo.chosen)))):
         return ()
     return (
         "these weights draw faces, and a drawn change may not suit a photo of a person; with them, these do: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,11 @@ from mead.imaging.pictures import PictureError
 from mead.params import ParamsError
 from StyleCLIP.align import NO_FACE, cut_out
 from StyleCLIP.params import StyleCLIPParams
+
+if TYPE_CHECKING:
+    from StyleCLIP.face_classifier import FaceClassifier
+
+LOOKED_AT = 256  # side, in pixels, of a face that is looked at
 
 Enlarge: TypeAlias = Callable[[Image.Image], Iterator["Image.Image | None"]]
 """Enlarges a picture in parts: None after each but the last, then the picture."""
@@ -26,6 +31,7 @@ class PhotoEdit:
         picture: the photo, RGB.
         squares: where its faces are, from the left.
         params: the job's.
+        classifier: knows faces that are not people's, such as drawn ones; None if there is none.
 
     Attributes:
         faces: what clients are told of the faces.
@@ -37,7 +43,13 @@ class PhotoEdit:
         ParamsError: naming `face`, if there are fewer faces.
     """
 
-    def __init__(self, picture: Image.Image, squares: list[Square], params: StyleCLIPParams) -> None:
+    def __init__(
+        self,
+        picture: Image.Image,
+        squares: list[Square],
+        params: StyleCLIPParams,
+        classifier: FaceClassifier | None = None,
+    ) -> None:
         if not squares:
             raise PictureError("img", "no_face", NO_FACE)
         self.picture = picture
@@ -47,6 +59,15 @@ class PhotoEdit:
         self.faces: tuple[FoundFace, ...] = found_faces(squares, picture.size)
         self.chosen = chosen(squares, params.face)
         self.edited: list[tuple[Image.Image, Image.Image]] = []
+        self.classifier = classifier
+        self._drawn: dict[int, bool] = {}
+
+    def is_drawn(self, turn: int) -> bool:
+        """Whether the face whose turn it is, from 0, is one that the classifier knows."""
+        if turn not in self._drawn:
+            face = None if self.classifier is None else self.classifier.frame(self.cut_out(turn, LOOKED_AT))
+            self._drawn[turn] = face is not None
+        return self._drawn[turn]
 
     def cut_out(self, turn: int, size: int) -> Image.Image:
         """The face whose turn it is, from 0, upright, [size, size]."""
@@ -65,13 +86,14 @@ class PhotoEdit:
             None after each part but the last, then the picture.
         """
         pasted = np.array(self.picture)
-        for place, (inversion, edit) in zip(self.chosen, [*self.edited, (before, after)], strict=True):
-            square = self.squares[place]
+        for turn, (inversion, edit) in enumerate([*self.edited, (before, after)]):
+            square = self.squares[self.chosen[turn]]
             if square.side > edit.width:
                 inversion = yield from _last(enlarge(inversion))
                 edit = yield from _last(enlarge(edit))
             others = [other for other in self.squares if other is not square]
-            paste(pasted, change(inversion, edit), square, others)
+            changed = change(inversion, edit, self.params.strength, replaces=self.is_drawn(turn))
+            paste(pasted, changed, square, others)
             yield None
         result = Image.fromarray(pasted)
         if self.output == "pair":

@@ -124,7 +124,7 @@ class StyleCLIPPipeline:
             revision = self._start_with(face, params)
             revision.squares = [square]
             return revision
-        photo = PhotoEdit(picture, find_all(picture, self.classifier), params)
+        photo = PhotoEdit(picture, find_all(picture, self.classifier), params, self.classifier)
         revision = self._start_with(photo.cut_out(0, ALIGNED), params, photo)
         revision.squares = photo.squares
         revision.notes = self.notes_on(photo)
@@ -132,7 +132,7 @@ class StyleCLIPPipeline:
 
     def notes_on(self, photo: PhotoEdit) -> tuple[str, ...]:
         """What a client should know of an edit that is pasted into a photo."""
-        return notes_on_pasting(photo, self.hyperparameters.suits_people, self.classifier)
+        return notes_on_pasting(photo, self.hyperparameters.suits_people)
 
     @torch.no_grad()
     def resume(

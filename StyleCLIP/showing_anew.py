@@ -44,7 +44,7 @@ def shown_anew(
     if params.output != "face" and params.img_path is not None:
         kept_for_the_face = picture is None and not finished.found  # when its first output was decided
         picture = picture or read_picture(params.img_path, "img")
-        photo = PhotoEdit(picture, list(finished.squares), params)
+        photo = PhotoEdit(picture, list(finished.squares), params, pipeline.classifier)
         if kept_for_the_face:
             size = f"{picture.width}x{picture.height}"
             notes = [f"the photo has the size in which it was kept for the face alone, {size} pixels"]

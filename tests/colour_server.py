@@ -24,7 +24,7 @@ from mead.queue.jobs import Jobs
 from mead.worker.admission import AdmissionControl
 from mead.worker.process import serve
 from mead.worker.worker import Worker, new_name
-from tests.conftest import ColourPipeline, ColourRevision, make_engine
+from tests.colours import ColourPipeline, ColourRevision, make_engine
 
 
 class MisbehavingPipeline(ColourPipeline):

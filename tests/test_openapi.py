@@ -28,7 +28,8 @@ from mead.installation import version
 from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
-from tests.conftest import ColourPipeline, ColourRevision, Process, answers, make_engine, running
+from tests.colours import ColourPipeline, ColourRevision, make_engine
+from tests.conftest import Process, answers, running
 from tests.mead.http.browsing import faults
 
 TESTS = Path(__file__).parent

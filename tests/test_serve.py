@@ -214,6 +214,9 @@ def test_a_full_disk_is_answered_503_until_there_is_room(
     with (small_disk / "fill").open("wb", buffering=0) as fill, suppress(OSError):
         while True:
             fill.write(bytes(2**16))
+    with suppress(redis.ConnectionError), redis.Redis.from_url(one.redis_url()) as client:
+        while True:  # until it cannot write any more, and ends
+            client.set("fill", bytes(2**10))
     eventually(lambda: "the Redis ended with status 1; restarting it" in one.err.read_text())
     eventually(lambda: not one.ready())
     refused = one.post(iterations="3")

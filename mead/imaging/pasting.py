@@ -1,9 +1,11 @@
 """Pasting an edited face back into the photo that it was cut out of.
 
 What is pasted is the change: photo + mask · (edit - inversion). A generator never draws a face quite as it
-is; whatever the edit leaves alone thus stays the photo's own pixels. The soft mask is that of facexlib (Wang,
-https://github.com/xinntao/facexlib): the square, made smaller by a few pixels and by a twentieth of its side,
-then blurred.
+is; whatever the edit leaves alone thus stays the photo's own pixels. In a face that the generator draws
+nearly so, what is replaced by something else is pasted as the edit shows it: of the change alone, a rim of
+the old hair would be left where the inversion has missed it, and a hat would let it through. The soft mask is
+that of facexlib (Wang, https://github.com/xinntao/facexlib): the square, made smaller by a few pixels and by
+a twentieth of its side, then blurred.
 """
 
 from __future__ import annotations
@@ -20,21 +22,41 @@ EDGE = 1.0  # pixels of the photo along the square's edges that stay as they are
 MARGIN = 1 / 20  # the mask's edge lies that much further inside, and is blurred as far; in sides
 LEFT_ALONE, CHANGED = 6.0, 24.0  # levels of 255; a change of less is none, one of more counts fully
 SMOOTHED = 1 / 50  # over how much of a side the size of a change is averaged
+REPLACED = 40.0, 80.0  # what changes by less is the same thing in another shade, by more fully another one
+REACH = 1 / 32  # how far around such a change the edit itself is pasted, in sides
 BAND_PIXELS = 1_000_000  # of the photo, changed at once
 ENLARGED = 0.9  # below this scale, cubic instead of linear interpolation, which would show its lines
 PARTING = 0.3  # between two faces, over how much of a face's reach the one gives way to the other
 
 
-def change(inversion: Image.Image, edit: Image.Image) -> np.ndarray:
-    """What an edit changes, [S, S, 3] in levels of 255, and nothing where it is hardly to be seen.
+def change(
+    inversion: Image.Image, edit: Image.Image, strength: float = 1.0, replaces: bool = False
+) -> np.ndarray:
+    """What an edit changes, and nothing where it is hardly to be seen.
 
     Args:
         inversion, edit: RGB, [S, S]: the face as its codes draw it before and after the edit.
+        strength: of the edit. How much changes is measured in it, so that half of a small edit is not less
+            than half of it; at 0 there is no change.
+        replaces: whether the edit itself is to be pasted where it shows something else than before.
+
+    Returns:
+        [S, S, 3], in levels of 255 that are added; [S, S, 4] if it replaces something: the last number is how
+        much of the photo they stand for, 0 to 1.
     """
-    difference = np.asarray(edit, np.float32) - np.asarray(inversion, np.float32)
+    before, after = (np.asarray(picture, np.float32) for picture in (inversion, edit))
+    difference = after - before
+    if strength == 0:
+        return np.zeros_like(difference)
     size = np.abs(difference).max(axis=2)
-    size = cv2.GaussianBlur(size, (0, 0), SMOOTHED * len(size))
-    return difference * _ramp((size - LEFT_ALONE) / (CHANGED - LEFT_ALONE))[..., None]
+    size = cv2.GaussianBlur(size, (0, 0), SMOOTHED * len(size)) / strength
+    weights = _ramp((size - LEFT_ALONE) / (CHANGED - LEFT_ALONE))[..., None]
+    if not replaces:
+        return difference * weights
+    least, most = REPLACED
+    replaced = _widened(_ramp((size - least) / (most - least)), REACH * len(size))[..., None]
+    instead = min(strength, 1.0) * replaced
+    return np.dstack([difference * np.maximum(weights, replaced) + instead * before, instead])
 
 
 def paste(photo: np.ndarray, changed: np.ndarray, square: Square, neighbours: Sequence[Square] = ()) -> None:
@@ -42,7 +64,7 @@ def paste(photo: np.ndarray, changed: np.ndarray, square: Square, neighbours: Se
 
     Args:
         photo: [H, W, 3], uint8; changed in place.
-        changed: [S, S, 3], what `change` returns.
+        changed: [S, S, 3 or 4], what `change` returns.
         square: where in the photo the face was cut out.
         neighbours: where other faces are, which keep what is nearer to them.
     """
@@ -58,7 +80,9 @@ def paste(photo: np.ndarray, changed: np.ndarray, square: Square, neighbours: Se
     for top in range(upper, lower, rows):
         bottom = min(top + rows, lower)
         part = photo[top:bottom, left:right]
-        part[:] = np.rint(part + _warp(added, square, (left, top, right, bottom))).clip(0, 255)
+        colours, instead = np.split(_warp(added, square, (left, top, right, bottom)), [3], axis=2)
+        kept = part * (1 - instead) if instead.size else part
+        part[:] = np.rint(kept + colours).clip(0, 255)
 
 
 def mask_of(square: Square, width: int, height: int) -> np.ndarray:
@@ -78,6 +102,12 @@ def soft_mask(size: int, square: Square) -> np.ndarray:
     inside = np.minimum(place, size - place) - EDGE * pixel
     across = _ramp(inside / (2 * width))  # from the edge to twice the margin, as wide as the blur is
     return np.outer(across, across).astype(np.float32)
+
+
+def _widened(weights: np.ndarray, by: float) -> np.ndarray:
+    """Weights [S, S] that reach further by so many pixels, and fall off softly."""
+    round_window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(by) + 1,) * 2)
+    return cv2.GaussianBlur(cv2.dilate(weights, round_window), (0, 0), by / 2)
 
 
 def _warp(picture: np.ndarray, square: Square, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from mead.imaging.pasting import mask_of
 from mead.imaging.pictures import PictureError, read_picture
 from mead.params import ParamsError
 from mead.revision import finish, result_of, run
+from StyleCLIP.align import cut_out
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.revision import StyleRevision
 from StyleCLIP.StyleCLIP import StyleCLIP, StyleCLIPPipeline, load_pipeline
@@ -293,6 +294,40 @@ def test_another_strength_afterwards(photo: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"mapper": "glasses", "refine": 0, "seed": 1, "output": "photo", "face": "all"}
     made = StyleCLIP(img_path=photo, output_path=tmp_path, **given)
     whole = read_picture(Path(made.run()), "img")
-    none, again = (read_picture(Path(made.at_strength(strength)), "img") for strength in (0, 1))
+    none, half, again = (read_picture(Path(made.at_strength(s)), "img") for s in (0, 0.5, 1))
     assert np.array_equal(np.asarray(none), np.asarray(read_picture(photo, "img")))
-    assert np.array_equal(np.asarray(again), np.asarray(whole)) and differs(none, whole).any()
+    assert np.array_equal(np.asarray(again), np.asarray(whole))
+    for x, y, side, _ in PLACES:
+        rows, columns = (slice(int(at - side / 2), int(at + side / 2)) for at in (y, x))
+        before, between, after = (np.asarray(one, float)[rows, columns] for one in (none, half, whole))
+        way = np.abs(between - before).mean() / np.abs(after - before).mean()
+        assert 0.25 < way < 0.75
+
+
+def test_a_small_edit_at_half_strength_is_half_of_it(pipeline: StyleCLIPPipeline, photo: Path) -> None:
+    given: dict[str, Any] = {"sliders": "smile:0.4", "refine": 0, "seed": 1, "output": "photo", "face": "all"}
+    none = np.asarray(read_picture(photo, "img"), float)
+    half, whole = (
+        np.asarray(run(pipeline, StyleCLIPParams(img_path=photo, strength=s, **given)), float)
+        for s in (0.5, 1.0)
+    )
+    for x, y, side, _ in PLACES:
+        rows, columns = (slice(int(at - side / 2), int(at + side / 2)) for at in (y, x))
+        moved = [np.abs(one - none)[rows, columns].mean() for one in (half, whole)]
+        assert 0.3 * moved[1] < moved[0] < 0.8 * moved[1], moved
+
+
+def test_of_drawn_faces_what_is_replaced_is_pasted_as_the_edit_shows_it(
+    pipeline: StyleCLIPPipeline, girl: Path
+) -> None:
+    drawn, photographed = (
+        pipeline.start(StyleCLIPParams(mapper="beard", img_path=path, refine=0, output="photo"))
+        for path in (girl, DATA / "face.jpeg")
+    )
+    assert drawn.photo is not None and photographed.photo is not None
+    assert drawn.photo.is_drawn(0) and not photographed.photo.is_drawn(0)
+    before, after = Image.new("RGB", (128, 128)), Image.new("RGB", (128, 128), (200, 100, 50))
+    parts = drawn.photo.finished(before, after, lambda picture: iter([picture.resize((512, 512))]))
+    (shown,) = (part for part in parts if part is not None)
+    middle = np.asarray(cut_out(shown, drawn.photo.squares[0], 128), int)[40:90, 40:90]
+    assert np.abs(middle - (200, 100, 50)).max() <= 1

@@ -26,7 +26,8 @@ from mead.imaging.encoding import Bitmap, png_bytes
 from mead.queue.jobs import Jobs
 from mead.redaction import Redactor
 from mead.storage import StorageUnavailableError
-from tests.conftest import DATA, QUEUE, RedisServer, Service, end_of, eventually, make_engine, running
+from tests.colours import QUEUE, make_engine
+from tests.conftest import DATA, RedisServer, Service, end_of, eventually, running
 from tests.mead.test_storage import ID, job_of, preview, result, sweep, upload
 from tests.object_store import PAGE, TIMEOUT, ObjectStore
 

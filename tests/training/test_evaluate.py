@@ -18,9 +18,9 @@ from training.world import Face, draw
 from training.world.attributes import FIELDS, labels
 
 TINY = [
-    *("--prompts", "4", "--cases", "1", "--edits", "2", "--drawings", "6", "--rows", "1"),
-    *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "2", "--faces", "8"),
-    *("--photos", "2", "--masks", "2", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
+    *("--prompts", "2", "--cases", "1", "--edits", "1", "--drawings", "4", "--rows", "1"),
+    *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "1", "--faces", "4"),
+    *("--photos", "1", "--masks", "1", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
 ]
 
 

@@ -17,8 +17,13 @@ from mead.processes.child import ServiceError
 URL = "http://127.0.0.1:5000"
 
 
-@pytest.mark.slow
-def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that seems to be about to stop is not waited for long."""
+    monkeypatch.setattr("mead.cli.folder_lock.GRACE_SECONDS", 0.3)
+
+
+def test_the_second_is_told_who_was_first(tmp_path: Path, impatient: None) -> None:
     with folder_lock(tmp_path, URL):
         who = (
             rf"another service is running on {tmp_path} \(process {os.getpid()} since \d{{4}}-.*, at {URL}\)"
@@ -29,8 +34,7 @@ def test_the_second_is_told_who_was_first(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.slow
-def test_a_lock_of_a_version_before_is_one_too(tmp_path: Path) -> None:
+def test_a_lock_of_a_version_before_is_one_too(tmp_path: Path, impatient: None) -> None:
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ServiceError, match="another service is running"), folder_lock(tmp_path, URL):

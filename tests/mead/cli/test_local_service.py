@@ -1,7 +1,9 @@
 """Where the whole service listens, and how it is asked there."""
 
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -35,19 +37,35 @@ def check_free(host: str) -> None:
     pytest.fail("ten free ports in a row are in use")
 
 
-@pytest.mark.slow
+@contextmanager
+def another_server(host: str, family: socket.AddressFamily = socket.AF_INET) -> Iterator[int]:
+    """The port of a server that is none of ours: it hangs up on everybody."""
+    with socket.create_server((host, 0), family=family) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):  # it is closed
+                while True:
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        try:
+            yield int(server.getsockname()[1])
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_port_must_be_free_where_it_listens(host: str) -> None:
     check_free(host)
-    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ServiceError, match="is in use"):
-        check_address(host, other.getsockname()[1])
+    with another_server("127.0.0.1") as port, pytest.raises(ServiceError, match="is in use"):
+        check_address(host, port)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="a machine without IPv6")
 @pytest.mark.parametrize("host", ["::", "::1"])
 def test_a_port_of_ipv6(host: str) -> None:
     check_free(host)
-    server = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    with server as other, pytest.raises(ServiceError, match="is in use"):
-        check_address(host, other.getsockname()[1])
+    with another_server("::1", socket.AF_INET6) as port, pytest.raises(ServiceError, match="is in use"):
+        check_address(host, port)

@@ -8,7 +8,8 @@ from caching_config import Settings
 from mead.fleet.load import LoadObserver
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.jobs import Jobs
-from tests.conftest import QUEUE, report
+from tests.colours import QUEUE
+from tests.conftest import report
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from mead.http.app import create_app
 from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
 from StyleCLIP.params import StyleCLIPParams
-from tests.conftest import make_engine, running
+from tests.colours import make_engine
+from tests.conftest import running
 from tests.mead.http.browsing import LIMIT
 
 Visit: TypeAlias = Callable[..., Page]

@@ -30,7 +30,8 @@ from mead.queue.job import JobProgress
 from mead.queue.jobs import Jobs
 from mead.weights.notes import notes_on
 from mead.worker.worker import Worker
-from tests.conftest import eventually, make_engine, report, running
+from tests.colours import make_engine
+from tests.conftest import eventually, report, running
 
 ASYNC = {"Prefer": "respond-async"}
 

@@ -23,7 +23,8 @@ from mead.queue.keys import job_key
 from mead.resuming import Origin
 from mead.storage import Storage
 from mead.worker.engine import Engine
-from tests.conftest import ColourPipeline, eventually, frames_of, make_engine, running
+from tests.colours import ColourPipeline, make_engine
+from tests.conftest import eventually, frames_of, running
 
 FORM: dict[str, Any] = {"prompt": "#ff8000", "seed": 1}
 ASYNC = {"Prefer": "respond-async"}

@@ -29,7 +29,8 @@ from mead.queue.jobs import Jobs
 from mead.storage import Storage
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import load_pipeline
-from tests.conftest import DATA, ROOT, end_of, make_engine, running
+from tests.colours import make_engine
+from tests.conftest import DATA, ROOT, end_of, running
 from tests.StyleCLIP.test_faces import PLACES, group
 
 ASYNC = {"Prefer": "respond-async"}

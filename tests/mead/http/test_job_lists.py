@@ -16,7 +16,8 @@ from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
 from mead.worker.worker import Worker
-from tests.conftest import eventually, make_engine, running
+from tests.colours import make_engine
+from tests.conftest import eventually, running
 
 ASYNC = {"Prefer": "respond-async"}
 KEYS = ("first-key", "second-key")

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from caching_config import Settings
 from mead.http.app import create_app
 from mead.queue.jobs import Jobs
-from tests.conftest import QUEUE
+from tests.colours import QUEUE
 
 pytestmark = pytest.mark.usefixtures("idle_worker")
 

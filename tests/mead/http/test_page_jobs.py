@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.service, pytest.mark.slow]
 
 def test_a_picture_made_downloaded_and_used_again(visit: Visit, service: Any, tmp_path: Path) -> None:
     page = visit(service.url)
-    fill(page, "latent_revision", prompt="a cat at sunset", iterations=3, seed=7)
+    fill(page, "latent_revision", prompt="a cat at sunset", iterations=3, seed=7, upscale=1)
     go(page)
     state(page, "^Done$")
     expect(page.locator("#steps")).to_have_text(re.compile(r"^in \d+ (second|minute)s?$"))
@@ -116,7 +116,7 @@ def test_two_windows_with_eight_jobs(visit: Visit, service: Any) -> None:
     """They share one stream, so that connections are left: a browser opens six."""
     pages = [visit(service.url), visit(service.url)]
     for page in pages:
-        fill(page, "latent_revision", prompt="a green tree", iterations=4)
+        fill(page, "latent_revision", prompt="a green tree", iterations=4, upscale=1)
         form(page).get_by_role("button", name="4", exact=True).click()
         go(page)
     for page in pages:
@@ -226,7 +226,7 @@ def test_redis_that_hangs(visit: Visit, waiting_room: Any) -> None:
 
 def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
     page = visit(door("app.py", tmp_path))
-    fill(page, "latent_revision", prompt="a red house", iterations=3)
+    fill(page, "latent_revision", prompt="a red house", iterations=3, upscale=1)
     go(page)
     state(page, "^Done$")
     expect(page.locator("#steps")).to_be_empty()
@@ -238,7 +238,7 @@ def test_on_app_py(visit: Visit, door: Any, tmp_path: Path) -> None:
 
 def test_a_picture_kept_played_and_continued(visit: Visit, service: Any) -> None:
     page = visit(service.url)
-    early = {"iterations": 60, "patience": 2, "init_weight": 1000}  # a loss that cannot fall
+    early = {"iterations": 60, "patience": 2, "init_weight": 1000, "upscale": 1}  # a loss that cannot fall
     fill(page, "latent_revision", prompt="a blue star", frames=3, cutouts=4, size="64x64", **early)
     go(page)
     state(page, "^Done$")

@@ -20,7 +20,8 @@ from mead.resuming import Origin
 from mead.weights.notes import notes_on
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import load_pipeline
-from tests.conftest import DATA, ColourPipeline, make_engine, running
+from tests.colours import ColourPipeline, make_engine
+from tests.conftest import DATA, running
 from tests.mead.http.test_continuation import picture, refusal
 from tests.StyleCLIP.test_faces import PLACES, group
 

@@ -93,6 +93,58 @@ def test_what_is_hardly_to_be_seen_is_no_change() -> None:
     assert (partly[:, 70:] == 0).all() and (partly[:, :56] == 90).all()
 
 
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.5])
+def test_what_is_hardly_to_be_seen_is_measured_in_the_strength(strength: float) -> None:
+    whole = change(face(), face((20, 20, 60, 60), levels=16))
+    part = change(face(), face((20, 20, 60, 60), levels=round(16 * strength)), strength)
+    assert 4 < whole.max() < 16  # a small change, of which a part is pasted
+    np.testing.assert_allclose(part, strength * whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_of_no_strength_there_is_no_change(replaces: bool) -> None:
+    assert not change(face(), face((20, 20, 60, 60)), 0.0, replaces).any()
+
+
+HAIR = (30, 30, 70, 70)
+
+
+def with_hair_missed() -> np.ndarray:
+    """A photo whose hair goes a little further than that of HAIR, with something else that is not there."""
+    photo = np.asarray(face(HAIR)).copy()
+    photo[40:60, 70:72] = 190
+    photo[100:110, 100:110] = 150
+    return photo
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_what_an_edit_replaces_is_pasted_as_the_edit_shows_it(strength: float) -> None:
+    """What the inversion has missed goes with it, in proportion to the strength, and stays anywhere else."""
+    before, after = with_hair_missed(), with_hair_missed()
+    edit = Image.blend(face(HAIR), face(), strength)
+    paste(after, change(face(HAIR), edit, strength, replaces=True), square(64, 64, SIZE))
+    np.testing.assert_allclose(after[45:55, 35:70], 190 - 90 * strength, atol=1)
+    np.testing.assert_allclose(after[45:55, 70:72], 190 - 90 * strength, atol=30 * strength)
+    assert (after[80:] == before[80:]).all()
+    rim = with_hair_missed()
+    paste(rim, change(face(HAIR), edit, strength), square(64, 64, SIZE))
+    assert (rim[50, 70:72] > 190 - 45 * strength).all()
+
+
+def test_another_shade_keeps_what_the_inversion_has_missed() -> None:
+    photos = with_hair_missed(), with_hair_missed()
+    for photo, replaces in zip(photos, (False, True), strict=True):
+        paste(photo, change(face(HAIR), face(HAIR, levels=60), 1.0, replaces), square(64, 64, SIZE))
+    np.testing.assert_array_equal(*photos)
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_of_an_unchanged_face_nothing_is_replaced(name: str) -> None:
+    before, after = noise(300, 240), noise(300, 240)
+    paste(after, change(face(HAIR), face(HAIR), 1.0, replaces=True), SQUARES[name])
+    assert (after == before).all()
+
+
 def test_colours_neither_wrap_around_nor_shift() -> None:
     photo = np.full((200, 200, 3), 250, np.uint8)
     paste(photo, np.full((SIZE, SIZE, 3), 80, np.float32), square(100, 100, 150))

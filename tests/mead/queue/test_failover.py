@@ -29,7 +29,8 @@ from mead.queue.prefix import PrefixPacker
 from mead.queue.redis_check import check_rights
 from mead.queue.redis_errors import NotReplicatedError
 from mead.worker.worker import Worker
-from tests.conftest import DATA, ColourPipeline, RedisServer, eventually, make_engine, running
+from tests.colours import ColourPipeline, make_engine
+from tests.conftest import DATA, RedisServer, eventually, running
 from tests.mead.queue.test_redis_check import documented_rules
 from tests.redis_nodes import ClusterGroup, Group, Node, SentinelGroup
 

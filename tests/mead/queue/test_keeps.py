@@ -16,7 +16,7 @@ from mead.queue.keeps import Keeps
 from mead.queue.keys import KEPT_KEY, job_key, keeps_key, kept_jobs_key
 from mead.queue.recovery import Recovery
 from mead.storage import Storage
-from tests.conftest import QUEUE
+from tests.colours import QUEUE
 
 
 def make(jobs: Jobs, job_id: str, out_path: str = "a.png", owner: str = "me") -> None:

@@ -17,7 +17,8 @@ from mead.queue.keys import job_key
 from mead.storage import Storage
 from mead.worker.cancelled import CancelledPictures
 from mead.worker.engine import Engine
-from tests.conftest import QUEUE, ColourPipeline, eventually, make_engine
+from tests.colours import QUEUE, ColourPipeline, make_engine
+from tests.conftest import eventually
 
 JOB = "a" * 32
 

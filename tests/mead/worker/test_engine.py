@@ -21,17 +21,8 @@ from mead.revision import run
 from mead.upscaling import Upscaler
 from mead.worker.active_job import reason_of
 from mead.worker.engine import Engine
-from tests.conftest import (
-    ColourPipeline,
-    ColourRevision,
-    end_of,
-    eventually,
-    follow_until,
-    frames_of,
-    make_engine,
-    recover,
-    running,
-)
+from tests.colours import ColourPipeline, ColourRevision, make_engine
+from tests.conftest import end_of, eventually, follow_until, frames_of, recover, running
 
 QUEUE = "latentrevisions_queue"
 

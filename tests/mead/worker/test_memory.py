@@ -11,7 +11,7 @@ from LatentRevisions.params import LatentRevisionsParams
 from mead.folder_storage import FolderStorage
 from mead.queue.jobs import Jobs
 from mead.worker.memory import RESERVED, ProcessMemory, Room, room_on
-from tests.conftest import QUEUE, ColourPipeline, make_engine
+from tests.colours import QUEUE, ColourPipeline, make_engine
 
 MEGABYTE = 2**20
 JOB = 8 * 8 * 3  # numbers in the latents of a colour

@@ -22,7 +22,8 @@ from mead.queue.keys import WEBHOOKS_KEY, job_key
 from mead.queue.outbox import Entry, Outbox
 from mead.receivers import AllowedReceivers
 from mead.worker.webhooks import PER_CLIENT, PER_RECEIVER, SLOTS, Lane, Lanes, WebhookLoop, _lane_of
-from tests.conftest import QUEUE, eventually, recover, report, running
+from tests.colours import QUEUE
+from tests.conftest import eventually, recover, report, running
 from tests.receiver import Receiver
 
 SECRETS = [SecretStr(f"whsec_{base64.b64encode(letter * 32).decode()}") for letter in (b"a", b"b")]

@@ -21,7 +21,8 @@ from mead.folder_storage import FolderStorage
 from mead.imaging.encoding import write_picture
 from mead.queue.jobs import Jobs
 from mead.worker.worker import OtherWeightsError, Worker, new_name
-from tests.conftest import end_of, eventually, make_engine, recover, running
+from tests.colours import make_engine
+from tests.conftest import end_of, eventually, recover, running
 
 QUEUE = "latentrevisions_queue"
 LIMIT = 60
