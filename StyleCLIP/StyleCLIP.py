@@ -140,29 +140,36 @@ class StyleCLIP(Model):
             StyleCLIPParams, given, load_pipeline, output_path, weights, device, callback, progress, uid
         )
 
-    def at_strength(self, strength: float, output: str | None = None) -> str:
-        """Show the edit that `run` made with another strength, without computing it again.
+    def at_strength(
+        self, strength: float, output: str | None = None, upscale: int | None = None, variant: int = 0
+    ) -> str:
+        """Show an edit that was made last with another strength, without computing it again.
 
         Args:
             strength: 0 to 2.
             output: "face", "photo" or "pair"; by default as it was. A photo that was not wanted at first is
                 the one at `img_path` now.
+            upscale: 1, 2 or 4; by default as it was.
+            variant: which of several edits that `run_all` has made, from 0 on.
 
         Returns:
-            The path of the new PNG, beside the first one.
+            The path of the new PNG, beside that of the edit.
 
         Raises:
             ValueError: naming the argument that is wrong.
-            RuntimeError: if `run` has made nothing yet.
+            RuntimeError: if nothing has been made yet.
+            IndexError: if there is no such edit.
             OSError: if `output_path` cannot be written, or the photo cannot be read.
         """
         if not self._made:
             raise RuntimeError("run() comes first: there is no edit yet")
-        path, revision = self._made[0]
-        was = check(StyleCLIPParams, self.params.model_dump() | {"n": 1, "frames": 0})
-        params = check(
-            StyleCLIPParams, was.model_dump() | {"strength": strength, "output": output or was.output}
-        )
+        if variant not in range(len(self._made)):
+            raise IndexError(f"variant: {variant}, of {len(self._made)} edits that were made")
+        path, revision = self._made[variant]
+        was = check(StyleCLIPParams, self.params.variants()[variant].model_dump() | {"frames": 0})
+        given = {"output": output, "upscale": upscale}
+        changes = {name: value for name, value in given.items() if value is not None}
+        params = check(StyleCLIPParams, was.model_dump() | {"strength": strength} | changes)
         pipeline: StyleCLIPPipeline = load_pipeline(self.weights, self.device)
         photo = None if revision.photo is None else revision.photo.picture
         if photo is None and params.output != "face" and params.img_path is not None:
@@ -173,6 +180,7 @@ class StyleCLIP(Model):
         self._note(anew.notes, stacklevel=3)
         name = f"{path.stem}-{params.strength:g}"
         name += "" if params.output == was.output else f"-{params.output}"
+        name += "" if params.upscale == was.upscale else f"-x{params.upscale}"
         target = path.with_name(f"{name}.png")
         self._write(picture, target, params, anew)
         return str(target)

@@ -41,6 +41,8 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the identity loss in these steps, beside the mean squared difference of pixels."""
     refine_l2: float = 0.0
     """Weight of the squared distance from the first codes in these steps."""
+    worn: str = ""
+    """What an inversion is not to wear where the photo does not: sliders, see `StyleCLIP.worn.Worn`."""
     neutral: str = "face"
     """What a face is before an edit by a global direction, in words."""
     alternatives: str = ""

@@ -44,6 +44,7 @@ from StyleCLIP.sliders import Sliders
 from StyleCLIP.spaces import Spaces
 from StyleCLIP.stylegan2 import Generator
 from StyleCLIP.views import Views
+from StyleCLIP.worn import Worn
 
 ALIGNED = 256  # side, in pixels, of the aligned photo
 
@@ -107,6 +108,7 @@ class StyleCLIPPipeline:
         parts = perceptor, self.generator, hyperparameters, self.precision
         global_edits = None if directions is None else GlobalEdits(directions, *parts)
         self.edits = Edits(self.spaces, global_edits, mappers or {}, sliders)
+        self.worn = Worn(hyperparameters.worn, sliders, self._pass_generator)
 
     @torch.no_grad()
     def start(self, params: StyleCLIPParams) -> StyleRevision:
@@ -147,10 +149,12 @@ class StyleCLIPPipeline:
         """Start with an aligned face, or the average one; `photo` is where it is from, if it has others."""
         if aligned is None:
             return self._edit(self.average, params, None, refine=0)
-        face = self.invert(aligned)
+        face, picture = self.invert(aligned), self._seen(aligned)
         refine = self._own_refine(aligned) if params.refine is None else params.refine
+        if not refine:
+            return self._edit(self.worn.taken_off(face, picture), params, photo, refine)
         edit = self._edit(face, params, photo, refine)  # which may be refused, before any step
-        return self._refinement(edit, face, aligned, refine) if refine else edit
+        return self._refinement(edit, face, picture, refine)
 
     def _own_refine(self, aligned: Image.Image) -> int:
         """The weights set's steps that refine an aligned face.
@@ -210,15 +214,15 @@ class StyleCLIPPipeline:
             **job,
         )
 
-    @torch.no_grad()
-    def _refinement(
-        self, edit: StyleRevision, face: Tensor, aligned: Image.Image, refine: int
-    ) -> StyleRevision:
-        """Refine the codes w+ of an aligned face first, in a job whose edit starts like that."""
-        revision = copy.copy(edit)
+    def _seen(self, aligned: Image.Image) -> Tensor:
+        """An aligned face as large as the networks see the generator's, [1, 3, S, S] in [-1, 1]."""
         picture = self.views.shrunk(to_tensor(aligned).to(self.device) * 2 - 1)
-        side = min(self.generator.size, picture.shape[-1])
-        picture = F.adaptive_avg_pool2d(picture, side)
+        return F.adaptive_avg_pool2d(picture, min(self.generator.size, picture.shape[-1]))
+
+    @torch.no_grad()
+    def _refinement(self, edit: StyleRevision, face: Tensor, picture: Tensor, refine: int) -> StyleRevision:
+        """Refine the codes w+ of a face, see `_seen`, first, in a job whose edit starts like that."""
+        revision = copy.copy(edit)
         revision.refinement = Refinement(picture, self._features(picture).clone(), face, refine)
         revision.latents = face.clone().requires_grad_()
         revision.learning_rate = self.hyperparameters.refine_rate
@@ -276,7 +280,8 @@ class StyleCLIPPipeline:
             aligned = photo.cut_out(len(photo.edited), ALIGNED)
             revision.turn_to(self._start_with(aligned, photo.params, photo))
         if revision.is_refined:
-            face = revision.latents.detach()
+            assert revision.refinement is not None
+            face = self.worn.taken_off(revision.latents.detach(), revision.refinement.picture)
             revision.turn_to(self._edit(face, revision.params, revision.photo, revision.refine))
 
     @torch.no_grad()

@@ -226,3 +226,20 @@ def test_another_strength_afterwards(tmp_path: Path, girl: Path) -> None:
     assert again.read_bytes() == whole.read_bytes()
     with pytest.raises(ValueError, match=r"^strength: must be at most 2"):
         made.at_strength(3)
+
+
+def test_one_of_several_edits_in_another_size_afterwards(tmp_path: Path, girl: Path) -> None:
+    given: dict[str, Any] = {"img_path": girl, "iterations": 2, "refine": 0, "start": "inversion"}
+    given |= {"output_path": tmp_path}
+    made = StyleCLIP("a face with glasses", seed=1, n=2, upscale=1, **given)
+    first, second = map(Path, made.run_all())
+    again = Path(made.at_strength(1, variant=1))
+    assert again.read_bytes() == second.read_bytes() != first.read_bytes()
+    large = Path(made.at_strength(0.5, upscale=2, variant=1))
+    assert large.name == f"{second.stem}-0.5-x2.png"
+    direct = StyleCLIP("a face with glasses", seed=2, upscale=2, strength=0.5, **given)
+    assert Path(direct.run()).read_bytes() == large.read_bytes()
+    with pytest.raises(ValueError, match=r"^upscale: must be 1, 2 or 4"):
+        made.at_strength(1, upscale=3)
+    with pytest.raises(IndexError, match=r"^variant: 2, of 2 edits"):
+        made.at_strength(1, variant=2)

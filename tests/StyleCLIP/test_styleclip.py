@@ -132,7 +132,7 @@ def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Pat
 
 def test_strength_shows_as_much_of_the_edit(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     given = {"img_path": girl, "iterations": 2, "refine": 0, "seed": 1}
-    inverted = pipeline.image(pipeline.start(params(start="inversion", img_path=girl)))
+    inverted = pipeline.image(pipeline.start(params(start="inversion", img_path=girl, refine=0)))
     none, half, whole, left_out = finish(
         pipeline,
         [pipeline.start(params("a woman with blue hair", **given, **more)) for more in STRENGTHS],

@@ -20,6 +20,7 @@ from training.evaluation import cases
 from training.evaluation.bench import Bench, image_of, share
 from training.evaluation.edits import Judge, mean
 from training.evaluation.sheets import Tile, pages, sheet
+from training.evaluation.studio import chunks
 from training.levels_mapper import EDITS, NamedEdit
 from training.sliders import SLIDERS, growing
 from training.world import Face, draw
@@ -59,7 +60,7 @@ def sliders(bench: Bench) -> None:
     pipeline, ranges = bench.style_clip, choices(WeightSet.find("demo"))["sliders"]
     rng = np.random.default_rng(43)
     faces = [Face.sample(rng, test=k % 2 == 1) for k in range(SLIDER_FACES)]
-    codes = torch.cat([pipeline.invert(pipeline.aligned(bench.file(draw(face)))) for face in faces])
+    codes = _codes(bench, [bench.file(draw(face)) for face in faces])
     rows, shown = [], []
     for name, ends in SLIDERS.items():
         allowed = ranges[name]
@@ -143,6 +144,17 @@ def _before_and_after(
 
     after = bench.faces.pictures(jobs, unedited)
     return bench.faces.pictures([*map(without, jobs)]), after
+
+
+def _codes(bench: Bench, files: Sequence[Path]) -> Tensor:
+    """The codes w+ [N, n_latent, style_dim] of drawn faces, as edits start from them: refined."""
+    found = []
+    for some in chunks(files, bench.options.batch):
+        revisions = [bench.style_clip.start(_job(bench, file, sliders="smile:0")) for file in some]
+        while unfinished := [revision for revision in revisions if not revision.finished]:
+            bench.style_clip.step(unfinished)
+        found += [revision.face for revision in revisions]
+    return torch.cat(found)
 
 
 def _cosine(bench: Bench, before: Tensor, after: Tensor) -> float:
