@@ -25,6 +25,7 @@ from StyleCLIP.frozen_generator import COLOURS, FrozenGenerator
 from StyleCLIP.hyperparameters import Hyperparameters
 from StyleCLIP.neutral import Alternatives, neutral_words
 from StyleCLIP.params import StyleCLIPParams, parse_beta
+from StyleCLIP.spaces import Spaces, StyleRange
 
 BETAS = [n / 100 for n in range(29, 9, -1)]  # among which "auto" chooses
 ENOUGH = 20  # channels: "auto" takes the first beta that leaves more
@@ -165,6 +166,21 @@ class GlobalEdits:
         if params.alpha is not None or not own.searches_alpha:
             return styles + (own.alpha if params.alpha is None else params.alpha) * change
         return self._as_far_as_clip_sees(styles, change, direction)
+
+    def range_around(self, average: Tensor) -> StyleRange | None:
+        """The styles that faces usually have, as far as the weights set limits a strength above 1.
+
+        Args:
+            average: codes of the average face, w+ [1, n_latent, style_dim]. Styles are linear in codes, so
+                its styles are the mean ones.
+        """
+        if self.hyperparameters.style_range == 0:
+            return None
+        spaces = Spaces(self.generator)
+        mean = spaces.to_styles(average)[0]
+        reach = torch.full_like(mean, torch.inf)
+        reach[self.places] = self.hyperparameters.style_range * self.directions.deviation
+        return StyleRange(spaces, mean - reach, mean + reach)
 
     def _neutral(self, styles: Tensor, prompt: str) -> str:
         """What a face is before the edit: the prompt with other words, or the weights set's own."""

@@ -54,6 +54,9 @@ class Hyperparameters(CutoutHyperparameters):
     """Whether CLIP chooses how far, from 0.7 times `alpha` to twice as far."""
     beta: str = "0.15"
     """How relevant a channel must be for a global direction to change it, or "auto"."""
+    style_range: float = 0.0
+    """With a strength above 1, how many standard deviations from its mean a style ends, if the set has global
+    directions; one that the face or the edit has further away stays there. 0: it goes on as published."""
     templates: bool = True
     """Whether CLIP reads the words of a global direction in ImageNet's templates, "a bad photo of a ..."."""
     suits_people: str = ""

@@ -109,6 +109,7 @@ class StyleCLIPPipeline:
         global_edits = None if directions is None else GlobalEdits(directions, *parts)
         self.edits = Edits(self.spaces, global_edits, mappers or {}, sliders)
         self.worn = Worn(hyperparameters.worn, sliders, self._pass_generator)
+        self.styles = None if global_edits is None else global_edits.range_around(self.average)
 
     @torch.no_grad()
     def start(self, params: StyleCLIPParams) -> StyleRevision:
@@ -175,6 +176,7 @@ class StyleCLIPPipeline:
         hyper = self.hyperparameters
         upscale = chosen_factor(params.upscale, hyper.upscale, self.upscaler)
         job: dict[str, Any] = {"upscaler": self.upscaler, "upscale": upscale, "photo": photo}
+        job["styles"] = self.styles
         if photo is not None:
             job |= {"faces": photo.faces, "before": self.picture(face)}
         number = 1 if photo is None else len(photo.chosen)

@@ -20,6 +20,7 @@ from StyleCLIP.finished import FinishedFaces
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.photo import PhotoEdit
 from StyleCLIP.refinement import Refinement
+from StyleCLIP.spaces import StyleRange
 
 OF_THE_JOB = frozenset(("params", "generator", "steps", "step", "loss", "started", "timelapse"))
 OF_THE_JOB |= frozenset(("photo", "faces", "squares", "turns", "notes"))
@@ -43,6 +44,7 @@ class StyleRevision(Revision):
     optimises: bool = True  # else the edit was found in one pass
     beside: Tensor | None = None  # what sliders add to the latents
     strength: float = 1.0  # how much of the edit the picture shows
+    styles: StyleRange | None = None  # where a strength above 1 ends; None: nowhere
     refinement: Refinement | None = None  # while the face's codes are refined
     refine: int = 0  # steps that each face's refinement takes
     photo: PhotoEdit | None = None  # where all of the photo's faces were looked for
@@ -62,6 +64,8 @@ class StyleRevision(Revision):
             return self.latents
         if self.strength == 1:  # to the last bit
             return self.edited
+        if self.strength > 1 and self.styles is not None:
+            return self.styles.beyond(self.face, self.edited, self.strength)
         return self.face + self.strength * (self.edited - self.face)
 
     @torch.no_grad()

@@ -51,6 +51,7 @@ def shown_anew(
         notes += pipeline.notes_on(photo)
     upscale = chosen_factor(params.upscale, pipeline.hyperparameters.upscale, pipeline.upscaler)
     job: dict[str, Any] = {"upscaler": pipeline.upscaler, "upscale": upscale, "photo": photo}
+    job |= {"styles": pipeline.styles}
     job |= {"squares": finished.squares, "faces": tuple(finished.found), "notes": tuple(notes)}
     job |= {"steps": finished.steps, "step": finished.steps, "loss": finished.loss}
     latents = (each.to(pipeline.device).split(1) for each in (finished.before, finished.after))

@@ -35,3 +35,33 @@ class Spaces:
     def synthesise(self, latents: Tensor) -> Tensor:
         """Faces [N, 3, size, size], about [-1, 1]."""
         return self.generator.synthesise_styles(self.styles(latents))
+
+
+@dataclass(frozen=True)
+class StyleRange:
+    """The styles that faces usually have.
+
+    An edit that goes on beyond its end soon leaves what the generator has learned: a white hat turns pink,
+    and at last the picture falls apart. So each style stops where those of faces usually end.
+
+    Attributes:
+        least, most: of each style, [numbers].
+    """
+
+    spaces: Spaces
+    least: Tensor
+    most: Tensor
+
+    def beyond(self, face: Tensor, edited: Tensor, strength: float) -> Tensor:
+        """Styles [1, numbers] as far from the face's to the edit's, and further on within the range.
+
+        Args:
+            face, edited: latents of one of the spaces; what is outside of the range already goes no further.
+            strength: 1 is the edit.
+        """
+        ends = (face, edited) if face.ndim == 2 else (self.spaces.to_styles(each) for each in (face, edited))
+        first, last = ends
+        far = first + strength * (last - first)
+        least = torch.minimum(torch.minimum(first, last), self.least)
+        most = torch.maximum(torch.maximum(first, last), self.most)
+        return far.clamp(least, most)

@@ -23,6 +23,7 @@ from StyleCLIP.global_directions import (
     text_direction,
 )
 from StyleCLIP.params import StyleCLIPParams
+from StyleCLIP.spaces import StyleRange
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline, load_pipeline
 from tests import parity
 
@@ -133,6 +134,59 @@ def test_strength_is_of_the_way_in_style_space(pipeline: StyleCLIPPipeline) -> N
         for alpha, strength in ((4, 0), (4, 0.5), (2, 1))
     ]
     assert pictures[0] == before.tobytes() and pictures[1] == pictures[2] != pictures[0]
+
+
+def test_beyond_the_edit_styles_end_where_faces_usually_do() -> None:
+    spaces = load_pipeline("demo", "cpu").spaces
+    styles = StyleRange(spaces, torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([1.0, 1.0, torch.inf]))
+    face, edited = torch.tensor([[0.0, -2.0, 0.0]]), torch.tensor([[0.8, -1.8, 2.0]])
+    for strength, expected in ((1, edited), (1.25, [[1, -1.75, 2.5]]), (2, [[1, -1.6, 4]])):
+        torch.testing.assert_close(styles.beyond(face, edited, strength), torch.as_tensor(expected).float())
+    torch.testing.assert_close(styles.beyond(edited, face, 2), torch.tensor([[-0.8, -2.0, -1.0]]))
+
+
+@pytest.mark.parametrize(
+    "given", [{"method": "global"}, {"start": "learned"}, {"method": "mapper", "mapper": "beard"}], ids=str
+)
+def test_the_demo_set_ends_there_whatever_the_method(given: dict[str, Any]) -> None:
+    pipeline = load_pipeline("demo", "cpu")
+    assert pipeline.edits.directions is not None and pipeline.styles is not None
+    whole, more = (
+        pipeline.start(
+            check(StyleCLIPParams, {"prompt": "a person with a white hat", "seed": 1, **given, **s})
+        )
+        for s in ({}, {"strength": 2})
+    )
+    ends = [each if each.ndim == 2 else pipeline.spaces.to_styles(each) for each in (whole.face, whole.shown)]
+    mean = pipeline.spaces.to_styles(pipeline.average)
+    deviation = pipeline.edits.directions.directions.deviation
+    away = (more.shown - mean).abs() / deviation
+    assert (
+        away <= torch.stack([((end - mean) / deviation).abs() for end in ends]).amax(0).clamp(1) + 1e-4
+    ).all()
+    further = (more.shown - ends[0]).abs() - (ends[1] - ends[0]).abs()
+    assert (further > -1e-4).all() and (further > 1e-3).any()
+    assert pipeline.image(more).tobytes() != pipeline.image(whole).tobytes()
+
+
+def test_without_a_range_strength_goes_on(pipeline: StyleCLIPPipeline) -> None:
+    """As published, where it is the same as a larger alpha."""
+    bare = copy.copy(pipeline)
+    bare.styles = None
+    twice, far = (
+        bare.start(params(beta="auto", **given)) for given in ({"alpha": 2, "strength": 2}, {"alpha": 4})
+    )
+    torch.testing.assert_close(twice.shown, far.shown)
+    assert pipeline.edits.directions is not None
+    own = replace(pipeline.edits.directions.hyperparameters, style_range=0.0)
+    other = copy.copy(pipeline.edits.directions)
+    other.hyperparameters = own
+    assert other.range_around(pipeline.average) is None
+    other.hyperparameters = replace(own, style_range=2.0)
+    styles = other.range_around(pipeline.average)
+    assert styles is not None
+    reach = (styles.most - styles.least) / 2
+    assert torch.allclose(reach[other.places], torch.tensor(0.4)) and int(reach.isinf().sum()) == 1696 - 1120
 
 
 def test_edits_and_optimisations_share_a_batch(pipeline: StyleCLIPPipeline) -> None:
