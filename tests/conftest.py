@@ -17,6 +17,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+# before PyTorch is imported: its threads must not keep the cores busy that other tests need (`mead.openmp`)
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import numpy as np
 import pytest
 import redis

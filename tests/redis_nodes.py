@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
 from mead.cli.local_redis import LISTENING, find_redis, free_port
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 SECONDS = 60
+BUS = 10_000  # above the port of a node of a cluster is that of its bus
 SENTINEL_RIGHTS = ("+sentinel|masters", "+ping", "+client", "+hello")
 """Of the service's user at the Sentinels, as docs/operating.md gives them."""
 
@@ -49,9 +53,14 @@ class Node:
         return client
 
     def ask(self, *command: Any) -> Any:
-        """What it answers to a command, once it answers."""
+        """What it answers to a command, once it answers; fail with its log if it has ended."""
+
+        def answered() -> list[Any] | None:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            return _answer(client, command)
+
         with self.client() as client:
-            return until(lambda: _answer(client, command))[0]
+            return until(answered)[0]
 
     def kill(self) -> None:
         """As a machine that loses its power."""
@@ -81,11 +90,25 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 class Group:
-    """Nodes that are stopped together."""
+    """Nodes that run together in a `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nodes: list[Node] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start what the group has from the start."""
 
     def add(self, *options: str, port: int = 0, sentinel: bool = False) -> Node:
         """Start a node."""
@@ -112,8 +135,12 @@ class SentinelGroup(Group):
 
     def __init__(self, folder: Path, rights: Sequence[str]) -> None:
         super().__init__(folder)
+        self.rights = rights
+
+    def start(self) -> None:
+        """Start all, and wait until they know each other."""
         kept = (
-            f"user mead {' '.join(rights)} +wait",
+            f"user mead {' '.join(self.rights)} +wait",
             "appendonly yes",
             "repl-diskless-sync-delay 0",
             "min-replicas-to-write 1",
@@ -141,6 +168,18 @@ class SentinelGroup(Group):
         return state["num-slaves"] == "2" and state["num-other-sentinels"] == "2"
 
 
+def cluster_ports(number: int) -> list[int]:
+    """Ports for nodes of a cluster, free as those of its bus are; all of them of LISTENING."""
+    found: list[int] = []
+    while len(found) < number:
+        port = free_port()
+        bus = port + BUS
+        taken = {*found, *(one + BUS for one in found)}
+        if bus in LISTENING and free_port(bus) == bus and not {port, bus} & taken:
+            found.append(port)
+    return sorted(found)
+
+
 class ClusterGroup(Group):
     """Three primaries with a replica each.
 
@@ -150,14 +189,14 @@ class ClusterGroup(Group):
 
     def __init__(self, folder: Path, rights: Sequence[str]) -> None:
         super().__init__(folder)
-        ports: set[int] = set()
-        while len(ports) < 6:  # the bus uses the port 10,000 above, which should be one of LISTENING, too
-            if (port := free_port()) + 10_000 in LISTENING:
-                ports.add(port)
-        user = f"user mead {' '.join(rights)} +wait +cluster|slots"
+        self.rights = rights
+
+    def start(self) -> None:
+        """Start all, and wait until each slot has its primary and that its replica."""
+        user = f"user mead {' '.join(self.rights)} +wait +cluster|slots"
         common = (user, "cluster-enabled yes", "cluster-node-timeout 1000", "appendonly yes")
         more = ("repl-diskless-sync-delay 0", "min-replicas-to-write 1")
-        for port in sorted(ports):
+        for port in cluster_ports(6):
             self.add(*common, *more, port=port)
         first, *others = self.nodes
         for node in others:

@@ -92,7 +92,7 @@ def _torch(settings: Settings) -> Iterator[Finding]:
     try:
         check_device(device)
     except ValueError as error:
-        yield Finding("DEVICE", "bad", str(error), "correct DEVICE, or unset it")
+        yield Finding("DEVICE", "bad", str(error).removeprefix("device: "), "correct DEVICE, or unset it")
         return
     precision = str(Precision(torch.device(device)).dtype).removeprefix("torch.")
     if device.startswith("cuda"):
@@ -139,7 +139,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         weights = WeightSet.find(settings.weights)
         weights.check_present(networks())
     except WeightsError as error:
-        yield Finding("weights", "bad", str(error), do)
+        yield Finding("weights", "bad", str(error).removeprefix("weights: "), do)
         return
     unchecked = [name for name, file in weights.files.items() if file.last_verified is None]
     do = f"`mead weights verify {weights.name}` checks them"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mead.cli.model_commands import PICTURE
 from mead.cli.parser import json_option, print_json
 from mead.imaging.pictures import read_picture
 from mead.registry import MODELS
@@ -16,7 +17,7 @@ def faces_command(name: str) -> click.Command:
     """`mead faces`."""
 
     @click.command(name)
-    @click.argument("img", type=click.Path(path_type=Path), metavar="FILE")
+    @click.argument("img", type=PICTURE, metavar="FILE")
     @click.option("--weights", default="demo", envvar="WEIGHTS", show_default=True, help="Set of weights.")
     @json_option
     def faces(img: Path, weights: str, as_json: bool) -> None:

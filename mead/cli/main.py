@@ -17,16 +17,17 @@ from mead.params import ParamsError
 from mead.processes.child import ServiceError
 from mead.registry import MODELS
 from mead.terminal import say
-from mead.weights.errors import DownloadError, WeightsError
+from mead.weights.errors import DownloadError, UnknownSetError, WeightsError
 
 LOCAL, ASKING = "mead.cli.model_commands", "mead.cli.service_commands"
 COMMANDS = {
     "demo": "mead.cli.serve.demo_command",
     "serve": "mead.cli.serve.serve_command",
     **{spec.command_name: f"{LOCAL}.local_command" for spec in MODELS.values()},
+    "submit": "mead.cli.submit.submit_command",
     **{
         name: f"{ASKING}.{name}_command"
-        for name in ("submit", "status", "wait", "cancel", "retry", "keep", "jobs", "queue")
+        for name in ("status", "wait", "cancel", "retry", "keep", "jobs", "queue")
     },
     "faces": "mead.cli.faces_command.faces_command",
     "models": "mead.cli.catalogue.models_command",
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         show_usage_error(error)
         sys.exit(WRONG_USAGE)
-    except ParamsError as error:
+    except (ParamsError, UnknownSetError) as error:
         _fail(error, WRONG_USAGE)
     except ValidationError as error:  # of the settings
         from mead.settings import describe_problems

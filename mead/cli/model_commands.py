@@ -19,6 +19,7 @@ from mead.output import try_output
 from mead.params import JobParams, check
 from mead.registry import MODELS
 from mead.terminal import say
+from mead.weights.sets import WeightSet
 
 PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -69,10 +70,12 @@ def out_paths(out: Path, n: int) -> list[Path]:
     """The files of `n` pictures: OUT.png, OUT-2.png and so on.
 
     Raises:
-        click.BadParameter: it is no PNG file.
+        click.BadParameter: it is no PNG file, or its folder does not exist.
     """
+    hint = "'-o' / '--out'"
     if out.suffix != ".png":
-        raise click.BadParameter(f"{str(out)!r} does not end in .png", param_hint="'-o' / '--out'")
+        raise click.BadParameter(f"{str(out)!r} does not end in .png", param_hint=hint)
+    _check_folder(out, hint)
     return numbered(out, n)
 
 
@@ -80,12 +83,13 @@ def lapse_paths(path: Path, n: int) -> list[Path]:
     """The files of the time-lapses of `n` pictures: NAME.webp, NAME-2.webp and so on.
 
     Raises:
-        click.BadParameter: for a file of another kind.
+        click.BadParameter: for a file of another kind, or in a folder that does not exist.
         OSError: the file cannot be written.
     """
+    hint = "'--timelapse'"
     if path.suffix not in (".webp", ".mp4"):
-        why = f"{str(path)!r} ends neither in .webp nor in .mp4"
-        raise click.BadParameter(why, param_hint="'--timelapse'")
+        raise click.BadParameter(f"{str(path)!r} ends neither in .webp nor in .mp4", param_hint=hint)
+    _check_folder(path, hint)
     try_output(path, "timelapse")
     return numbered(path, n)
 
@@ -95,6 +99,16 @@ timelapse_option = click.Option(
     type=click.Path(path_type=Path),
     help="File for the time-lapse, .webp or .mp4, of the --frames asked for; of several, the first.",
 )
+
+
+def _check_folder(path: Path, hint: str) -> None:
+    """Check that a file's folder is there: a misspelt one is not made, and pictures do not land in it.
+
+    Raises:
+        click.BadParameter: it is not.
+    """
+    if not path.parent.exists():
+        raise click.BadParameter(f"the folder {str(path.parent)!r} does not exist", param_hint=hint)
 
 
 def numbered(path: Path, n: int) -> list[Path]:
@@ -152,6 +166,8 @@ def _run(
     lapses = lapse_paths(timelapse, checked.n) if timelapse is not None else []
     if lapses:
         _check_lapse(lapses[0], checked.frames)
+    if weights is not None:
+        WeightSet.find(weights)  # before PyTorch is imported
     parameters = {name: getattr(checked, name) for name in given(spec, options)} | {"seed": checked.seed}
     others = {name: value for name, value in (("weights", weights), ("device", device)) if value is not None}
     tell(f"seed {checked.seed}")

@@ -1,148 +1,23 @@
-"""The commands that ask a service: submit, status, wait, cancel, retry, keep, jobs and queue."""
+"""The commands that ask a service for its jobs: status, wait, cancel, retry, keep, jobs and queue."""
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from mead.cli.model_commands import given, lapse_paths, out_paths, parameters_of, spec_called
-from mead.cli.parser import (
-    FAILED,
-    NO_ANSWER,
-    WRONG_USAGE,
-    CommandError,
-    LazyGroup,
-    json_option,
-    print_json,
-    tell,
-    watched,
-)
+from mead.cli.asking import asking
+from mead.cli.model_commands import lapse_paths, out_paths
+from mead.cli.parser import CommandError, print_json, watched
 from mead.cli.progress_bar import ProgressBar
-from mead.client import Client, Job, MeadError, Picture, RefusedError, UnreachableError
+from mead.client import Client, Job, Picture, RefusedError
 from mead.files import write_whole
-from mead.params import check
-from mead.registry import MODELS
+from mead.output import try_output
 from mead.terminal import format_size, say
-from mead.webhooks.form import WebhookForm
 
-PATIENCE = 5  # seconds for which a service that does not answer is asked again
-
-url_option = click.option(
-    "--url",
-    envvar="MEAD_URL",
-    default="http://127.0.0.1:5000",
-    show_default=True,
-    help="The service's address.",
-)
-key_option = click.option("--key", envvar="MEAD_API_KEY", help="The API key.")
 ids_argument = click.argument("ids", nargs=-1, required=True, metavar="ID...")
-
-
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options --url, --key and --json, and a client in place of the first two."""
-
-    @functools.wraps(command)
-    def asks(url: str, key: str | None, **options: Any) -> None:
-        try:
-            with Client(url, key, patience=PATIENCE) as client:
-                command(client, **options)
-        except MeadError as error:
-            raise CommandError(str(error), _code_of(error)) from error
-
-    return url_option(key_option(json_option(asks)))
-
-
-def _code_of(error: MeadError) -> int:
-    """The exit code for an error of the service."""
-    if isinstance(error, UnreachableError) or error.status in (429, 503):
-        return NO_ANSWER
-    return WRONG_USAGE if error.status in (400, 413, 415, 422) else FAILED
-
-
-def submit_command(name: str) -> click.Command:
-    """A group: `mead submit generate PROMPT`, `mead submit edit IMG PROMPT`; and `mead submit --from ID`, of
-    either.
-    """
-
-    @click.command
-    @click.option(
-        "--from",
-        "source",
-        metavar="ID",
-        help="Go on with this job with --iterations further steps, or show its edit at another --strength.",
-    )
-    @click.option("--iterations", metavar="ITERATIONS", help="With --from: how many further steps.")
-    @click.option("--frames", metavar="FRAMES", help="With --from: frames of a time-lapse of these steps.")
-    @click.option("--strength", metavar="STRENGTH", help="With --from: how much of the edit is shown.")
-    @click.option(
-        "--output",
-        type=click.Choice(["face", "photo", "pair"]),
-        help="With --from: what else is shown of the edit.",
-    )
-    @click.option("--upscale", type=click.Choice(["1", "2", "4"]), help="With --from: another size.")
-    @_asking
-    def go_on(client: Client, source: str, as_json: bool, **fields: Any) -> None:
-        job = client.job(source).resume(**fields)
-        _tell_accepted(job, as_json)
-
-    def submit(**options: Any) -> None:
-        context = click.get_current_context()
-        sources = map(context.get_parameter_source, options)
-        given_here = ParameterSource.COMMANDLINE in sources
-        if context.invoked_subcommand is None and options["source"]:
-            context.invoke(go_on, **options)
-        elif context.invoked_subcommand is None or given_here:
-            raise click.UsageError("give a model, as in `mead submit generate PROMPT`, or --from ID alone")
-
-    return LazyGroup(
-        name,
-        commands_at={spec.command_name: f"{__name__}.submit_to" for spec in MODELS.values()},
-        aliases={spec.route: f"{__name__}.submit_to" for spec in MODELS.values()},
-        params=go_on.params,
-        callback=submit,
-        invoke_without_command=True,
-        help="Send a job to a service and print its id, without waiting. `mead wait ID` fetches the picture.",
-    )
-
-
-def submit_to(name: str) -> click.Command:
-    """The command that sends a job of one model."""
-    spec = spec_called(name)
-
-    @_asking
-    def submit(client: Client, as_json: bool, **options: Any) -> None:
-        parameters = given(spec, options)
-        checked = check(spec.params, parameters)
-        fields: dict[str, Any] = {field.removesuffix("_path"): value for field, value in parameters.items()}
-        fields |= {"seed": checked.seed, "n": checked.n}
-        fields |= {name: options[name] for name in WebhookForm.model_fields}
-        job = client.submit(model=spec.route, **fields)
-        tell(f"seed {checked.seed}")
-        _tell_accepted(job, as_json, seed=checked.seed)
-
-    command: click.Command = click.command(name, help=f"{spec.summary} Sends the job to a service.")(submit)
-    webhooks = [
-        click.Option([f"--{name}"], metavar=metavar, help=WebhookForm.model_fields[name].description)
-        for name, metavar in (("webhook", "URL"), ("webhook_events_filter", "EVENTS"))
-    ]
-    command.params = [*parameters_of(spec, name), *webhooks, *command.params]
-    return command
-
-
-def _tell_accepted(job: Job, as_json: bool, **more: Any) -> None:
-    """Print the ids of a job that was accepted, and the notes on it."""
-    for note in job.notes:
-        say(f"mead: {note}", file=sys.stderr)
-    if as_json:
-        print_json({"ids": list(job.ids), **more, "notes": list(job.notes)})
-    else:
-        print(*job.ids, sep="\n")
 
 
 def status_command(name: str) -> click.Command:
@@ -150,7 +25,7 @@ def status_command(name: str) -> click.Command:
 
     @click.command(name)
     @ids_argument
-    @_asking
+    @asking
     def status(client: Client, ids: Sequence[str], as_json: bool) -> None:
         """Print how far jobs are; with --json, their records."""
         records = [client.job(job_id).record() for job_id in ids]
@@ -175,7 +50,7 @@ def wait_command(name: str) -> click.Command:
         help="File for the time-lapse, .webp or .mp4, of a job with frames; of several, the first.",
     )
     @click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for each job.")
-    @_asking
+    @asking
     def wait(
         client: Client,
         ids: Sequence[str],
@@ -189,6 +64,7 @@ def wait_command(name: str) -> click.Command:
         Without --out, the pictures are saved as ID.png.
         """
         paths = out_paths(out, len(ids)) if out is not None else [Path(f"{job_id}.png") for job_id in ids]
+        try_output(paths[0], "out")
         lapses = lapse_paths(timelapse, len(ids)) if timelapse is not None else []
         saved = []
         for number, (job_id, path) in enumerate(zip(ids, paths, strict=True)):
@@ -227,7 +103,7 @@ def cancel_command(name: str) -> click.Command:
     @click.command(name)
     @click.option("--group", is_flag=True, help="Cancel also the jobs that were made together with these.")
     @ids_argument
-    @_asking
+    @asking
     def cancel(client: Client, ids: Sequence[str], group: bool, as_json: bool) -> None:
         """Cancel jobs: queued ones at once, running ones at their next step."""
         _each(ids, as_json, "cancelled", lambda job_id: _group_of(client, job_id, group).cancel())
@@ -247,7 +123,7 @@ def retry_command(name: str) -> click.Command:
 
     @click.command(name)
     @ids_argument
-    @_asking
+    @asking
     def retry(client: Client, ids: Sequence[str], as_json: bool) -> None:
         """Run failed jobs again, with the same ids. Jobs whose parameters were at fault cannot run again."""
         _each(ids, as_json, "queued", lambda job_id: client.job(job_id).retry())
@@ -261,7 +137,7 @@ def keep_command(name: str) -> click.Command:
     @click.command(name)
     @click.option("--undo", is_flag=True, help="Let them go after the retention time, counted from now.")
     @ids_argument
-    @_asking
+    @asking
     def keep(client: Client, ids: Sequence[str], undo: bool, as_json: bool) -> None:
         """Keep jobs' records and pictures beyond the service's retention time."""
         if undo:
@@ -305,7 +181,7 @@ def jobs_command(name: str) -> click.Command:
     @click.option("--group", metavar="ID", help="Only the jobs of this group.")
     @click.option("--kept", is_flag=True, help="Only jobs that are kept beyond the retention time.")
     @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The most jobs.")
-    @_asking
+    @asking
     def jobs(client: Client, as_json: bool, **which: Any) -> None:
         """List this key's jobs, the newest first."""
         records = list(client.jobs(**which))
@@ -323,7 +199,7 @@ def queue_command(name: str) -> click.Command:
     """`mead queue`."""
 
     @click.command(name)
-    @_asking
+    @asking
     def queue(client: Client, as_json: bool) -> None:
         """Print what waits and what runs: the queues, and the inference servers."""
         state = client.queues()

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from mead.cli.model_commands import PICTURE
 from mead.cli.parser import CommandError
 from mead.installation import version
 from mead.model_spec import ModelSpec
@@ -26,7 +27,7 @@ def show_command(name: str) -> click.Command:
     """`mead show`."""
 
     @click.command(name)
-    @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+    @click.argument("file", type=PICTURE, metavar="FILE")
     def show(file: Path) -> None:
         """Print the command that makes a PNG of this project again."""
         made = read_provenance(file)
@@ -50,8 +51,6 @@ def read_provenance(path: Path) -> Provenance:
         with path.open("rb") as file, Image.open(file, formats=["PNG"]) as picture:
             picture.load()  # chunks may follow the pixels
             found = picture.info.get(MEAD)
-    except FileNotFoundError:
-        raise CommandError(f"there is no file {path}") from None
     except (Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
         raise CommandError(f"{path}: not a PNG that can be read ({error})") from error
     if not isinstance(found, str):

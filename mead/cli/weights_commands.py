@@ -147,7 +147,7 @@ def _is_here(name: str) -> bool:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the set; it is created if it does not exist yet.")
 @click.option(
     "--as",

@@ -24,6 +24,9 @@ class Client:
         key: the API key; by default MEAD_API_KEY of the environment, else none.
         timeout: seconds to wait for an answer.
         patience: seconds for which a request that fails on its way, or finds the service busy, is repeated.
+
+    Raises:
+        ValueError: `url` is not an address, or no request can have `key`; the message names which.
     """
 
     def __init__(

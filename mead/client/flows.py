@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mead.client.address import service_key, service_url
 from mead.client.errors import JobCancelledError, JobFailedError, MeadError, RefusedError, UnreachableError
 from mead.client.results import Picture, Progress, Record, together
 from mead.client.steps import FIRST_PAUSE, Flow, Open, Pause, ReadLine, Request, send
@@ -18,7 +18,6 @@ from mead.client.steps import FIRST_PAUSE, Flow, Open, Pause, ReadLine, Request,
 if TYPE_CHECKING:
     from PIL import Image
 
-DEFAULT_URL = "http://127.0.0.1:5000"
 GROUP_PAUSE = 0.5  # seconds between two looks at the jobs of a group
 
 Value: TypeAlias = (
@@ -38,11 +37,14 @@ class Operations:
         key: the API key; by default MEAD_API_KEY of the environment, else none.
         timeout: seconds to wait for an answer.
         patience: seconds for which a request that fails on its way, or finds the service busy, is repeated.
+
+    Raises:
+        ValueError: `url` is not an address, or no request can have `key`.
     """
 
     def __init__(self, url: str | None, key: str | None, timeout: float, patience: float) -> None:
-        self.url = (url or os.environ.get("MEAD_URL") or DEFAULT_URL).rstrip("/")
-        key = key or os.environ.get("MEAD_API_KEY")
+        self.url = service_url(url)
+        key = service_key(key)
         self.timeout = timeout
         self.patience = patience
         self.options: dict[str, Any] = {

@@ -121,10 +121,10 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, start: str) -> None:
 @pytest.mark.usefixtures("two_cores")
 def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPipeline) -> None:
     wanted = [
-        params("a red circle on a blue background", seed=1, iterations=12),
-        params("a boat at sunset", seed=2, iterations=9, img_path=DATA / "coffee.jpg"),
-        params("a woman with glasses", seed=3, iterations=12, cutouts=5),
-        params("a green tree", seed=4, iterations=7, start="noise"),
+        params("a red circle on a blue background", seed=1, iterations=6),
+        params("a boat at sunset", seed=2, iterations=5, img_path=DATA / "coffee.jpg"),
+        params("a woman with glasses", seed=3, iterations=6, cutouts=5),
+        params("a green tree", seed=4, iterations=4, start="noise"),
     ]
     alone = [finish(pipeline, [pipeline.start(one)])[0] for one in wanted]
     together = finish(pipeline, [pipeline.start(one) for one in wanted])
@@ -312,7 +312,7 @@ def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline) -> None:
         "a landscape at night",
         "a landscape by day",
     ]
-    revisions = [pipeline.start(params(one, seed=1, iterations=25)) for one in prompts]
+    revisions = [pipeline.start(params(one, seed=1, iterations=12)) for one in prompts]
     red, blue, night, day = (np.asarray(picture, float) for picture in finish(pipeline, revisions))
     assert red[..., 0].mean() - red[..., 2].mean() > 40
     assert blue[..., 2].mean() - blue[..., 0].mean() > 40
@@ -322,7 +322,7 @@ def test_words_show_in_the_picture(pipeline: LatentRevisionsPipeline) -> None:
 @pytest.mark.slow
 def test_colours_show_from_noise_too(pipeline: LatentRevisionsPipeline) -> None:
     prompts = ["a red square on a red background", "a blue square on a blue background"]
-    revisions = [pipeline.start(params(one, seed=1, iterations=40, start="noise")) for one in prompts]
+    revisions = [pipeline.start(params(one, seed=1, iterations=25, start="noise")) for one in prompts]
     red, blue = (np.asarray(picture, float) for picture in finish(pipeline, revisions))
     assert (red[..., 0] - red[..., 2]).mean() - (blue[..., 0] - blue[..., 2]).mean() > 60
 

@@ -55,6 +55,10 @@ local function change(id, fields)
     announce(id, fields)
 end
 
+-- Writes a job's id again. The WAIT that follows waits, since Redis 7.2, only for what its own connection has written;
+-- that of a repeated call has written nothing yet, and would let pass what no replica has.
+local function confirm(id) redis.call('HSET', JOB .. id, 'id', id) end
+
 -- Reads fields of a record with HMGET. Returns an empty table if the key holds something other than a hash.
 local function read(id, ...)
     local fields = redis.pcall('HMGET', JOB .. id, ...)

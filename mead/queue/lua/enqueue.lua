@@ -87,11 +87,17 @@ local function forget_expired()
     end
 end
 
-if redis.call('EXISTS', JOB .. ids[1]) == 1 then return {'accepted', ids[1], number} end
+if redis.call('EXISTS', JOB .. ids[1]) == 1 then
+    confirm(ids[1])
+    return {'accepted', ids[1], number}
+end
 if key ~= '' then
     local earlier = redis.call('GET', IDEMPOTENCY .. owner .. ':' .. key)
     local made = earlier and redis.call('HMGET', JOB .. earlier, 'fingerprint', 'n') or {}
-    if made[1] == fingerprint then return {'accepted', earlier, tonumber(made[2]) or 1} end
+    if made[1] == fingerprint then
+        confirm(earlier)
+        return {'accepted', earlier, tonumber(made[2]) or 1}
+    end
     if made[1] then return {'repeated'} end
 end
 

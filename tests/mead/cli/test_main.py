@@ -36,7 +36,7 @@ def mead(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 )
 def test_the_setting_weights_holds_here_too(arguments: list[str]) -> None:
     done = mead(*arguments, WEIGHTS="nope")
-    assert done.returncode != 0 and "there is no set 'nope'" in done.stderr
+    assert done.returncode == 2 and "there is no set 'nope'" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint"], ["latent_revision"], ["styleclip", "x", "--w0", "1"]])
@@ -68,12 +68,25 @@ def test_what_is_not_understood_gives_the_usage(arguments: list[str]) -> None:
             ["generate", "x", "-o", "picture.jpg"],
             "mead: Invalid value for '-o' / '--out': 'picture.jpg' does not end",
         ),
+        (["generate", "x", "-o", "no/such/a.png"], "'-o' / '--out': the folder 'no/such' does not exist"),
+        (["wait", "0", "-o", "no/such/a.png"], "'-o' / '--out': the folder 'no/such' does not exist"),
+        (["generate", "x", "--frames", "2", "--timelapse", "no/a.webp"], "the folder 'no' does not exist"),
+        (["faces", "none.jpg"], "mead: Invalid value for 'FILE': File 'none.jpg' does not exist."),
+        (["show", "none.png"], "mead: Invalid value for 'FILE': File 'none.png' does not exist."),
+        (["jobs", "--url", "localhost:5000"], "mead: url: 'localhost:5000' is not the address of a service"),
+        (["jobs", "--key", "clé"], "mead: key: an API key has only letters"),
     ],
 )
 def test_a_wrong_value_is_named(arguments: list[str], says: str) -> None:
     done = mead(*arguments)
     assert done.returncode == 2
     assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    done = mead("jobs", MEAD_URL="http://me:secret@here:port")
+    says = "mead: MEAD_URL: 'here:port' is not the address of a service, such as http://127.0.0.1:5000\n"
+    assert done.returncode == 2 and done.stderr == says
 
 
 @pytest.mark.parametrize("command", ["latent_revision", "styleclip"])
@@ -114,11 +127,11 @@ def test_what_can_be_made() -> None:
     full = mead("models", "--weights", "full").stdout
     assert "The full weights paint" in full and "size: default 512x512" in full
     unknown = mead("models", "--weights", "nowhere")
-    assert unknown.returncode == 1 and "there is no set 'nowhere'" in unknown.stderr
+    assert unknown.returncode == 2 and "there is no set 'nowhere'" in unknown.stderr
 
 
 @pytest.mark.slow
-def test_the_faces_of_a_photo(tmp_path: Path) -> None:
+def test_the_faces_of_a_photo() -> None:
     result = mead("faces", "tests/data/face.jpeg")
     assert result.returncode == 0
     assert re.fullmatch(r"1: \d+,\d+ to \d+,\d+, turned by -?\d+ degrees\n", result.stdout), result.stdout
@@ -127,8 +140,6 @@ def test_the_faces_of_a_photo(tmp_path: Path) -> None:
         0,
         "",
     ) and "there is no face in tests/data/coffee.jpg" in cup.stderr
-    missing = mead("faces", str(tmp_path / "none.jpg"))
-    assert missing.returncode == 1 and "img: there is no file" in missing.stderr
 
 
 def test_notes_are_said_beside_the_path(tmp_path: Path) -> None:
@@ -145,14 +156,14 @@ def test_pictures_made_here(tmp_path: Path, face: Path) -> None:
     """Into a pipe goes what a program needs, and nothing else."""
     few = ["--iterations", "1", "--upscale", "1"]
     small = [*few, "--size", "64x64"]
-    first = tmp_path / "new" / "house.png"
+    first = tmp_path / "house.png"
     lapse = ["--frames", "2", "--timelapse", str(tmp_path / "house.webp")]
     done = mead("generate", "a red house", *small, "--seed", "7", "-n", "2", "-o", str(first), *lapse)
     assert done.returncode == 0 and done.stderr == ""
     for name in ("house.webp", "house-2.webp"):
         assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
     assert done.stdout.splitlines() == [str(first), str(first.with_name("house-2.png"))]
-    folder = ["--output_path", str(tmp_path)]
+    folder = ["--output_path", str(tmp_path / "new")]
     alone = mead("generate", "a red house", *small, "--seed", "8", *folder, "--json")
     told = json.loads(alone.stdout)
     assert told["notes"] == [] and told["pictures"][0]["seed"] == 8
@@ -253,13 +264,16 @@ def test_the_doctor(tmp_path: Path) -> None:
     assert {finding["state"] for finding in found.values()} <= {"good", "note"}
     away = {"DATA_URL": "s3://pictures/studio", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     away |= {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    away |= {"DATA_DIR": __file__, "DEFAULT_WEIGHTS": "dmeo"}
+    away |= {"DATA_DIR": __file__, "DEFAULT_WEIGHTS": "dmeo", "DEVICE": "abacus"}
     ill = mead("doctor", **{**environment, **away}, WEIGHTS="none-such", REDIS_URL="redis://127.0.0.1:1/0")
     assert "note  settings: DEFAULT_WEIGHTS=dmeo: there is no such set here" in ill.stdout
     assert f"bad   DATA_DIR: {__file__} is not a folder" in ill.stdout
-    assert ill.returncode == 1 and "bad   Redis: " in ill.stdout and "bad   weights: " in ill.stdout
+    assert ill.returncode == 1 and "bad   Redis: " in ill.stdout
+    assert "bad   weights: there is no set 'none-such'" in ill.stdout
+    assert "bad   DEVICE: 'abacus' cannot be used" in ill.stdout
     assert "bad   DATA_URL: s3://pictures/studio: the object store does not answer" in ill.stdout
-    assert ill.stderr == "mead: the service cannot work here yet: Redis, weights, DATA_DIR, DATA_URL\n"
+    lacks = "DEVICE, Redis, weights, DATA_DIR, DATA_URL"
+    assert ill.stderr == f"mead: the service cannot work here yet: {lacks}\n"
 
 
 def test_the_version() -> None:

@@ -17,6 +17,7 @@ import redis
 
 from caching_config import Settings, connect
 from LatentRevisions.params import LatentRevisionsParams
+from mead.cli.local_redis import free_port
 from mead.folder_storage import FolderStorage
 from mead.http.app import create_app
 from mead.http.events import Events
@@ -112,16 +113,14 @@ def with_prefix(rules: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
-    group = SentinelGroup(tmp_path_factory.mktemp("sentinels"), documented_rules())
-    yield group
-    group.stop()
+    with SentinelGroup(tmp_path_factory.mktemp("sentinels"), documented_rules()) as group:
+        yield group
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterGroup]:
-    group = ClusterGroup(tmp_path_factory.mktemp("cluster"), with_prefix(documented_rules()))
-    yield group
-    group.stop()
+    with ClusterGroup(tmp_path_factory.mktemp("cluster"), with_prefix(documented_rules())) as group:
+        yield group
 
 
 def settings_of(url: str, **more: Any) -> Settings:
@@ -330,27 +329,26 @@ def tls_redis(tmp_path: Path) -> Iterator[tuple[Node, str]]:
         openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
         signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", *subject[2:])
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", "-extfile", "names", *signed)
-    group = Group(tmp_path / "nodes")
-    group.folder.mkdir()
-    rules = with_prefix(documented_rules())
-    node = group.add(
-        f"tls-ca-cert-file {tmp_path}/ca.crt",
-        f"tls-cert-file {tmp_path}/server.crt",
-        f"tls-key-file {tmp_path}/server.key",
-        f"user mead {' '.join(rules)}",
-        "user default off",
-        "tls-auth-clients yes",
-        f"tls-port {(port := 20_000 + secrets.randbelow(9_000))}",
-    )
-    log = node.folder / "log"
-    eventually(lambda: node.process.poll() is not None or "Ready to accept connections" in log.read_text())
-    if node.process.poll() is not None and "Bad directive" in log.read_text():
-        pytest.skip("this Redis was built without TLS")
-    files = (
-        f"ssl_ca_certs={tmp_path}/ca.crt&ssl_certfile={tmp_path}/client.crt&ssl_keyfile={tmp_path}/client.key"
-    )
-    yield node, f"rediss://mead:secret@127.0.0.1:{port}/0?{files}"
-    group.stop()
+    (tmp_path / "nodes").mkdir()
+    with Group(tmp_path / "nodes") as group:
+        node = group.add(
+            f"tls-ca-cert-file {tmp_path}/ca.crt",
+            f"tls-cert-file {tmp_path}/server.crt",
+            f"tls-key-file {tmp_path}/server.key",
+            f"user mead {' '.join(with_prefix(documented_rules()))}",
+            "user default off",
+            "tls-auth-clients yes",
+            f"tls-port {(port := free_port())}",
+        )
+        log = node.folder / "log"
+        eventually(
+            lambda: node.process.poll() is not None or "Ready to accept connections" in log.read_text()
+        )
+        if node.process.poll() is not None and "Bad directive" in log.read_text():
+            pytest.skip("this Redis was built without TLS")
+        files = f"ssl_ca_certs={tmp_path}/ca.crt&ssl_certfile={tmp_path}/client.crt"
+        files += f"&ssl_keyfile={tmp_path}/client.key"
+        yield node, f"rediss://mead:secret@127.0.0.1:{port}/0?{files}"
 
 
 def test_tls_with_client_certificates_and_the_least_rights(tls_redis: tuple[Node, str]) -> None:

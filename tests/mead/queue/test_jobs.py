@@ -70,8 +70,12 @@ def test_parameters_come_back_as_they_went(jobs: Jobs) -> None:
 
 
 def test_enqueueing_twice_is_once(jobs: Jobs, client: redis.Redis) -> None:
-    put(jobs, "a", "a")
-    assert client.lrange(QUEUE, 0, -1) == ["a"]
+    put(jobs, "a")
+    record, changes = client.hgetall("job:a"), client.info("persistence")["rdb_changes_since_last_save"]
+    put(jobs, "a")
+    assert client.lrange(QUEUE, 0, -1) == ["a"] and client.hgetall("job:a") == record
+    # it has written something all the same, for WAIT to wait for
+    assert client.info("persistence")["rdb_changes_since_last_save"] > changes
 
 
 def test_unknown_job(jobs: Jobs) -> None:
