@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,42 +31,87 @@ class _FastBackward(torch.autograd.Function):
         normalise = _normalise_on_gpu if x.is_cuda else _normalise
         y, mean, rstd = normalise(x, weight, bias, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.swish = swish
+        ctx.eps, ctx.swish = eps, swish
         return F.silu(y, inplace=True) if swish else y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        n, channels, height, width = x.shape
-        groups = mean.shape[1]
-        size = channels // groups  # of a group, in channels
-        mean, rstd = (stat.float().repeat_interleave(size, 1) for stat in (mean, rstd))  # [N, C]
+        needed = ctx.needs_input_grad[:3]
+        if not x.is_cuda and x[0, 0].numel() < DIVIDED:
+            if ctx.swish:
+                y, _, _ = _normalise(x, weight, bias, mean.shape[1], ctx.eps)
+                grad = torch.ops.aten.silu_backward(grad, y)
+            return *_native_backward(grad, x, weight, mean, rstd, needed), None, None, None
+        return *_backward(grad, x, weight, bias, mean, rstd, ctx.swish, needed), None, None, None
 
-        def over_group(per_channel: Tensor) -> Tensor:
-            means = per_channel.view(n, groups, size).sum(2) / (size * height * width)
-            return means.repeat_interleave(size, 1)
 
-        factor = weight * rstd
-        product = torch.empty_like(x)
-        if ctx.swish:
-            product = plain_multiply_add(x, factor, bias - mean * factor)  # as normalised; later grad * x
-            grad = torch.ops.aten.silu_backward(grad, product)
-        # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
-        # grad_x = rstd * (g - <g> - h * <g * h>)
-        grad_bias = _sum(grad)
-        grad_weight = (_sum(torch.mul(grad, x, out=product)) - grad_bias * mean) * rstd
-        slope = -over_group(weight * grad_weight) * rstd.square()
-        offset = -over_group(weight * grad_bias) * rstd - slope * mean
-        grad_x = plain_multiply_add(x, slope, offset).addcmul_(grad, factor[:, :, None, None].to(x.dtype))
-        return grad_x, grad_weight.sum(0), grad_bias.sum(0), None, None, None
+def _native_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, needed: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """The gradients of x, weight and bias that are needed, by PyTorch's own, one sample at a time."""
+    channels, groups = x.shape[1], mean.shape[1]
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    samples = zip(*(each.split(1) for each in (grad, x, mean, rstd)), strict=True)
+    grads = [
+        torch.ops.aten.native_group_norm_backward(
+            *sample, weight, 1, channels, x[0, 0].numel(), groups, needed
+        )
+        for sample in samples
+    ]
+    if len(grads) == 1:
+        return grads[0]
+    of_x, of_weight, of_bias = zip(*grads, strict=True)
+    return (
+        torch.cat(of_x),
+        torch.stack(of_weight).sum(0) if needed[1] else None,
+        torch.stack(of_bias).sum(0) if needed[2] else None,
+    )
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    swish: bool,
+    needed: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    """The gradient of x, and those of weight and bias if they are needed."""
+    n, channels, height, width = x.shape
+    grouped = (-1, mean.shape[1], channels // mean.shape[1])  # of what is about channels
+    weight, bias, mean, rstd = weight.view(grouped), bias.view(grouped), mean[..., None], rstd[..., None]
+    factor = weight * rstd
+    product = torch.empty_like(x)
+    if swish:
+        # as normalised; later grad * x
+        product = plain_multiply_add(x, factor.flatten(1), (bias - mean * factor).flatten(1))
+        grad = torch.ops.aten.silu_backward(grad, product)
+    # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
+    # grad_x = rstd * (g - <g> - h * <g * h>)
+    grad_bias = _sum(grad).view(grouped)
+    grad_weight = (_sum(torch.mul(grad, x, out=product)).view(grouped) - grad_bias * mean) * rstd
+    minus_rstd = rstd / -(grouped[2] * height * width)
+    slope = (weight * grad_weight).sum(2, keepdim=True) * rstd * minus_rstd
+    offset = (weight * grad_bias).sum(2, keepdim=True) * minus_rstd - slope * mean
+    slope, offset = (each.to(x.dtype).expand_as(factor).flatten(1) for each in (slope, offset))
+    grad_x = plain_multiply_add(x, slope, offset)
+    grad_x.addcmul_(grad, factor.to(x.dtype).view(n, channels, 1, 1))
+    return (
+        grad_x,
+        grad_weight.sum(0).flatten() if needed[1] else None,
+        grad_bias.sum(0).flatten() if needed[2] else None,
+    )
 
 
 def _normalise(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised, and the mean and inverse deviation of its groups, [N, groups] each."""
-    n, channels, height, width = x.shape
+    channels, height, width = x.shape[1:]
     if x.dtype != torch.bfloat16 or height * width < DIVIDED:
         # one sample at a time: how PyTorch splits the sums, and so rounds them, depends on the batch size
         samples = [
@@ -75,11 +121,13 @@ def _normalise(
         y, mean, rstd = samples[0] if len(samples) == 1 else map(torch.cat, zip(*samples, strict=True))
         return y, mean, rstd
     # PyTorch's own would add up one part of the features in each of its threads
-    size = channels // groups
-    mean, square = (s.view(n, groups, size).sum(2) / (size * height * width) for s in (_sum(x), _sum(x * x)))
+    grouped = (-1, groups, channels // groups)
+    count = grouped[2] * height * width
+    mean, square = (_sum(each).view(grouped).sum(2, keepdim=True) / count for each in (x, x * x))
     rstd = ((square - mean.square()).clamp_min(0) + eps).rsqrt()
-    factor = weight * rstd.repeat_interleave(size, 1)
-    return plain_multiply_add(x, factor, bias - mean.repeat_interleave(size, 1) * factor), mean, rstd
+    factor = weight.view(grouped) * rstd
+    y = plain_multiply_add(x, factor.flatten(1), (bias.view(grouped) - mean * factor).flatten(1))
+    return y, mean.flatten(1), rstd.flatten(1)
 
 
 def _normalise_on_gpu(

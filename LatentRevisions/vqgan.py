@@ -115,7 +115,8 @@ class _Interleave(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         n, channels, height, width = grad.shape
         shape = (n, 4 * channels, height // 2 + 1, width // 2 + 1)
-        grad_x = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        grad_x = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+        grad_x.zero_()
         for place, part in _quarters(grad, grad_x):
             part.copy_(place)
         return grad_x

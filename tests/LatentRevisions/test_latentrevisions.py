@@ -211,13 +211,16 @@ def test_the_loss_is_the_published_one(pipeline: LatentRevisionsPipeline) -> Non
     revision = pipeline.start(params(seed=1, iterations=1))
     generator = torch.Generator()
     generator.set_state(revision.generator.get_state())
-    with torch.no_grad(), pipeline.precision.autocast():
-        picture = (pipeline.vqgan.decode(revision.latents.clamp(-6, 6)).float().clamp(-1, 1) + 1) / 2
+    autocast = pipeline.precision.autocast
+    with torch.no_grad():
+        with autocast():
+            picture = pipeline.vqgan.decode(revision.latents.clamp(-6, 6))
+        picture = (picture.float().clamp(-1, 1) + 1) / 2
         maps = revision.cutouts.draw(128, 128, generator)
         crops = revision.cutouts.cut(picture, maps[None], pipeline.perceptor.input_size)
-        seen = pipeline.perceptor.embed_image(
-            crops + revision.cutouts.noise(pipeline.perceptor.input_size, generator)
-        )
+        crops += revision.cutouts.noise(pipeline.perceptor.input_size, generator)
+        with autocast():
+            seen = pipeline.perceptor.embed_image(crops)
     away = pipeline.perceptor.embed_text(["incoherent, confusing, cropped, watermarks"])[0]
     expected = (-10 * seen @ revision.target + pipeline.hyperparameters.away * seen @ away).mean()
     pipeline.step([revision])

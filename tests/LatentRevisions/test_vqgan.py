@@ -99,12 +99,13 @@ def test_a_key_of_another_shape_is_named() -> None:
         VQGAN.from_state_dict(state_dict)
 
 
-@pytest.mark.parametrize("channels", [32, 48, 96])
-def test_norm_is_group_normalisation_both_ways(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "sides"), [(32, (5, 7)), (48, (5, 7)), (96, (32, 34))])
+def test_norm_is_group_normalisation_both_ways(channels: int, sides: tuple[int, int]) -> None:
     torch.manual_seed(0)
     norm = GroupNorm(channels).double()
     torch.nn.init.normal_(norm.weight)
-    x = (torch.randn(2, channels, 5, 7, dtype=torch.float64) * 2 + 3).requires_grad_()
+    x = torch.randn(2, channels, *sides, dtype=torch.float64).to(memory_format=torch.channels_last) * 2 + 3
+    x.requires_grad_()
     inputs = (x, norm.weight, norm.bias)
     ours, theirs = norm(x), F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     grad = torch.randn_like(x)
@@ -113,6 +114,32 @@ def test_norm_is_group_normalisation_both_ways(channels: int) -> None:
         torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
     ):
         assert torch.allclose(a, b, atol=1e-5)  # its sums are float32
+
+
+@pytest.mark.parametrize("side", [16, 31, 33])
+@pytest.mark.parametrize("swish", [False, True])
+def test_norm_rounds_the_same_in_any_batch_and_with_any_number_of_threads(side: int, swish: bool) -> None:
+    torch.manual_seed(0)
+    norm = GroupNorm(64, swish=swish).requires_grad_(False)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 64, side, side).bfloat16().to(memory_format=torch.channels_last)
+    grad = torch.randn_like(x)
+
+    def both_ways(part: slice) -> list[torch.Tensor]:
+        leaf = x[part].clone().requires_grad_()
+        y = norm(leaf)
+        return [y.detach(), *torch.autograd.grad(y, leaf, grad[part])]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = both_ways(slice(3))
+        torch.set_num_threads(2)
+        for part in (slice(1), slice(1, 3), slice(3)):
+            for one, whole in zip(both_ways(part), expected, strict=True):
+                assert torch.equal(one, whole[part])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_gradients_reach_z_and_codes() -> None:
