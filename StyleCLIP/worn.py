@@ -18,6 +18,8 @@ from StyleCLIP.sliders import RANGE, Sliders
 
 BRIGHTNESS = 0.05  # what its squared differences count beside those of colour: light and shadow fall anywhere
 SPOT = 5  # pixels, the side of the smallest change that is seen
+LEFT = 0.3  # of the change, that need not be made: who is far from wearing a thing cannot be given it
+STEPS = 3  # to a slider's least value, at most
 
 
 class Worn:
@@ -50,11 +52,20 @@ class Worn:
         """
         if not self.off:
             return codes
-        faces = self.synthesise(torch.cat([codes, *(codes + off for off in self.off.values())]))
-        for without, (name, off) in zip(faces[1:].split(1), self.off.items(), strict=True):
-            if spot(faces[:1], without) > self.least[name] and nearer(without, faces[:1], photo):
-                codes = codes + off
-        return codes
+        face, *others = self.synthesise(
+            torch.cat([codes, *(codes + off for off in self.off.values())])
+        ).split(1)
+        taken = torch.zeros_like(codes)
+        for without, (name, off) in zip(others, self.off.items(), strict=True):
+            if spot(face, without) > self.least[name] and nearer(without, face, photo):
+                taken += self._share(codes, off, face, without) * off
+        return codes + taken
+
+    def _share(self, codes: Tensor, off: Tensor, face: Tensor, without: Tensor) -> float:
+        """How much of the way takes a thing off: the least share with which all but LEFT is done."""
+        left = LEFT * spot(face, without)
+        shares = (step / STEPS for step in range(1, STEPS))
+        return next((s for s in shares if spot(self.synthesise(codes + s * off), without) <= left), 1.0)
 
 
 def spot(a: Tensor, b: Tensor) -> float:

@@ -83,7 +83,7 @@ def test_the_same_as_with_that_strength(
         assert result_of(pipeline, once_more).tobytes() == whole.tobytes()
     assert len(set(pictures.values())) == 3 and pictures[1] == whole.tobytes()
     if not given.get("refine"):
-        inversion = pipeline.invert(pipeline.aligned(girl))
+        inversion = pipeline.start(params(**given)).face
         assert pictures[0] == pipeline.picture(inversion).tobytes()
 
 

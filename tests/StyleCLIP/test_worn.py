@@ -39,8 +39,9 @@ def test_what_the_photo_shows_stays_and_what_it_does_not_goes(
     with torch.no_grad():
         codes = pipeline.invert(draw(woman(**looks)))
     assert torch.equal(pipeline.worn.taken_off(codes, wearing), codes)
-    (off,) = [pipeline.worn.off[worn]]
-    assert torch.equal(pipeline.worn.taken_off(codes, plain), codes + off)
+    off = pipeline.worn.off[worn]
+    taken = pipeline.worn.taken_off(codes, plain) - codes
+    assert 0.3 < float((taken * off).sum() / off.square().sum() / taken.shape[1]) < 1.01
 
 
 def test_light_and_tint_do_not_count() -> None:
@@ -61,12 +62,18 @@ def test_light_and_tint_do_not_count() -> None:
 def test_the_photo_wears_nothing(pipeline: StyleCLIPPipeline) -> None:
     """e4e sees a shimmer of a crown, earrings and a moustache on it."""
     params = StyleCLIPParams(img_path=DATA / "face.jpeg", prompt="x", seed=0, start="inversion")
-    found = pipeline.invert(pipeline.aligned(DATA / "face.jpeg"))
     face = pipeline.start(params).face
-    assert torch.allclose(face, found + sum(pipeline.worn.off.values()), atol=1e-5)
     (read,) = Reader.load().read(tensor([pipeline.picture(face)]))
     assert {read[name] for name in ("hat", "crown", "glasses", "earrings", "beard")} == {"none"}
     assert (read["hair_colour"], read["skin"], read["expression"]) == ("brown", "light", "smile")
+    without = pipeline.invert(pipeline.aligned(DATA / "face.jpeg")) + sum(pipeline.worn.off.values())
+    assert spot(pipeline.spaces.synthesise(face), pipeline.spaces.synthesise(without)) < 40
+
+
+def test_a_photo_can_be_given_what_was_taken_off(pipeline: StyleCLIPPipeline) -> None:
+    params = StyleCLIPParams(img_path=DATA / "face.jpeg", prompt="a queen", seed=0)
+    (read,) = Reader.load().read(tensor([pipeline.image(pipeline.start(params))]))
+    assert read["crown"] == "crown"
 
 
 def test_a_set_without_the_sliders_leaves_faces_as_they_are(pipeline: StyleCLIPPipeline) -> None:
