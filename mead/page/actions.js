@@ -31,7 +31,7 @@ const ACTIONS = [
   ["Stop", (job) => job.playing, (job) => take({ id: job.id, playing: null })],
   ["Download time-lapse", (job) => job.playing, (job) => downloadLapse(job)],
   ["Another face", (job) => !running(job) && modelOf(job)?.photo?.faces.length > 1, () => choose(null)],
-  ["Reuse settings", settled, (job) => { fill(modelOf(job), job, job.files); modelOf(job).element.elements.prompt.focus(); }],
+  ["Reuse settings", settled, (job) => fill(modelOf(job), job, job.files)],
   ["Copy link", (job) => queued && !running(job), () => copied(location.href)],
   ["Copy settings", settled, (job) => copied(JSON.stringify({ model: modelOf(job).name, parameters: parametersOf(job) }, null, 2))],
 ];

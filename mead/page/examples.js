@@ -1,4 +1,4 @@
-// Prompts that work with these weights, to click, with what became of them.
+// Prompts that work with these weights, with what became of them: a click sends the form with one.
 
 import { changed, make } from "./dom.js";
 import { service } from "./service.js";
@@ -9,6 +9,7 @@ export function examples(model) {
     input.value = prompt;
     changed(input);
     input.focus();
+    model.element.requestSubmit();
   };
   const chip = (prompt) => {
     const file = service.thumbnails[prompt];

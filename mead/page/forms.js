@@ -127,13 +127,14 @@ export function written(form) {
   return avoidInto(form, body);
 }
 
-// Fills in a form as it was for a job or a picture, but for its pictures.
+// Fills in a form as it was for a job or a picture, but for its pictures, and goes there.
 export function fill(model, parameters, pictures = []) {
   const form = model.element;
   const { n, ...values } = { ...parameters, ...avoidOf(form, parameters.prompts) };
   for (const [name, value] of Object.entries(values)) if (String(value) === String(model.parameters[name]?.default)) delete values[name];
   open(model);
   put(model, values);
+  form.elements.prompt.focus();
   if (pictures.length) showError(form, { message: `Choose the pictures again: ${pictures.map((name) => labelOf(model, name)).join(", ")}.` });
 }
 

@@ -14,6 +14,7 @@ const PAGE = 24; // jobs
 const MOST_SEARCHED = 40; // pages that a search looks through
 
 const list = $("#gallery ul");
+const note = $("#gallery .note");
 const cards = new Map(); // by the job's id
 let cursor = null;
 let more = false;
@@ -28,8 +29,8 @@ export async function start() {
   });
   $("#search").addEventListener("input", search);
   $("#starred").addEventListener("click", (event) => {
-    event.target.ariaPressed = String(event.target.ariaPressed !== "true");
-    if (event.target.ariaPressed === "true") keptOnes().catch(problem);
+    event.target.ariaPressed = String(!starred());
+    if (starred()) keptOnes().catch(problem);
     search();
   });
   $("#starred").hidden = !has("PUT /jobs/{job_id}/keep");
@@ -49,7 +50,10 @@ async function first() {
   await page().catch(problem);
 }
 
-const problem = (error) => say($("#gallery .note"), error.message);
+const problem = (error) => say(note, error.message);
+
+const starred = () => $("#starred").ariaPressed === "true";
+const shown = () => all("li:not([hidden])", list);
 
 // Those that are kept may be older than all pages that a search looks through.
 async function keptOnes() {
@@ -63,7 +67,7 @@ async function page() {
   cursor = next;
   more = Boolean(next);
   for (const record of found) take(record);
-  say($("#gallery .note"), "");
+  say(note, "");
   show();
 }
 
@@ -89,7 +93,8 @@ function draw(job) {
   if (job.status === "succeeded" && !job.file) seen.observe(card);
   say(words, wordsOf(job));
   const done = job.status === "succeeded" && job.finished_at;
-  say(state, done ? goes(job, service.job_ttl) : `${STATES[job.status]} ${percent(job)}`);
+  const strength = Number(job.strength ?? 1) === 1 ? "" : `Strength ${Number(job.strength)} · `;
+  say(state, strength + (done ? goes(job, service.job_ttl) : `${STATES[job.status]} ${percent(job)}`));
   card.firstChild.classList.toggle("starred", Boolean(job.kept));
   card.hidden = !matches(job);
   show();
@@ -113,7 +118,7 @@ function add(job) {
 function matches(job) {
   if (isPast(job) && job !== chosen()) return false;
   const words = $("#search").value.trim().toLowerCase();
-  return (!words || wordsOf(job).toLowerCase().includes(words)) && ($("#starred").ariaPressed !== "true" || Boolean(job.kept));
+  return (!words || wordsOf(job).toLowerCase().includes(words)) && (!starred() || job.kept);
 }
 
 function show() {
@@ -126,25 +131,24 @@ function show() {
 async function search() {
   for (const [id, card] of cards) card.hidden = !matches(jobs.get(id));
   const asked = $("#search").value;
-  const found = () => all("#gallery li:not([hidden])").length;
-  for (let pages = 0; asked && more && found() < PAGE && pages < MOST_SEARCHED && asked === $("#search").value; pages++) {
+  for (let pages = 0; asked && more && shown().length < PAGE && pages < MOST_SEARCHED && asked === $("#search").value; pages++) {
     try {
       await page();
     } catch (error) {
       return problem(error);
     }
   }
-  say($("#gallery .note"), asked && !found() ? "Nothing found." : "");
+  say(note, asked && !shown().length ? "Nothing found." : "");
 }
 
 // All that is shown, one after another: a browser asks once whether it may.
 async function downloadAll() {
-  const shown = all("#gallery li:not([hidden])").map(({ dataset }) => jobs.get(dataset.id)).filter((job) => job.status === "succeeded");
-  for (const [place, job] of shown.entries()) {
-    say($("#gallery .note"), `Downloading ${place + 1} of ${shown.length}.`);
+  const made = shown().map(({ dataset }) => jobs.get(dataset.id)).filter(({ status }) => status === "succeeded");
+  for (const [place, job] of made.entries()) {
+    say(note, `Downloading ${place + 1} of ${made.length}.`);
     await load(job);
     if (job.file) save(job.file, job.file.name);
     await new Promise((done) => setTimeout(done, 200)); // browsers drop downloads that come too fast
   }
-  say($("#gallery .note"), shown.length ? "Downloaded." : "There is nothing to download.");
+  say(note, made.length ? "Downloaded." : "There is nothing to download.");
 }

@@ -50,6 +50,5 @@ function use(made) {
   const model = made?.parameters && models.find(({ name }) => name === made.model);
   if (!model) return false;
   fill(model, made.parameters, made.pictures ?? []);
-  model.element.elements.prompt.focus();
   return true;
 }

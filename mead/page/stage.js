@@ -11,6 +11,7 @@ import { load, preview } from "./pictures.js";
 import { report } from "./following.js";
 import { RESULTS } from "./quick.js";
 import { modelOf, queued, service } from "./service.js";
+import { open } from "./tabs.js";
 import { duration, goes } from "./times.js";
 
 const PREVIEW_EVERY = 1000; // milliseconds
@@ -20,7 +21,7 @@ const TITLE = document.title;
 export function start() {
   onChange((job) => {
     const shown = chosen();
-    if (!job) report();
+    if (!job) follow(shown);
     if (!job || job === shown) draw(shown);
     else if (shown && job.group && job.group === shown.group) drawGroup(shown);
     if (job?.status === "succeeded" && (job === shown || job.wanted)) load(job);
@@ -33,6 +34,13 @@ export function start() {
     if (running(job) && due) draw(job); // the seconds left
   }, TICK);
   draw(chosen());
+}
+
+// The tab in sight is that of the job's model, unless somebody writes into another form.
+function follow(job) {
+  report();
+  const model = job && modelOf(job);
+  if (model && !$("#panels").contains(document.activeElement)) open(model);
 }
 
 // A first preview is shown as soon as it is there.

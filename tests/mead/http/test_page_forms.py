@@ -29,9 +29,7 @@ def test_what_can_be_drawn_and_what_is_not_known(visit: Visit, waiting_room: Any
     fill(page, "latent_revision", prompt="A Cat astronaut in a red house")
     expect(note).to_have_text("the demo weights have not learned: Cat, astronaut")
     expect(tokens).to_have_text("7 of 38 tokens")
-    page.get_by_role("button", name="a red house under the moon", exact=True).click()
-    expect(page.locator("#latent_revision-prompt")).to_have_value("a red house under the moon")
-    expect(page.locator("#latent_revision-prompt")).to_be_focused()
+    fill(page, "latent_revision", prompt="a red house under the moon")
     expect(note).to_be_empty()
     fill(page, "latent_revision", prompt="a red house " * 20)
     expect(note).to_contain_text("CLIP reads 38 tokens of a text and this has 60")
@@ -119,6 +117,30 @@ def test_what_is_wrong_is_said_at_its_field(visit: Visit, waiting_room: Any, tmp
     go(page)
     expect(page.locator("#latent_revision-img-error")).not_to_be_empty()
     assert len(requests.get(f"{waiting_room.url}/jobs", timeout=60).json()["jobs"]) == before
+
+
+def test_a_click_on_an_example_starts(visit: Visit, waiting_room: Any, face: Path) -> None:
+    """Or says what is missing. The tab follows the job on the stage."""
+    waiting_room.jobs.heartbeat("idle", ["latentrevisions_queue", "styleclip_queue"], 600)
+    page = visit(waiting_room.url)
+    page.get_by_role("button", name="a red house under the moon", exact=True).click()
+    state(page, "^Waiting")
+    house = on_stage(page)
+    expect(page.locator("#caption")).to_have_text("a red house under the moon")
+    page.get_by_role("tab", name="Edit a face").click()
+    example = form(page).get_by_role("button", name="a person with glasses", exact=True)
+    example.click()
+    expect(page.locator("#styleclip-img-error")).to_have_text("Choose a picture.")
+    expect(page.locator("#styleclip-prompt")).to_have_value("a person with glasses")
+    assert on_stage(page) == house
+    page.locator("#styleclip-img").set_input_files(face)
+    example.click()
+    expect(page.locator("#caption")).to_have_text("a person with glasses")
+    edit = on_stage(page)
+    for job_id, tab in ((house, "Make"), (edit, "Edit a face")):
+        page.locator(f"#gallery [data-id='{job_id}'] button").click()
+        expect(page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
+        assert waiting_room.jobs.cancel(job_id)
 
 
 def test_a_picture_dropped_on_the_page_fills_in_its_form(

@@ -285,6 +285,8 @@ def test_an_edit_at_another_strength(visit: Visit, service: Any, face: Path) -> 
     assert (record["continues"], record["strength"], record["sliders"]) == (first, 1.45, "glasses:2")
     cards = page.get_by_role("button", name="glasses:2")
     expect(cards).to_have_count(2)  # the first and the newest
+    expect(cards.filter(has_text="Strength 1.45")).to_have_count(1)
+    expect(cards.filter(has_text="Strength")).to_have_count(1)
     page.get_by_role("button", name="Edit this face").wait_for()
     held, hold = page.locator("#held"), page.get_by_role("button", name="Hold: before")
     hold.hover()
