@@ -33,8 +33,9 @@ class Hyperparameters(CutoutHyperparameters):
     style_l2: float = 0.008
     """Weight of the squared distance from the first styles."""
     refine: int = 0
-    """Steps that refine a face's inversion before the edit; if the set has a face classifier, only of faces
-    that it knows."""
+    """Steps that refine a face's inversion before the edit."""
+    refine_within: float = 4.0
+    """Mean squared difference of pixels, from -1 to 1, up to which an inversion is near enough for them."""
     refine_rate: float = 0.02
     """Learning rate of these steps."""
     refine_identity: float = 0.1

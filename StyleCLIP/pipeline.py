@@ -151,22 +151,21 @@ class StyleCLIPPipeline:
         if aligned is None:
             return self._edit(self.average, params, None, refine=0)
         face, picture = self.invert(aligned), self._seen(aligned)
-        refine = self._own_refine(aligned) if params.refine is None else params.refine
+        refine = self._own_refine(face, picture) if params.refine is None else params.refine
         if not refine:
             return self._edit(self.worn.taken_off(face, picture), params, photo, refine)
         edit = self._edit(face, params, photo, refine)  # which may be refused, before any step
         return self._refinement(edit, face, picture, refine)
 
-    def _own_refine(self, aligned: Image.Image) -> int:
-        """The weights set's steps that refine an aligned face.
+    @torch.no_grad()
+    def _own_refine(self, face: Tensor, picture: Tensor) -> int:
+        """The weights set's steps that refine the codes w+ of a face, see `_seen`.
 
-        A generator of drawn faces draws a person's badly if it comes as close as it can: so a set with a
-        classifier of its own only refines faces that this knows.
+        A generator of drawn faces draws a person badly if it comes as close as it can, and takes what light
+        there is for skin. So a set may refine only what it draws nearly.
         """
-        if self.hyperparameters.refine == 0:
-            return 0
-        known = self.classifier is None or self.classifier.frame(aligned) is not None
-        return self.hyperparameters.refine if known else 0
+        far = F.mse_loss(self._pass_generator(face), picture) if self.hyperparameters.refine else 0.0
+        return self.hyperparameters.refine if far <= self.hyperparameters.refine_within else 0
 
     @torch.no_grad()
     def _edit(

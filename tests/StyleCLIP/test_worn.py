@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from StyleCLIP.params import StyleCLIPParams
 from StyleCLIP.StyleCLIP import StyleCLIPPipeline, load_pipeline
 from StyleCLIP.worn import Worn, nearer, spot
 from tests.conftest import DATA
+from training.camera import before, crop
 from training.pictures import tensor
 from training.reader import Reader
 from training.world import Face, draw
@@ -74,6 +77,20 @@ def test_a_photo_can_be_given_what_was_taken_off(pipeline: StyleCLIPPipeline) ->
     params = StyleCLIPParams(img_path=DATA / "face.jpeg", prompt="a queen", seed=0)
     (read,) = Reader.load().read(tensor([pipeline.image(pipeline.start(params))]))
     assert read["crown"] == "crown"
+
+
+def test_only_what_is_drawn_nearly_is_refined(pipeline: StyleCLIPPipeline, tmp_path: Path) -> None:
+    face = woman(hair_style="long", hair_colour="brown")
+    picture, _ = before(face, crop(np.random.default_rng(0), 256, test=True))
+    steps = []
+    for name, shown in {
+        "drawn": draw(face),
+        "in front of a photo": Image.fromarray(picture.astype(np.uint8)),
+    }.items():
+        shown.save(tmp_path / f"{name}.png")
+        params = StyleCLIPParams(img_path=tmp_path / f"{name}.png", sliders="age:1", seed=0)
+        steps.append(pipeline.start(params).refine)
+    assert steps == [pipeline.hyperparameters.refine, 0]
 
 
 def test_a_set_without_the_sliders_leaves_faces_as_they_are(pipeline: StyleCLIPPipeline) -> None:

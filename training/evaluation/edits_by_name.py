@@ -146,6 +146,7 @@ def _before_and_after(
     return bench.faces.pictures([*map(without, jobs)]), after
 
 
+@torch.enable_grad()
 def _codes(bench: Bench, files: Sequence[Path]) -> Tensor:
     """The codes w+ [N, n_latent, style_dim] of drawn faces, as edits start from them: refined."""
     found = []
