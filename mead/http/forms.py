@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from werkzeug.datastructures import FileStorage
 
 from mead.http import access
 from mead.http.errors import ApiError, input_error
+from mead.http.fields import Fields, check_body_type, check_fields, fields_of, read_fields, refuse_body
 from mead.http.uploads import PendingUploads
 from mead.imaging.decoder_pool import DecodeLimits, Decoders
 from mead.imaging.encoding import Bitmap
@@ -32,7 +32,6 @@ from mead.webhooks.form import WebhookForm
 
 CONCURRENT_CHECKS = 2
 """Forms that one process checks at a time. More threads would only compete for the interpreter."""
-FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
 class IdForm(BaseModel):
@@ -64,25 +63,6 @@ class Form(Generic[P]):
     params: P
     fingerprint: str
     also: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of a form: texts and files by name, and which of them are required."""
-
-    texts: frozenset[str]
-    files: frozenset[str]
-    required: frozenset[str]
-
-
-@functools.cache
-def _fields_of(*models: type[BaseModel]) -> _Fields:
-    fields = {name: field for model in models for name, field in model.model_fields.items()}
-    return _Fields(
-        texts=frozenset(name for name in fields if not name.endswith("_path")),
-        files=frozenset(name.removesuffix("_path") for name in fields if name.endswith("_path")),
-        required=frozenset(name for name, field in fields.items() if field.is_required()),
-    )
 
 
 class FormReader:
@@ -130,7 +110,7 @@ class FormReader:
             OSError: a picture cannot be stored.
         """
         models = (params, WebhookForm) if webhooks else (params,)
-        sent, files = _read_fields(request, _fields_of(*models))  # waits for slow clients
+        sent, files = read_fields(request, fields_of(*models))  # waits for slow clients
         texts = {name: text for name, text in sent.items() if name not in WebhookForm.model_fields}
         paths = {f"{field}_path": uploads.path(field) for field in files}
         try:
@@ -197,7 +177,7 @@ def read_params(request: Request, params: type[P], settings: Settings) -> P:
     Raises:
         ApiError: 400, 415, 422: as `FormReader.read`.
     """
-    texts, files = _read_fields(request, _fields_of(params))
+    texts, files = read_fields(request, fields_of(params))
     try:
         checked = check(params, {**texts, **{f"{field}_path": Path(field) for field in files}})
         check_limits(checked, settings)
@@ -222,7 +202,7 @@ def read_query(request: Request, kind: type[M]) -> M:
     Raises:
         ApiError: 400, 422.
     """
-    _refuse_body(request)
+    refuse_body(request)
     for name, values in request.args.lists():
         if name not in kind.model_fields:
             known = ", ".join(kind.model_fields)
@@ -241,7 +221,7 @@ def read_photo(request: Request) -> BinaryIO:
     Raises:
         ApiError: 400, 415: as `FormReader.read`.
     """
-    _, files = _read_fields(request, _fields_of(PhotoForm))
+    _, files = read_fields(request, fields_of(PhotoForm))
     if "img" not in files:
         raise ApiError(400, "img: must be sent as a file", "img")
     photo: BinaryIO = files["img"].stream  # type: ignore[assignment]
@@ -254,26 +234,12 @@ def read_id(request: Request) -> str:
     Raises:
         ApiError: 400.
     """
-    _check_body_type(request)
-    _check_fields(request, set(IdForm.model_fields), set())
+    check_body_type(request)
+    check_fields(request, set(IdForm.model_fields), set())
     job_id = request.form.get("id", "")
     if not job_id:
         raise ApiError(400, "id: send the id of a job", "id")
     return job_id
-
-
-def refuse_fields(request: Request) -> None:
-    """Refuse a request that has fields, for routes without any.
-
-    Raises:
-        ApiError: 400, naming the first field.
-    """
-    _check_fields(request, set(), set())
-
-
-def _refuse_body(request: Request) -> None:
-    for field in (*request.form, *request.files):
-        raise ApiError(400, f"{field}: send it in the query string, not as a form", field)
 
 
 def _size(file: FileStorage) -> int:
@@ -286,7 +252,7 @@ def read_texts(request: Request, names: Set[str]) -> dict[str, str]:
     Raises:
         ApiError: 400, 415: as `FormReader.read`.
     """
-    return _read_fields(request, _Fields(frozenset(names), frozenset(), frozenset()))[0]
+    return read_fields(request, Fields(frozenset(names), frozenset(), frozenset()))[0]
 
 
 def fingerprint_of(route: str, texts: Mapping[str, str], files: Mapping[str, FileStorage]) -> str:
@@ -297,63 +263,3 @@ def fingerprint_of(route: str, texts: Mapping[str, str], files: Mapping[str, Fil
         digests[field] = hashlib.sha256(file.stream.read()).hexdigest()
     content = json.dumps([route, texts, digests], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _read_fields(request: Request, fields: _Fields) -> tuple[dict[str, str], dict[str, FileStorage]]:
-    """The texts and files that were filled in."""
-    _check_body_type(request)
-    _check_fields(request, fields.texts, fields.files)
-    # Browsers send an empty part without a name for a file that was not chosen,
-    chosen = {field: file for field, file in request.files.items() if file.filename or file.stream.read(1)}
-    for file in chosen.values():
-        file.stream.seek(0)
-    # and an empty text for a field that was left empty.
-    return {field: text for field, text in request.form.items() if text or field in fields.required}, chosen
-
-
-def _check_body_type(request: Request) -> None:
-    """Refuse a body that is not a form.
-
-    Raises:
-        ApiError: 415, saying what to send.
-    """
-    coding = request.headers.get("Content-Encoding", "identity").lower()
-    if coding != "identity":
-        raise ApiError(
-            415,
-            f"Content-Encoding: {coding} is not supported; send the form uncompressed",
-            "Content-Encoding",
-        )
-    mimetype = request.mimetype
-    if mimetype in FORM_TYPES:
-        return
-    if mimetype or request.content_length or "Transfer-Encoding" in request.headers:
-        problem = f"{mimetype} is not supported" if mimetype else "the body has no Content-Type"
-        example = 'curl -F prompt="a red house" -F img=@photo.jpg'
-        raise ApiError(415, f"{problem}: send a form (multipart/form-data), as {example} does")
-
-
-def _check_fields(request: Request, texts: Set[str], files: Set[str]) -> None:
-    """Refuse unknown and repeated fields, and texts sent as files or the reverse.
-
-    Raises:
-        ApiError: 400, naming the first such field.
-    """
-    for field in request.args:
-        raise ApiError(400, f"{field}: send fields in the form, not in the query string", field)
-    for field, values in request.form.lists():
-        if field in files:
-            raise ApiError(400, f"{field}: must be sent as a file", field)
-        if field not in texts:
-            known = ", ".join(sorted(texts | files)) or "none"
-            raise ApiError(400, f"{field}: unknown field; the fields are {known}", field)
-        if len(values) > 1:
-            raise ApiError(400, f"{field}: given {len(values)} times", field)
-    for field, sent in request.files.lists():
-        if field in texts:
-            raise ApiError(400, f"{field}: must be sent as text, not as a file", field)
-        if field not in files:
-            known = ", ".join(sorted(files)) or "none"
-            raise ApiError(400, f"{field}: unknown file; the files are {known}", field)
-        if len(sent) > 1:
-            raise ApiError(400, f"{field}: given {len(sent)} times", field)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mead.http import access
 from mead.http.description import Description, describe
 from mead.http.errors import ApiError, JobNotFoundError
-from mead.http.forms import read_query, refuse_fields
+from mead.http.fields import refuse_fields
+from mead.http.forms import read_query
 from mead.http.responses import json_response
 from mead.http.schemas import GroupCancelled, Queues, QueueState, Records, WorkerState
 from mead.http.services import Services, current_services

@@ -14,7 +14,8 @@ from flask import Blueprint, Response, request, send_file, url_for
 from mead.http import access
 from mead.http.description import Description, describe
 from mead.http.errors import ApiError, JobNotFoundError, PictureExpiredError
-from mead.http.forms import IdForm, read_id, refuse_fields
+from mead.http.fields import refuse_fields
+from mead.http.forms import IdForm, read_id
 from mead.http.headers import read_last_event_id
 from mead.http.job_stream import job_stream_response
 from mead.http.openapi_texts import EVENT_STREAM

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from mead.http.description import Description, describe
+from mead.http.fields import refuse_fields
 from mead.http.form_schema import form_schema, weight_set
-from mead.http.forms import read_params, refuse_fields
+from mead.http.forms import read_params
 from mead.http.responses import json_response
 from mead.http.schemas import FormNotes, ModelDescription, Models, NumberRange
 from mead.model_spec import ModelSpec

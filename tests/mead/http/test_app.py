@@ -764,17 +764,16 @@ def test_a_quiet_stream_is_kept_open(settings: Settings, idle_worker: None, jobs
 def test_a_server_that_stops_says_so(settings: Settings, idle_worker: None, jobs: Jobs) -> None:
     app = create_app(settings)
 
-    def ask(headers: dict[str, str]) -> TestResponse:
-        answer = app.test_client().post("/latent_revision", data={"prompt": "teal"}, headers=headers)
-        answer.get_data()
-        return answer
+    def ask(**headers: str) -> TestResponse:
+        return app.test_client().post("/latent_revision", data={"prompt": "teal"}, headers=headers)
 
-    with ThreadPoolExecutor(2) as pool:
-        waiting, streaming = pool.submit(ask, {}), pool.submit(ask, {"Accept": "text/event-stream"})
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask)
+        streaming = ask(Accept="text/event-stream")  # has begun; the rest is read below
         eventually(lambda: len(services_of(app).events.followed_jobs()) == 2)
         services_of(app).events.close()
         body = error_of(waiting.result(60), 503)
-        _, kind, data = events_of(streaming.result(60))[-1]
+        _, kind, data = events_of(streaming)[-1]
     assert int(waiting.result().headers["Retry-After"]) >= 1
     assert kind == "closing" and data["status"] == "error"
     for job_id in (body["id"], data["id"]):
