@@ -152,11 +152,9 @@ class GlobalEdits:
         """The edited styles [1, numbers], one after another, of a face's codes w+ [1, n_latent, style_dim].
 
         Raises:
-            ParamsError: for words that say the same as the neutral ones, and a beta that no channel reaches.
+            ParamsError: if the prompt is the weights set's neutral words, and for a beta that leaves nothing.
         """
         own = self.hyperparameters
-        if params.neutral == params.prompt:
-            raise ParamsError("neutral", "must differ from the prompt", out_of_range=True)
         styles = torch.cat(self.generator.styles(codes), 1)
         neutral = params.neutral or self._neutral(styles, params.prompt)
         beta = parse_beta(own.beta) if params.beta is None else params.beta
@@ -191,7 +189,9 @@ class GlobalEdits:
 
         fitting = neutral_words(prompt, self._seen(styles)[0], self.kinds, embed) if self.kinds else None
         if fitting is None and self.hyperparameters.neutral == prompt:
-            raise ParamsError("neutral", "must differ from the prompt", out_of_range=True)
+            raise ParamsError(
+                "neutral", "must be given: the weights set's own is the prompt", out_of_range=True
+            )
         return fitting or self.hyperparameters.neutral
 
     def _as_far_as_clip_sees(self, styles: Tensor, change: Tensor, direction: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ def _check_sliders(value: str) -> str:
     return value
 
 
+_NO_WORDS = PydanticCustomError("no_words", 'must be given for the method "global"')
+
 Sliders = Annotated[WeightedTexts, AfterValidator(_check_sliders)]
 
 
@@ -241,9 +243,17 @@ class StyleCLIPParams(JobParams):
     def _something_to_do(self) -> StyleCLIPParams:
         if self.prompt or self.method == "mapper" or (self.sliders and self.method == "optimisation"):
             return self
-        if self.sliders or self.mapper:
-            raise ValueError(f'prompt: must be given for the method "{self.method}"')
-        missing = InitErrorDetails(type="missing", loc=("prompt",), input="")
+        if self.mapper:
+            raise ValueError(
+                f'prompt: must be given for the method "{self.method}"; with the method "mapper", '
+                f'"{self.mapper}" alone is an edit'
+            )
+        if self.sliders:
+            raise ValueError(
+                f'prompt: must be given for the method "{self.method}"; sliders alone need no method'
+            )
+        kind = "missing" if self.method == "optimisation" else _NO_WORDS
+        missing = InitErrorDetails(type=kind, loc=("prompt",), input="")
         raise ValidationError.from_exception_data(type(self).__name__, [missing])
 
     @model_validator(mode="after")
@@ -251,7 +261,14 @@ class StyleCLIPParams(JobParams):
         if self.output != "face" and self.img_path is None:
             raise ValueError("output: there is no photo to paste the face into; give img")
         if self.face == "all" and self.output == "face":
-            raise ValueError('face: several faces are one photo; set output to "photo" or "pair"')
+            photo = "set" if self.img_path is not None else "give img, and set"
+            raise ValueError(f'face: several faces are one photo; {photo} output to "photo" or "pair"')
+        return self
+
+    @model_validator(mode="after")
+    def _somewhere_to_go(self) -> StyleCLIPParams:
+        if self.method == "global" and self.prompt and self.neutral == self.prompt:
+            raise ValueError("neutral: must differ from the prompt: the edit leads from the one to the other")
         return self
 
     def whole_pictures(self) -> frozenset[str]:
@@ -279,7 +296,7 @@ class StyleCLIPParams(JobParams):
         optimising: tuple[str, ...] = ("start", "iterations", "space", "l2", "identity")
         optimising += ("frames",) if self.frames else ()
         directing: tuple[str, ...] = ("neutral", "alpha", "beta")
-        idle, why = directing, "the edit is optimised"
+        idle, why = directing, 'the edit is optimised, and it is of the method "global"'
         if self.method == "global":
             idle, why = optimising, "nothing is optimised"
         elif self.method == "mapper":
@@ -296,7 +313,7 @@ class StyleCLIPParams(JobParams):
             if value == 0:
                 found[f'"{name}" in sliders'] = "its value is 0"
         if self.mapper is not None and self.method != "mapper":
-            found["mapper"] = 'the method is not "mapper"'
+            found["mapper"] = f'the method is "{self.method}"; leave that out, or make it "mapper"'
         if self.img_path is None:
             found |= {"face": "there is no img"} if self.face != "largest" else {}
             found |= {"refine": "there is no img"} if self.refine else {}

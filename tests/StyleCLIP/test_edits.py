@@ -146,11 +146,23 @@ def test_what_must_be_given() -> None:
     assert params(sliders="age:1").method == "optimisation"
     with pytest.raises(MissingError, match=r"^prompt: must be given, or sliders or mapper$"):
         params()
-    for given in ({"method": "global", "sliders": "age:1"}, {"mapper": "beard", "method": "optimisation"}):
-        with pytest.raises(
-            ParamsError, match=r'^prompt: must be given for the method "(global|optimisation)"'
-        ):
+    with pytest.raises(ParamsError, match=r'^prompt: must be given for the method "global"$') as missing:
+        params(method="global")
+    assert not missing.value.out_of_range
+    for given, rest in (
+        ({"method": "global", "sliders": "age:1"}, '"global"; sliders alone need no method'),
+        (
+            {"method": "global", "mapper": "beard"},
+            '"global"; with the method "mapper", "beard" alone is an edit',
+        ),
+        (
+            {"method": "optimisation", "mapper": "beard"},
+            '"optimisation"; with the method "mapper", "beard" alone',
+        ),
+    ):
+        with pytest.raises(ParamsError, match=f"^prompt: must be given for the method {rest}") as refused:
             params(**given)
+        assert (refused.value.field, refused.value.out_of_range) == ("prompt", True)
     assert params(sliders={"age": 3, "smile": -0.5}).sliders == "age:3 | smile:-0.5"
     with pytest.raises(ParamsError, match=r'^sliders: "age \| smile" holds \|, which would divide it'):
         params(sliders={"age | smile": 3})
@@ -194,7 +206,17 @@ def test_what_has_no_effect_is_said() -> None:
         "alpha": "a mapper makes the edit",
     }
     assert params(sliders="age:1", iterations=3).without_effect() == {"iterations": "sliders make the edit"}
-    assert "mapper" in params(prompt="a", mapper="beard", method="optimisation").without_effect()
+    for method in ("optimisation", "global"):
+        assert params(prompt="a", mapper="beard", method=method, sliders="age:1").without_effect() == {
+            "mapper": f'the method is "{method}"; leave that out, or make it "mapper"'
+        }
+    optimised = params(prompt="a", alpha=2, neutral="b").without_effect()
+    why = 'the edit is optimised, and it is of the method "global"'
+    assert optimised == {"alpha": why, "neutral": why}
+    by_words = params(
+        prompt="a", method="global", space="s", start="learned", l2=1, frames=3
+    ).without_effect()
+    assert by_words == dict.fromkeys(["space", "start", "l2", "frames"], "nothing is optimised")
 
 
 def test_networks_that_do_not_fit(pipeline: StyleCLIPPipeline) -> None:

@@ -204,8 +204,12 @@ def test_edits_and_optimisations_share_a_batch(pipeline: StyleCLIPPipeline) -> N
 
 
 def test_neutral_words_must_differ(pipeline: StyleCLIPPipeline) -> None:
-    with pytest.raises(ParamsError, match=r"^neutral: "):
-        pipeline.start(params(neutral="a person with blue hair"))
+    with pytest.raises(ParamsError, match=r"^neutral: must differ from the prompt") as refused:
+        check(StyleCLIPParams, {"prompt": "a cat", "method": "global", "neutral": "a cat"})
+    assert (refused.value.field, refused.value.out_of_range) == ("neutral", True)
+    own = pipeline.hyperparameters.neutral
+    with pytest.raises(ParamsError, match=r"^neutral: must be given: the weights set's own is the prompt"):
+        pipeline.start(StyleCLIPParams(prompt=own, method="global", seed=1))
     there, back = (
         StyleCLIPParams(prompt=a, neutral=b, method="global", seed=1, beta=0.05)
         for a, b in (("a happy man", "a sad man"), ("a sad man", "a happy man"))

@@ -240,7 +240,11 @@ def test_a_photo_without_a_face(pipeline: StyleCLIPPipeline) -> None:
     ("given", "message"),
     [
         ({"output": "photo"}, "output: there is no photo to paste the face into; give img"),
-        ({"face": "all", "img_path": DATA / "face.jpeg"}, "face: several faces are one photo"),
+        ({"face": "all"}, 'face: several faces are one photo; give img, and set output to "photo"'),
+        (
+            {"face": "all", "img_path": DATA / "face.jpeg"},
+            'face: several faces are one photo; set output to "photo"',
+        ),
         ({"face": 0}, "face: must be 1 (the leftmost) to 100"),
         ({"face": "101"}, "face: must be 1 (the leftmost) to 100"),
         ({"face": "the tall one"}, 'face: must be "largest", "all" or a number from the left'),
