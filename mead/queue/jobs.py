@@ -35,6 +35,7 @@ from mead.queue.keys import (
     KEPT_KEY,
     STATISTICS_KEY,
     cancelled_key,
+    idempotency_key,
     job_key,
     kept_bytes_key,
     kept_jobs_key,
@@ -142,7 +143,7 @@ class Jobs(Claims):
         try:
             answer = self._enqueue(*request, *records.now(), bytes_stored, *limits, *jobs, keys=keys)
         except NotReplicatedError:
-            self.cancel_all(list(group), priority=priority)
+            self._withdraw(list(group), owner, idempotency_key, priority)
             raise
         result, *more = answer
         if result != "accepted":
@@ -182,6 +183,12 @@ class Jobs(Claims):
         """Cancel jobs at once, as `cancel`; returns the ids of those that had not ended."""
         answers = self._cancel_all(job_ids, priority)
         return [job_id for job_id, answer in zip(job_ids, answers, strict=True) if answer == 1]
+
+    def _withdraw(self, job_ids: Sequence[str], owner: str, key: str | None, priority: int) -> None:
+        """Cancel jobs that were not accepted; the idempotency key can be used again for them (GET, DEL)."""
+        if key and self.redis.get(idempotency_key(owner, key)) == job_ids[0]:
+            self.redis.delete(idempotency_key(owner, key))
+        self.cancel_all(job_ids, priority=priority)
 
     def _cancel_all(self, job_ids: Sequence[str], priority: int) -> list[int]:
         keys = list(map(job_key, job_ids))

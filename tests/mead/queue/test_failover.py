@@ -184,6 +184,21 @@ def test_a_job_that_no_replica_has_is_not_accepted(
     assert jobs.claim(settings.queues[0], "me") is None
 
 
+def test_what_was_not_accepted_may_be_sent_again_with_its_idempotency_key(
+    jobs: Jobs, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time it is another job, not the one that was cancelled; and a job that there is stays."""
+    monkeypatch.setattr("mead.queue.jobs.ACCEPT_SECONDS", 0.1)
+    queue, strict = settings.queues[0], Jobs(connect(settings), 600, replicas=1)
+    again = {"idempotency_key": "k", "fingerprint": "f"}
+    with pytest.raises(NotReplicatedError):
+        strict.enqueue("a", "lr", queue, PARAMS, **again)
+    assert jobs.enqueue("b", "lr", queue, PARAMS, **again) == "b"
+    with pytest.raises(NotReplicatedError):
+        strict.enqueue("c", "lr", queue, PARAMS, **again)
+    assert jobs.enqueue("d", "lr", queue, PARAMS, **again) == "b" and jobs.get("b").status == "queued"
+
+
 def test_a_job_that_no_replica_knows_to_run_again(
     jobs: Jobs, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
