@@ -50,6 +50,8 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     drawn: list[Square] = []
     frame = None if classifier is None else classifier.frame(picture)
     if classifier is not None:
+        if frame == (0, 0, *picture.size):  # framed as faces are, for no other place fits better
+            drawn = [Square.of_box(*frame)]
         places = [] if frame is None else [Square.of_box(*frame)]
         places += [glimpse.square for glimpse in seen]
         drawn = drawn_near(places, picture, classifier, drawn)

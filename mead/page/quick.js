@@ -15,7 +15,7 @@ export const RESULTS = { face: "The face", photo: "The photo", pair: "Before and
 export function quick(form, parameters) {
   const { iterations, size, n, frames, output } = form.elements;
   const row = make("div", { className: "quick" });
-  if (iterations) row.append(presets("Quality", iterations, qualities(parameters.iterations)));
+  if (iterations) row.append(presets("Steps", iterations, qualities(parameters.iterations)));
   if (size && parameters.size.default) row.append(presets("Shape", size, shapes(parameters.size)));
   if (n) row.append(presets("Pictures", n, COUNTS.filter((count) => count <= parameters.n.maximum).map((count) => [count === parameters.n.default ? "" : String(count), String(count)])));
   if (frames && has("GET /jobs/{job_id}/timelapse.webp")) row.append(lapse(frames));
@@ -27,7 +27,7 @@ export function quick(form, parameters) {
 function qualities({ default: usual, maximum }) {
   if (!usual) return [];
   const steps = (share) => String(Math.min(maximum, Math.max(1, Math.round(usual * share))));
-  return [[steps(0.5), "Draft", `Draft: ${steps(0.5)} steps`], ["", "Normal", `Normal: ${usual} steps`], [steps(3), "Best", `Best: ${steps(3)} steps`]];
+  return [[steps(0.5), "Draft", `Draft: ${steps(0.5)} steps`], ["", "Normal", `Normal: ${usual} steps`], [steps(3), "Long", `Long: ${steps(3)} steps`]];
 }
 
 // Sizes of about as many pixels as the usual one.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mead.imaging.faces import Square
 from StyleCLIP.face_classifier import FaceClassifier
-from StyleCLIP.faces import anywhere, find_all, find_faces, load_classifier, load_finder
+from StyleCLIP.faces import anywhere, find_all, find_faces, load_classifier, load_finder, main_face
 from StyleCLIP.params import MOST_FACES
 from StyleCLIP.StyleCLIP import StyleCLIP
 from tests.conftest import DATA, ROOT
@@ -107,6 +107,15 @@ def test_drawn_faces_beside_people(classifier: FaceClassifier) -> None:
     assert np.hypot(*(first.centre - (188, 328))) < 25 and abs(first.side / 256 - 1) < 0.2
     assert np.hypot(*(second.centre - (600, 350))) < 40
     assert np.hypot(*(third.centre - (850 + 157, 200 + 157))) < 25 and abs(third.angle - 15) < 8
+
+
+def test_a_drawing_that_is_a_face_is_framed_as_it_is(classifier: FaceClassifier) -> None:
+    """So that its photo and its face are of the same edit."""
+    for seed in (1, 4):
+        picture = draw(Face.sample(np.random.default_rng(seed))).resize((512, 512))
+        _, main = main_face(picture, classifier, 256)
+        for found in (main, *find_all(picture, classifier)):
+            assert found.centre.tolist() == [256, 256] and found.side == 512 and found.angle == 0
 
 
 @pytest.mark.parametrize(("seed", "side", "degrees"), [(1, 200, 0), (4, 280, 120), (5, 400, -50)])
