@@ -18,8 +18,8 @@ from StyleCLIP.sliders import RANGE, Sliders
 
 BRIGHTNESS = 0.05  # what its squared differences count beside those of colour: light and shadow fall anywhere
 SPOT = 5  # pixels, the side of the smallest change that is seen
-LEFT = 0.3  # of the change, that need not be made: who is far from wearing a thing cannot be given it
-STEPS = 3  # to a slider's least value, at most
+LEFT = 0.2  # of the change, that need not be made: who is far from wearing a thing cannot be given it
+STEPS = 6  # to a slider's least value, at most
 
 
 class Worn:

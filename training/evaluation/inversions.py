@@ -40,24 +40,27 @@ def photographs(number: int) -> Iterator[tuple[Face, Image.Image]]:
 
 
 def inversions(bench: Bench) -> None:
-    """Drawings and photographs of the same faces, inverted by e4e, and refined; then a real photo."""
+    """Drawings and photographs of the same faces, by e4e, and as edits start from them; then a real photo."""
     shown, pictures = zip(*photographs(bench.options.inversions), strict=True)
     drawn = [draw(face) for face in shown]
 
     def inverted(several: Sequence[Image.Image]) -> list[list[Image.Image]]:
-        """By e4e, and as edits have them: refined, where that is the weights set's way."""
+        """By e4e, and as edits start from them: what is drawn nearly is refined, and no more is worn."""
+        pipeline, files = bench.style_clip, [bench.file(picture) for picture in several]
+        found = [pipeline.picture(pipeline.invert(pipeline.aligned(file))) for file in files]
         jobs = [
-            bench.edit(PROMPT, 0, bench.file(picture), start="inversion").model_copy(update={"iterations": 1})
-            for picture in several
+            bench.edit(PROMPT, 0, file, start="inversion").model_copy(update={"iterations": 1})
+            for file in files
         ]
-        return [bench.faces.starts(jobs), bench.faces.pictures(jobs)]  # the first step does not move yet
+        return [found, bench.faces.pictures(jobs)]  # the first step does not move yet
 
     results = inverted(pictures)
     found = [bench.read(several) for several in (drawn, *inverted(drawn), *results)]
     truths = [labels(face) for face in shown]
     tallies = [tally(truths, readings) for readings in found]
     rows = [[name, *(share(one[name]) for one in tallies)] for name in tallies[0]]
-    head = ("", "true drawings", "drawings, by e4e", "refined", "photographs, by e4e", "refined")
+    started = "as edits start from them"
+    head = ("", "true drawings", "drawings, by e4e", started, "photographs, by e4e", started)
     bench.table(f"{len(shown)} unseen faces", head, rows)
 
     photo = bench.faces.starts([bench.edit(PROMPT, 0, PHOTO, start="inversion")])[0]
