@@ -42,7 +42,7 @@ class _FastBackward(torch.autograd.Function):
         if not x.is_cuda and x[0, 0].numel() < DIVIDED:
             if ctx.swish:
                 y, _, _ = _normalise(x, weight, bias, mean.shape[1], ctx.eps)
-                grad = torch.ops.aten.silu_backward(grad, y)
+                grad = _silu_backward(grad, y)
             return *_native_backward(grad, x, weight, mean, rstd, needed), None, None, None
         return *_backward(grad, x, weight, bias, mean, rstd, ctx.swish, needed), None, None, None
 
@@ -85,20 +85,19 @@ def _backward(
     grouped = (-1, mean.shape[1], channels // mean.shape[1])  # of what is about channels
     weight, bias, mean, rstd = weight.view(grouped), bias.view(grouped), mean[..., None], rstd[..., None]
     factor = weight * rstd
-    product = torch.empty_like(x)
     if swish:
-        # as normalised; later grad * x
-        product = plain_multiply_add(x, factor.flatten(1), (bias - mean * factor).flatten(1))
-        grad = torch.ops.aten.silu_backward(grad, product)
+        y = plain_multiply_add(x, factor.flatten(1), (bias - mean * factor).flatten(1))
+        grad = _silu_backward(grad, y)
     # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
     # grad_x = rstd * (g - <g> - h * <g * h>)
     grad_bias = _sum(grad).view(grouped)
-    grad_weight = (_sum(torch.mul(grad, x, out=product)).view(grouped) - grad_bias * mean) * rstd
+    grad_x = grad * x  # as a buffer for now
+    grad_weight = (_sum(grad_x).view(grouped) - grad_bias * mean) * rstd
     minus_rstd = rstd / -(grouped[2] * height * width)
     slope = (weight * grad_weight).sum(2, keepdim=True) * rstd * minus_rstd
     offset = (weight * grad_bias).sum(2, keepdim=True) * minus_rstd - slope * mean
     slope, offset = (each.to(x.dtype).expand_as(factor).flatten(1) for each in (slope, offset))
-    grad_x = plain_multiply_add(x, slope, offset)
+    plain_multiply_add(x, slope, offset, out=grad_x)
     grad_x.addcmul_(grad, factor.to(x.dtype).view(n, channels, 1, 1))
     return (
         grad_x,
@@ -123,10 +122,11 @@ def _normalise(
     # PyTorch's own would add up one part of the features in each of its threads
     grouped = (-1, groups, channels // groups)
     count = grouped[2] * height * width
-    mean, square = (_sum(each).view(grouped).sum(2, keepdim=True) / count for each in (x, x * x))
+    y = x * x  # as a buffer for now
+    mean, square = (_sum(each).view(grouped).sum(2, keepdim=True) / count for each in (x, y))
     rstd = ((square - mean.square()).clamp_min(0) + eps).rsqrt()
     factor = weight.view(grouped) * rstd
-    y = plain_multiply_add(x, factor.flatten(1), (bias.view(grouped) - mean * factor).flatten(1))
+    plain_multiply_add(x, factor.flatten(1), (bias.view(grouped) - mean * factor).flatten(1), out=y)
     return y, mean.flatten(1), rstd.flatten(1)
 
 
@@ -145,6 +145,11 @@ def _normalise_on_gpu(
     y = torch.empty_like(x)
     torch.addcmul(summand[:, :, None, None], x, factor[:, :, None, None], out=y)  # in float32
     return y, mean, rstd
+
+
+def _silu_backward(grad: Tensor, y: Tensor) -> Tensor:
+    """The gradient of y, in its place, for the gradient of silu(y)."""
+    return torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class Guide:
             maps: where they lie, [cutouts, 2, 3].
             noise: added to them, [cutouts, 3, S, S].
         """
-        crops = Cutouts.cut(picture, maps[None], self.perceptor.input_size) + noise
+        crops = Cutouts.cut(picture, maps[None], self.perceptor.input_size)
+        crops += noise
         with self.precision.autocast():
             return self.perceptor.embed_image(crops)

@@ -17,10 +17,14 @@ def multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Te
     return _MultiplyAdd.apply(x, factor, summand)
 
 
-def plain_multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
-    """The same without autograd, for hand-written backward passes."""
+def plain_multiply_add(
+    x: Tensor, factor: Tensor, summand: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """The same without autograd, for hand-written backward passes; written to `out` if it is given."""
     factor = factor[:, :, None, None].to(x.dtype)
-    return x * factor if summand is None else torch.addcmul(summand[:, :, None, None].to(x.dtype), x, factor)
+    if summand is None:
+        return torch.mul(x, factor, out=out)
+    return torch.addcmul(summand[:, :, None, None].to(x.dtype), x, factor, out=out)
 
 
 class _MultiplyAdd(torch.autograd.Function):

@@ -136,7 +136,8 @@ class Perceptor(nn.Module):
         size = (self.input_size, self.input_size)
         if images.shape[-2:] != size:
             images = resize(images.float(), size)
-        return F.normalize(self.model.encode_image(self.normalise(images)).float(), dim=-1)
+        images = self.normalise(images)
+        return F.normalize(self.model.encode_image(images).float(), dim=-1)
 
 
 def _model_of(weights: StateDict, traits: Mapping[str, Any]) -> CLIP:
