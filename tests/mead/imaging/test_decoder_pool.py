@@ -79,7 +79,7 @@ def processor_seconds(process: int) -> float:
     """Processor time that a running process has used; 0 if it sleeps or has ended."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return 0.0 if fields[0] in "SZ" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -261,8 +261,8 @@ def test_they_end_with_the_server() -> None:
     server.stdout.readline()
 
     def busy() -> int | None:
-        tasks = Path(f"/proc/{server.pid}/task").iterdir()
-        templates = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        threads = [int(task.name) for task in Path(f"/proc/{server.pid}/task").iterdir()]
+        templates = [pid for thread in threads for pid in children(server.pid, thread)]
         decoders = [decoder for template in templates for decoder in children(template)]
         return next((decoder for decoder in decoders if processor_seconds(decoder) > 0.1), None)
 
