@@ -51,7 +51,7 @@ def children(process: int, thread: int | None = None) -> list[int]:
     try:
         path = Path(f"/proc/{process}/task/{thread or process}/children")
         return [int(pid) for pid in path.read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
