@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from mead.imaging.pictures import read_picture
+from mead.params import UPLOAD_SIDE
 from mead.resuming import readable
 from mead.upscaling import chosen_factor
 from StyleCLIP.finished import FinishedFaces
@@ -45,7 +46,7 @@ def shown_anew(
         kept_for_the_face = picture is None and not finished.found  # when its first output was decided
         picture = picture or read_picture(params.img_path, "img")
         photo = PhotoEdit(picture, list(finished.squares), params, pipeline.classifier)
-        if kept_for_the_face:
+        if kept_for_the_face and max(picture.size) >= UPLOAD_SIDE:  # a smaller one was not shrunk
             size = f"{picture.width}x{picture.height}"
             notes = [f"the photo has the size in which it was kept for the face alone, {size} pixels"]
         notes += pipeline.notes_on(photo)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # only passed on
 
 SIDE_STEP = 16  # a side must be a multiple of the coarsest VQGAN's downsampling factor
 MAX_SIDE = 1024
+UPLOAD_SIDE = 1024  # to which larger uploads are shrunk, where IMAGE_WIDTH and IMAGE_HEIGHT say nothing else
 MAX_ITERATIONS = 2000
 MAX_CUTOUTS = 256
 MAX_SEED = 2**63 - 1

@@ -22,7 +22,7 @@ from pydantic_settings import NoDecode
 from mead.data_url import check_data_url
 from mead.model_spec import ModelSpec
 from mead.origins import normal_host, normal_origin
-from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP
+from mead.params import MAX_CUTOUTS, MAX_ITERATIONS, MAX_SIDE, SIDE_STEP, UPLOAD_SIDE
 from mead.queue.keys import KEY_FAMILIES, SINGLE_KEYS, queue_of
 from mead.queue_settings import QueueSettings
 from mead.receivers import check_allowed
@@ -241,10 +241,10 @@ class ServiceSettings(QueueSettings):
         description="Minimum free disk space; below it, jobs are refused and /readyz fails. Bytes.",
     )
     image_width: int = Field(
-        1024, ge=16, description="Maximum width of stored uploads; the aspect ratio is kept."
+        UPLOAD_SIDE, ge=16, description="Maximum width of stored uploads; the aspect ratio is kept."
     )
     image_height: int = Field(
-        1024, ge=16, description="Maximum height of stored uploads; the aspect ratio is kept."
+        UPLOAD_SIDE, ge=16, description="Maximum height of stored uploads; the aspect ratio is kept."
     )
     max_photo_pixels: int = Field(
         25_000_000,

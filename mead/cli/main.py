@@ -84,7 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
     except CommandError as error:
         _fail(error, error.code)
     except FAILURES as error:
-        _fail(error, FAILED)
+        from mead.imaging.pictures import PictureError  # imports Pillow
+
+        _fail(error, WRONG_USAGE if isinstance(error, PictureError) else FAILED)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
 

@@ -11,7 +11,7 @@ import click
 from PIL import Image
 
 from mead.cli.model_commands import PICTURE
-from mead.cli.parser import CommandError
+from mead.cli.parser import WRONG_USAGE, CommandError
 from mead.installation import version
 from mead.model_spec import ModelSpec
 from mead.params import JobParams, check
@@ -52,13 +52,14 @@ def read_provenance(path: Path) -> Provenance:
             picture.load()  # chunks may follow the pixels
             found = picture.info.get(MEAD)
     except (Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
-        raise CommandError(f"{path}: not a PNG that can be read ({error})") from error
+        raise CommandError(f"{path}: not a PNG that can be read ({error})", WRONG_USAGE) from error
     if not isinstance(found, str):
-        raise CommandError(f"{path}: does not say how it was made; only PNGs that this project has made do")
+        why = "does not say how it was made; only PNGs that this project has made do"
+        raise CommandError(f"{path}: {why}", WRONG_USAGE)
     try:
         return Provenance.model_validate(json.loads(found))
     except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
-        raise CommandError(f"{path}: what it says of how it was made cannot be read") from error
+        raise CommandError(f"{path}: what it says of how it was made cannot be read", WRONG_USAGE) from error
 
 
 def command_of(made: Provenance) -> str:

@@ -10,8 +10,8 @@ from click.core import ParameterSource
 
 from mead.cli.asking import asking
 from mead.cli.model_commands import given, parameters_of, spec_called
-from mead.cli.parser import LazyGroup, print_json, tell
-from mead.client import Client, Job
+from mead.cli.parser import CommandError, LazyGroup, print_json, tell
+from mead.client import AddressError, Client, Job, RefusedError
 from mead.params import check
 from mead.registry import MODELS
 from mead.terminal import say
@@ -41,7 +41,12 @@ def submit_command(name: str) -> click.Command:
     @click.option("--upscale", type=click.Choice(["1", "2", "4"]), help="With --from: another size.")
     @asking
     def go_on(client: Client, source: str, as_json: bool, **fields: Any) -> None:
-        job = client.job(source).resume(**fields)
+        try:
+            job = client.job(source).resume(**fields)
+        except RefusedError as error:
+            if error.status != 404 or error.field is not None or isinstance(error, AddressError):
+                raise
+            raise CommandError(f"from: {error.message}") from error
         _tell_accepted(job, as_json)
 
     def submit(**options: Any) -> None:

@@ -12,10 +12,18 @@ sees to it that a repeated request makes no second job. Needs httpx2, and of the
 
 from mead.client.asynchronous import AsyncClient, AsyncJob
 from mead.client.blocking import Client, Job
-from mead.client.errors import JobCancelledError, JobFailedError, MeadError, RefusedError, UnreachableError
+from mead.client.errors import (
+    AddressError,
+    JobCancelledError,
+    JobFailedError,
+    MeadError,
+    RefusedError,
+    UnreachableError,
+)
 from mead.client.results import Picture, Progress
 
 __all__ = [
+    "AddressError",
     "AsyncClient",
     "AsyncJob",
     "Client",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 DEFAULT_URL = "http://127.0.0.1:5000"
 
@@ -19,6 +19,16 @@ def service_url(given: str | None) -> str:
         shown = url.rpartition("@")[2]  # a password may come before
         raise ValueError(f"{source}: {shown!r} is not the address of a service, such as {DEFAULT_URL}")
     return url.rstrip("/")
+
+
+def shown_address(given: str | None) -> str:
+    """The address of `service_url` for errors: without user and password, and with MEAD_URL if that names it.
+
+    Raises as `service_url`.
+    """
+    parts = urlsplit(service_url(given))
+    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return f"{shown} (MEAD_URL)" if not given and os.environ.get("MEAD_URL") else shown
 
 
 def service_key(given: str | None) -> str | None:

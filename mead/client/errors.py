@@ -31,6 +31,10 @@ class RefusedError(MeadError):
     """The service has answered with an error."""
 
 
+class AddressError(RefusedError):
+    """Something else than the service has answered at its address."""
+
+
 class JobFailedError(MeadError):
     """The job has failed."""
 

@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mead.client.address import service_key, service_url
+from mead.client.address import service_key, service_url, shown_address
 from mead.client.errors import JobCancelledError, JobFailedError, MeadError, RefusedError, UnreachableError
 from mead.client.results import Picture, Progress, Record, together
-from mead.client.steps import FIRST_PAUSE, Flow, Open, Pause, ReadLine, Request, send
+from mead.client.steps import FIRST_PAUSE, Flow, Open, Pause, ReadLine, Reply, Request, send
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +44,7 @@ class Operations:
 
     def __init__(self, url: str | None, key: str | None, timeout: float, patience: float) -> None:
         self.url = service_url(url)
+        self.address = shown_address(url)
         key = service_key(key)
         self.timeout = timeout
         self.patience = patience
@@ -54,11 +55,15 @@ class Operations:
         }
         self._models: Record | None = None
 
+    def _send(self, request: Request) -> Flow[Reply]:
+        """Send a request to the service, or where it sends us. Raises as `send`."""
+        return (yield from send(request, self.patience, self.address))
+
     def ask(self, method: str, path: str, **query: object) -> Flow[Record]:
         """The JSON object that answers a request; a query of None is left out."""
         given = {name: str(value) for name, value in query.items() if value is not None}
-        reply = yield from send(Request(method, path, query=given), self.patience)
-        found: Record = reply.json()
+        reply = yield from self._send(Request(method, path, query=given))
+        found: Record = reply.json(self.address)
         return found
 
     def models(self) -> Flow[Record]:
@@ -70,8 +75,8 @@ class Operations:
     def submit(self, model: str, prompt: str, n: int, fields: Mapping[str, Value]) -> Flow[Record]:
         """Make a job, or `n` of them; returns the answer."""
         found = model_of((yield from self.models()), model)
-        reply = yield from send(submission(found, prompt, n, fields), self.patience)
-        answer: Record = reply.json()
+        reply = yield from self._send(submission(found, prompt, n, fields))
+        answer: Record = reply.json(self.address)
         return answer
 
     def resume(self, job_id: str, fields: Mapping[str, Value]) -> Flow[Record]:
@@ -82,8 +87,8 @@ class Operations:
         form = {"from": job_id, **fields}
         texts = {name: _text(name, value) for name, value in form.items() if value is not None}
         headers = {"Prefer": "respond-async", "Idempotency-Key": secrets.token_hex(16)}
-        reply = yield from send(Request("POST", route, form=texts, headers=headers), self.patience)
-        answer: Record = reply.json()
+        reply = yield from self._send(Request("POST", route, form=texts, headers=headers))
+        answer: Record = reply.json(self.address)
         return answer
 
     def pictures(self, ids: Sequence[str]) -> Flow[list[Picture]]:
@@ -104,21 +109,21 @@ class Operations:
             raise JobCancelledError(f"job {job_id} was cancelled", job_id=job_id)
         if record["status"] == "failed":
             raise JobFailedError(record.get("error") or "it failed", record.get("error_field"), job_id=job_id)
-        reply = yield from send(Request("GET", f"/jobs/{job_id}/image"), self.patience)
+        reply = yield from self._send(Request("GET", f"/jobs/{job_id}/image"))
         if reply.status == 302:  # a link to an object store
-            reply = yield from send(Request("GET", reply.headers["location"]), self.patience)
+            reply = yield from self._send(Request("GET", reply.headers["location"]))
         return Picture(reply.content, job_id, record.get("seed"), tuple(record.get("notes", ())))
 
     def preview(self, job_id: str) -> Flow[bytes | None]:
         """A job's picture so far."""
-        reply = yield from send(Request("GET", f"/jobs/{job_id}/preview"), self.patience)
+        reply = yield from self._send(Request("GET", f"/jobs/{job_id}/preview"))
         return reply.content if reply.headers.get("content-type") == "image/png" else None
 
     def timelapse(self, job_id: str, kind: str) -> Flow[bytes]:
         """A finished job's time-lapse, "webp" or "mp4"."""
         if kind not in ("webp", "mp4"):
             raise ValueError(f'kind: must be "webp" or "mp4", not {kind!r}')
-        reply = yield from send(Request("GET", f"/jobs/{job_id}/timelapse.{kind}"), self.patience)
+        reply = yield from self._send(Request("GET", f"/jobs/{job_id}/timelapse.{kind}"))
         return reply.content
 
     def cancel(self, ids: Sequence[str]) -> Flow[Record]:
@@ -146,7 +151,7 @@ class Operations:
         while True:
             page = yield from self.ask("GET", "/jobs", group=ids[0])
             if len(page["jobs"]) < len(ids):
-                raise RefusedError("jobs of this group have expired", "group", 404, ids[0])
+                raise RefusedError("group: jobs of this group have expired", "group", 404, ids[0])
             progress = together(page["jobs"])
             yield progress
             if progress.ended:
@@ -162,7 +167,7 @@ class Operations:
             request = Request("GET", f"/jobs/{job_id}/events", headers=reader.headers)
             reply = yield Open(request, longest)
             if reply.status >= 400 and reply.status not in (429, 503):
-                raise reply.error()
+                raise reply.error(self.address)
             if reply.status == 204:  # no more events
                 yield progress_of((yield from self.ask("GET", f"/jobs/{job_id}")))
                 return None
@@ -179,7 +184,11 @@ class Operations:
             now = time.monotonic()
             lost_at = lost_at or now
             if now - lost_at > self.patience:
-                raise reply.error() if reply.failure else UnreachableError("the service sends no events")
+                raise (
+                    reply.error(self.address)
+                    if reply.failure
+                    else UnreachableError("the service sends no events")
+                )
             yield Pause(FIRST_PAUSE)
 
 
@@ -253,7 +262,7 @@ def model_of(models: Mapping[str, Any], command: str) -> Record:
             found: Record = model
             return found
     known = ", ".join(model["command"] for model in models["models"])
-    raise MeadError(f"this service has no model {command}; it has {known}", "model")
+    raise MeadError(f"model: this service has no {command}; it has {known}", "model")
 
 
 class EventReader:

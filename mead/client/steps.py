@@ -12,11 +12,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from mead.client.errors import MeadError, RefusedError, UnreachableError
+from mead.client.errors import AddressError, MeadError, RefusedError, UnreachableError
 from mead.client.results import Progress
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0  # seconds between two attempts
 TRY_AGAIN = frozenset({429, 502, 503, 504})
+NO_SUCH_PATH = "The requested URL was not found"
+"""What the service, as any Flask application, says of a path that it does not have."""
 
 T = TypeVar("T")
 
@@ -42,26 +44,42 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
 
-    def json(self) -> Any:
+    def json(self, address: str) -> Any:
         """The content, decoded.
 
+        Args:
+            address: the service's, as errors show it.
+
         Raises:
-            RefusedError: it is not JSON.
+            AddressError: it is not JSON.
         """
         try:
             return json.loads(self.content)
         except ValueError:
-            raise RefusedError("the answer is not that of a mead-backend", None, self.status) from None
+            raise self._wrong_address(address) from None
 
-    def error(self) -> MeadError:
-        """The error that this answer is."""
+    def error(self, address: str | None) -> MeadError:
+        """The error that this answer is.
+
+        Args:
+            address: the service's, as errors show it; None if an object store was asked.
+        """
+        asked = "the object store" if address is None else f"the service at {address}"
         if self.failure:
-            return UnreachableError(f"the service does not answer: {self.failure}")
+            return UnreachableError(f"{asked} does not answer: {self.failure}")
         try:
             body = json.loads(self.content)
-            return RefusedError(body["message"], body.get("field"), self.status, body.get("id"))
+            if not (self.status == 404 and body["message"].startswith(NO_SUCH_PATH)):
+                return RefusedError(body["message"], body.get("field"), self.status, body.get("id"))
         except (ValueError, LookupError, TypeError, AttributeError):
-            return RefusedError(f"the service has answered with HTTP status {self.status}", None, self.status)
+            pass
+        if self.status == 404 and address is not None:
+            return self._wrong_address(address)
+        return RefusedError(f"{asked} has answered with HTTP status {self.status}", None, self.status)
+
+    def _wrong_address(self, address: str) -> AddressError:
+        what = f"what answers there, with HTTP status {self.status}, is something else"
+        return AddressError(f"{address} is not the address of a mead-backend: {what}", None, self.status)
 
 
 @dataclass(frozen=True)
@@ -93,11 +111,12 @@ Step: TypeAlias = Request | Pause | Open | ReadLine | Progress
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
-def send(request: Request, patience: float) -> Flow[Reply]:
+def send(request: Request, patience: float, address: str) -> Flow[Reply]:
     """Send a request until there is an answer that will not change soon.
 
     Args:
         patience: seconds after which it is not repeated any more.
+        address: the service's, as errors show it.
 
     Raises:
         UnreachableError, RefusedError
@@ -110,7 +129,7 @@ def send(request: Request, patience: float) -> Flow[Reply]:
             return reply
         wait = max(pause, _retry_after(reply))
         if not (reply.failure or reply.status in TRY_AGAIN) or time.monotonic() + wait > until:
-            raise reply.error()
+            raise reply.error(None if "://" in request.path else address)
         yield Pause(wait)
         pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -19,7 +19,7 @@ class ApiError(Exception):
 
     Attributes:
         status: the HTTP status.
-        message: what is wrong, and what would be right.
+        message: what is wrong, and what would be right; it begins with `field`, if there is one.
         field: the form field or header at fault, if any.
         job_id: the job that the error is about, if any.
         retry_seconds: when to try again; None: soon, infinity: that is not known.
@@ -54,7 +54,8 @@ class JobNotFoundError(ApiError):
     """404: there is no such job, or it belongs to another API key."""
 
     def __init__(self, job_id: str, field: str | None = None) -> None:
-        super().__init__(404, f"there is no job {job_id}", field)
+        at_fault = "" if field is None else f"{field}: "
+        super().__init__(404, f"{at_fault}there is no job {job_id}", field)
 
 
 class JobExpiredError(ApiError):

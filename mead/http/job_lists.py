@@ -91,7 +91,7 @@ def cancel_group() -> Response:
         raise JobNotFoundError(group, "group")
     cancelled = services.jobs.cancel_all([job.id for job in found], priority=access.priority())
     if not cancelled:
-        raise ApiError(409, f"all jobs of group {group} have already ended", "group", group)
+        raise ApiError(409, f"group: all jobs of {group} have already ended", "group", group)
     for job in found:
         if job.id in cancelled:
             services.storage.cleanup(job)

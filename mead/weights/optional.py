@@ -5,7 +5,9 @@ Checked without PyTorch.
 
 from __future__ import annotations
 
-from mead.params import JobParams, ParamsError, lacking
+from collections.abc import Mapping
+
+from mead.params import JobParams, ParamsError, Range, lacking
 from mead.weights.sets import WeightSet
 
 
@@ -34,7 +36,7 @@ def _check_chosen(params: JobParams, weights: WeightSet) -> None:
         offered = choices[field]
         for name, number in chosen.items():
             if name not in offered:
-                raise _unknown(field, name, sorted(offered), weights)
+                raise _no_number(field, name, offered) or _unknown(field, name, sorted(offered), weights)
             allowed = offered[name]
             if allowed is not None and number is not None and not allowed.least <= number <= allowed.most:
                 raise ParamsError(
@@ -43,6 +45,20 @@ def _check_chosen(params: JobParams, weights: WeightSet) -> None:
                     f"{number:g}",
                     out_of_range=True,
                 )
+
+
+def _no_number(field: str, name: str, offered: Mapping[str, Range | None]) -> ParamsError | None:
+    """What is wrong with a name that is offered, with something other than a number behind its colon."""
+    name, colon, value = (part.strip() for part in name.partition(":"))
+    allowed = offered.get(name) if colon else None
+    if allowed is None:
+        return None
+    return ParamsError(
+        field,
+        f'{name} is given "{value}", which is not a number; it goes from {allowed.least:g} to '
+        f"{allowed.most:g} with these weights",
+        out_of_range=True,
+    )
 
 
 def _unknown(field: str, name: str, offered: list[str], weights: WeightSet) -> ParamsError:

@@ -174,6 +174,9 @@ def test_what_must_be_given() -> None:
     ("given", "message"),
     [
         ({"sliders": "age:1 | wisdom:2"}, r'^sliders: there is no "wisdom"; there are age, beard, '),
+        ({"sliders": "age: x"}, r'^sliders: age is given "x", which is not a number; it goes from -\S+ to '),
+        ({"sliders": "age:"}, r'^sliders: age is given "", which is not a number'),
+        ({"sliders": "wisdom:x"}, r'^sliders: there is no "wisdom:x"; there are age, '),
         ({"sliders": "age:9"}, r"^sliders: age goes from -\S+ to \S+ with these weights, not to 9"),
         ({"mapper": "afro"}, r'^mapper: there is no "afro"; there are bald, beard, curly_hair, '),
         ({"method": "mapper"}, r"^mapper: must be named; there are bald, beard, "),

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from mead.imaging.pictures import read_picture
-from mead.params import ParamsError, check
+from mead.params import UPLOAD_SIDE, ParamsError, check
 from mead.provenance import Weights
 from mead.resuming import KEY, Origin, latents_file, resume
 from mead.revision import finish, result_of, start
@@ -126,11 +126,19 @@ def test_another_output(pipeline: StyleCLIPPipeline, photo: Path, girl: Path) ->
     _, revision = made(pipeline, params(**given))
     again = anew(pipeline, revision, params(**given, output="photo"))
     picture, before = result_of(pipeline, again), read_picture(girl, "img")
-    size = f"{before.width}x{before.height}"
-    assert again.notes == (f"the photo has the size in which it was kept for the face alone, {size} pixels",)
+    assert max(before.size) < UPLOAD_SIDE and again.notes == ()  # it was not shrunk
     differs = (np.asarray(picture) != np.asarray(before)).any(2)
     assert picture.size == before.size and 0.005 < differs.mean() < 0.5
     assert again.faces == ()  # nobody has looked for all of them
+
+
+def test_a_photo_that_may_have_been_larger(pipeline: StyleCLIPPipeline, girl: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    Image.open(girl).resize((UPLOAD_SIDE, UPLOAD_SIDE)).save(large)
+    given: dict[str, Any] = {"mapper": "glasses", "img_path": large}
+    again = anew(pipeline, made(pipeline, params(**given))[1], params(**given, output="photo"))
+    size = f"{UPLOAD_SIDE}x{UPLOAD_SIDE}"
+    assert again.notes == (f"the photo has the size in which it was kept for the face alone, {size} pixels",)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,14 @@ def test_the_output_path_is_tried_first(command: str, tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr == f"mead: out: {file} is not a folder\n"
 
 
+@pytest.mark.parametrize("command", [["edit", "-o", "a.png", "FILE", "a queen"], ["faces", "FILE"]])
+def test_a_file_that_is_no_picture(command: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "notes.md"
+    file.write_text("# no picture")
+    done = mead(*(str(file) if word == "FILE" else word for word in command))
+    assert done.returncode == 2 and done.stderr.startswith("mead: img: not a picture that can be read")
+
+
 def test_the_demo_tries_its_folders_first(tmp_path: Path) -> None:
     (tmp_path / "styleclip_out").touch()
     command = [sys.executable, "-m", "mead", "demo"]

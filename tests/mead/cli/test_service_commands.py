@@ -78,7 +78,7 @@ def test_going_on(service: Service, tmp_path: Path) -> None:
         wrong = mead("submit", *arguments, MEAD_URL=service.url)
         assert wrong.returncode == 2 and "or --from ID alone" in wrong.stderr
     gone = mead("submit", "--from", "0" * 32, MEAD_URL=service.url)
-    assert gone.returncode == 1 and gone.stderr == f"mead: there is no job {'0' * 32}\n"
+    assert gone.returncode == 1 and gone.stderr == f"mead: from: there is no job {'0' * 32}\n"
 
 
 def test_an_edit(service: Service, face: Path, tmp_path: Path) -> None:
@@ -109,8 +109,12 @@ def test_exit_codes(service: Service, tmp_path: Path) -> None:
     assert unknown.returncode == 1 and unknown.stderr == f"mead: there is no job {'0' * 32}\n"
     wrong = mead("submit", "generate", "x", "--w0", "heavy", MEAD_URL=service.url)
     assert wrong.returncode == 2 and wrong.stderr == "mead: w0: must be a number\n"
-    away = mead("jobs", "--url", "http://127.0.0.1:1")
-    assert away.returncode == 3 and "does not answer" in away.stderr
+    away = mead("jobs", MEAD_URL="http://me:secret@127.0.0.1:1/")
+    said = "mead: the service at http://127.0.0.1:1 (MEAD_URL) does not answer: "
+    assert away.returncode == 3 and away.stderr.startswith(said)
+    elsewhere = mead("submit", "--from", "0" * 32, "--url", service.url + "/below")
+    said = f"mead: {service.url}/below is not the address of a mead-backend: "
+    assert elsewhere.returncode == 1 and elsewhere.stderr.startswith(said)
 
 
 def test_nobody_takes_the_job(waiting_room: Service) -> None:

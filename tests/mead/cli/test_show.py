@@ -131,4 +131,4 @@ def test_files_that_tell_of_none(
     (tmp_path / "picture.png").write_bytes(content)
     with pytest.raises(SystemExit) as caught:
         main(["show", str(tmp_path / "picture.png")])
-    assert caught.value.code == 1 and why in capsys.readouterr().err
+    assert caught.value.code == 2 and why in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mead.client import AsyncClient, Client
-from mead.client.address import DEFAULT_URL, service_key, service_url
+from mead.client.address import DEFAULT_URL, service_key, service_url, shown_address
 
 
 def test_what_is_given_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,14 @@ def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"^url: 'here:port' is not"):
         service_url("http://me:secret@here:port")
+    assert shown_address("http://me:secret@here:80/a/?key=secret") == "http://here:80/a/"
+    monkeypatch.setenv("MEAD_URL", "https://me:secret@[::1]:8000/")
+    assert (
+        shown_address(None) == "https://[::1]:8000 (MEAD_URL)"
+        and shown_address("http://here") == "http://here"
+    )
+    monkeypatch.delenv("MEAD_URL")
+    assert shown_address(None) == DEFAULT_URL
     monkeypatch.setenv("MEAD_API_KEY", "geheim-ü")
     with pytest.raises(ValueError, match=r"^MEAD_API_KEY: ") as caught:
         service_key(None)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mead.client import (
+    AddressError,
     AsyncClient,
     Client,
     JobCancelledError,
@@ -25,6 +26,7 @@ from mead.client import (
     UnreachableError,
 )
 from mead.client.results import together
+from mead.client.steps import Reply
 from tests.conftest import ROOT, RedisServer, Service, frames_of
 
 pytestmark = pytest.mark.service
@@ -160,7 +162,7 @@ def test_what_is_wrong_is_told(client: Client, face: Path, tmp_path: Path) -> No
     with pytest.raises(RefusedError) as unknown:
         client.generate("a red house", colour="red")
     assert unknown.value.field == "colour"
-    with pytest.raises(MeadError, match="no model paint; it has generate, edit"):
+    with pytest.raises(MeadError, match=r"^model: this service has no paint; it has generate, edit"):
         client.submit("a red house", model="paint")
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
     with pytest.raises(JobFailedError) as failed:
@@ -182,6 +184,37 @@ def test_a_service_that_is_away() -> None:
     with Client("http://127.0.0.1:1", patience=0) as client, pytest.raises(UnreachableError) as away:
         client.generate("a red house")
     assert away.value.status is None
+    assert str(away.value).startswith("the service at http://127.0.0.1:1 does not answer: ")
+
+
+def test_another_address(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEAD_URL", service.url.replace("://", "://me:secret@") + "/below/")
+    for ask in (
+        Client.models,
+        lambda client: client.job("0" * 32).record(),
+        lambda client: client.job("0").wait(),
+    ):
+        with Client(patience=0) as client, pytest.raises(AddressError) as wrong:
+            ask(client)
+        assert wrong.value.status == 404 and wrong.value.field is None
+        begins = f"{service.url}/below (MEAD_URL) is not the address of a mead-backend: "
+        assert str(wrong.value).startswith(begins)
+    with Client(service.url + "/docs?", patience=0) as client, pytest.raises(AddressError):
+        client.models()
+
+
+@pytest.mark.parametrize("content", [b"<html>Not Found</html>", b"[]", b'{"detail": "Not Found"}'])
+def test_what_another_server_answers(content: bytes) -> None:
+    with pytest.raises(AddressError, match=r"^http://here is not the address"):
+        raise Reply(404, content).error("http://here")
+    assert str(Reply(500, content).error("http://here")).endswith(
+        "http://here has answered with HTTP status 500"
+    )
+    assert str(Reply(404, content).error(None)) == "the object store has answered with HTTP status 404"
+    own = Reply(404, b'{"status": "error", "message": "there is no job 1", "field": null}').error(
+        "http://here"
+    )
+    assert not isinstance(own, AddressError) and own.message == "there is no job 1"
 
 
 def test_the_environment_names_the_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

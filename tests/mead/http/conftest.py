@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
+from flask import Response
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
@@ -27,7 +28,16 @@ Visit: TypeAlias = Callable[..., Page]
 @pytest.fixture
 def http(settings: Settings) -> FlaskClient:
     """A client of the API whose worker is alive but never takes a job."""
-    return create_app(settings).test_client()
+    app = create_app(settings)
+    app.after_request(_begins_with_its_field)
+    return app.test_client()
+
+
+def _begins_with_its_field(answer: Response) -> Response:
+    """Check what docs/api.md says of all errors."""
+    error = answer.get_json() if answer.status_code >= 400 and answer.is_json else {}
+    assert not error.get("field") or error["message"].startswith(f"{error['field']}: "), error
+    return answer
 
 
 @pytest.fixture

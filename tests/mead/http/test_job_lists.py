@@ -90,8 +90,11 @@ def test_each_job_of_a_group_has_its_own_files(
     cancelled = http.delete(f"/jobs?group={first}")
     assert cancelled.json == {"status": "success", "message": "cancelled", "ids": [first, third]}
     assert list(storage.uploads.iterdir()) == []
-    assert http.delete(f"/jobs?group={first}").status_code == 409
-    assert http.delete(f"/jobs?group={second}").status_code == 404
+    ended, unknown = http.delete(f"/jobs?group={first}"), http.delete(f"/jobs?group={second}")
+    assert (
+        ended.json["message"] == f"group: all jobs of {first} have already ended" and ended.status_code == 409
+    )
+    assert unknown.json["message"] == f"group: there is no job {second}" and unknown.status_code == 404
 
 
 def test_a_group_that_has_no_room_leaves_nothing(

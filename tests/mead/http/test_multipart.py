@@ -240,7 +240,7 @@ def test_curl(waiting_room: Service, options: list[str]) -> None:
     for more in ([], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect: 100-continue"]):
         command = ["curl", "-sS", *options, *more, f"{waiting_room.url}/check"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        assert json.loads(answer.stdout)["message"] == "there is no job none"
+        assert json.loads(answer.stdout)["message"] == "id: there is no job none"
 
 
 # What is no form
