@@ -50,7 +50,8 @@ def find_all(picture: Image.Image, classifier: FaceClassifier | None) -> list[Sq
     drawn: list[Square] = []
     frame = None if classifier is None else classifier.frame(picture)
     if classifier is not None:
-        if frame == (0.0, 0.0, float(picture.width), float(picture.height)):  # framed as faces are, for no other place fits better
+        whole = (0.0, 0.0, float(picture.width), float(picture.height))
+        if frame == whole:  # a drawing framed as faces are: no other place fits better
             drawn = [Square.of_box(*frame)]
         places = [] if frame is None else [Square.of_box(*frame)]
         places += [glimpse.square for glimpse in seen]
