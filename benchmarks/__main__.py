@@ -110,7 +110,7 @@ def steps_table(rows: Sequence[Measurement]) -> str:
                 f"{row.other:.3g}",
                 f"{row.ours:.3g}",
                 f"**{row.other / row.ours:.2f}**",
-                f"{row.limit / row.ours:.0%}",
+                f"{row.limit / row.ours:.0%}" if row.limit else "",  # of other threads, nothing is counted
                 f"{row.memory / row.other_memory:.2f}",
             ]
             for row in rows
