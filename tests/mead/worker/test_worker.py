@@ -121,7 +121,9 @@ def test_files_go_with_their_records(worker: Worker, jobs: Jobs, storage: Folder
         eventually(lambda: not list(storage.results.iterdir()) + list(storage.uploads.iterdir()))
 
 
-def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, storage: FolderStorage) -> None:
+def test_a_folder_of_another_redis_is_not_swept(
+    worker: Worker, jobs: Jobs, storage: FolderStorage, caplog: pytest.LogCaptureFixture
+) -> None:
     jobs.ttl = 1
     claim_folder(jobs.redis, storage, [QUEUE])
     ours = f"{QUEUE}:data_folder"
@@ -129,6 +131,7 @@ def test_a_folder_of_another_redis_is_not_swept(worker: Worker, jobs: Jobs, stor
     with running(worker.run):
         eventually(lambda: "me" in jobs.workers())
         jobs.redis.set(ours, "0" * 32)  # as if it had been replaced
+        eventually(lambda: "cannot sweep" in caplog.text)  # after a sweep that had begun before
         storage.write_picture(Image.new("RGB", (8, 8)), result)
         os.utime(result, (0, 0))
         put(jobs, "a")
