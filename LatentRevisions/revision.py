@@ -85,10 +85,10 @@ class LatentRevision(Revision):
         return self.hints is not None and self.noise[0] != self.noise[1]
 
     def size_of(self, step: int) -> float:
-        """How long a step is, counted from 1: as a share of those before they shrink.
+        """How large a step is, counted from 1, as a share of those before they shrink.
 
-        They do so that more steps come to rest near the picture of fewer instead of leading on to what CLIP
-        likes and nobody draws. Where a schedule runs, it says when the picture comes to rest.
+        They shrink so that the picture converges: steps of full size raise CLIP's score further, but lead
+        away from what drawings look like. Jobs from noise and stories have a schedule of their own instead.
         """
         if self.noise_falls or self.chapters is not None or step <= self.full_steps:
             return 1.0

@@ -27,7 +27,7 @@ class Worn:
 
     Args:
         things: names of sliders, each with the levels of 255 by which taking it off must change some spot, as
-            in "earrings:14 | crown:40": what changes less is not worn.
+            in "earrings:10 | crown:40": what changes less is not worn.
         sliders: the weights set's, whose least values take things off; None if it has none.
         synthesise: codes w+ [N, n_latent, style_dim] -> faces [N, 3, S, S] in [-1, 1].
     """
