@@ -153,7 +153,7 @@ def reference_pictures(side: int) -> reference.LatentRevisions:
 
 
 def reference_faces() -> reference.StyleCLIP:
-    clip = reference.CLIP(read("full", "clip"))
+    clip = reference.CLIP(read("full", "clip"), frozen=False)
     generator, identity = on_gpu("full", "stylegan2"), on_gpu("full", "identity")
     codes = average_face("full")[None].to(GPU)
     return reference.StyleCLIP(clip, generator, identity, face_settings("full"), FACE, codes, ENDLESS)

@@ -2,7 +2,7 @@
 
 Float32, eager, one job at a time, every cutout cropped and resized alone, StyleGAN2's weights modulated for
 each sample. The networks are functions of state dicts in the published layouts. Losses, optimisers and their
-settings are the pipelines'. Networks are frozen, so that only the latents get gradients.
+settings are the pipelines'.
 
 - Latent Revisions: Murdoch's notebook of 2021, with VQGAN (Esser et al., arXiv 2012.09841)
 - StyleCLIP's latent optimisation: Patashnik et al., arXiv 2103.17249, with StyleGAN2 (Karras et al., arXiv
@@ -38,13 +38,17 @@ def floats(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 class CLIP:
-    """CLIP of a state dict in OpenAI's layout."""
+    """CLIP of a state dict in OpenAI's layout.
 
-    def __init__(self, state_dict: StateDict) -> None:
+    Args:
+        frozen: whether only pictures get gradients, not the weights.
+    """
+
+    def __init__(self, state_dict: StateDict, frozen: bool = True) -> None:
         weights = floats(expand(state_dict))
         self.model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32).float()
         self.model.load_state_dict(weights)  # once more: the builder rounds to half precision
-        self.model.requires_grad_(False)
+        self.model.requires_grad_(not frozen)
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
         size = self.model.visual.image_size
         self.side = size if isinstance(size, int) else size[0]
@@ -157,10 +161,10 @@ def decode(w: StateDict, z: Tensor) -> Tensor:
 
 
 class LatentRevisions:
-    """One job of Latent Revisions, from blurred noise.
+    """One job of Latent Revisions, from blurred noise. Its networks are frozen, as in the published code.
 
     Args:
-        clip: shared by all jobs.
+        clip: frozen, shared by all jobs.
         vqgan: a float32 state dict, shared by all jobs.
         hyper: the weights set's.
         prompt: what the picture should show.
@@ -314,11 +318,13 @@ def identity_features(w: StateDict, image: Tensor) -> Tensor:
 class StyleCLIP:
     """One job of StyleCLIP's latent optimisation.
 
-    The published code shows CLIP pictures without CLIP's normalisation and range. Here they have both, as in
-    our pipeline.
+    As in the published code (orpatashnik/StyleCLIP, optimization/run_optimization.py and criteria), networks
+    are not frozen, so that a backward pass adds up gradients of all weights, which nobody uses; and each step
+    embeds the text and the first picture's face again. The published code shows CLIP pictures without CLIP's
+    normalisation and range. Here they have both, as in our pipeline.
 
     Args:
-        clip: shared by all jobs.
+        clip: not frozen, shared by all jobs.
         generator, identity: float32 state dicts, shared by all jobs.
         hyper: the weights set's.
         prompt: what the face should become.
@@ -337,18 +343,22 @@ class StyleCLIP:
         steps: int,
     ) -> None:
         self.clip, self.generator, self.identity, self.hyper = clip, generator, identity, hyper
-        self.first, self.steps, self.done = codes, steps, 0
+        self.prompt, self.first, self.steps, self.done = prompt, codes, steps, 0
         self.codes = codes.clone().requires_grad_()
         self.optimiser = torch.optim.Adam([self.codes], hyper.learning_rate)
         with torch.no_grad():
-            self.target = clip.embed_text(prompt)
-            self.features = identity_features(identity, synthesise(generator, codes))
+            self.first_image = synthesise(generator, codes)
+        for weights in (generator, identity):
+            for name, tensor in weights.items():
+                tensor.requires_grad_(not name.startswith("noises") and "running" not in name)
 
     def step(self) -> float:
         """One step of the optimisation; returns the loss before it."""
         image = synthesise(self.generator, self.codes)
         embeddings = self.clip.embed_image(self.views((image.clamp(-1, 1) + 1) / 2))
-        loss = self.loss(embeddings, identity_features(self.identity, image))
+        target = self.clip.embed_text(self.prompt)
+        first, now = (identity_features(self.identity, each) for each in (self.first_image, image))
+        loss = self.loss(target, embeddings, first.detach(), now)
         for group in self.optimiser.param_groups:
             group["lr"] = self.hyper.learning_rate * self.ramp()
         self.optimiser.zero_grad()
@@ -369,11 +379,14 @@ class StyleCLIP:
             return whole
         return torch.cat([whole, cutouts(whole, self.hyper, self.clip.side)])
 
-    def loss(self, embeddings: Tensor, features: Tensor) -> Tensor:
-        """The loss of the views' embeddings [views, d], the face's features [1, d] and the present codes."""
-        clip_loss = (1 - torch.cosine_similarity(self.target[None], embeddings)).mean()
+    def loss(self, target: Tensor, embeddings: Tensor, first: Tensor, features: Tensor) -> Tensor:
+        """The loss of the text's embedding [d], the views' [views, d], the first face's features and the face's.
+
+        Features are [1, d].
+        """
+        clip_loss = (1 - torch.cosine_similarity(target[None], embeddings)).mean()
         l2_loss = (self.codes - self.first).square().sum()
-        identity_loss = 1 - torch.cosine_similarity(self.features, features).mean()
+        identity_loss = 1 - torch.cosine_similarity(first, features).mean()
         return clip_loss + self.hyper.l2 * l2_loss + self.hyper.identity * identity_loss
 
     def ramp(self) -> float:

@@ -166,7 +166,7 @@ def reference_pictures(weights: str, side: int, jobs: int = 1) -> Work:
 
 def reference_faces(weights: str, jobs: int = 1) -> Work:
     """StyleCLIP as published, each job in a thread of its own."""
-    clip = reference.CLIP(read(weights, "clip"))
+    clip = reference.CLIP(read(weights, "clip"), frozen=False)
     generator, identity = (reference.floats(read(weights, name)) for name in ("stylegan2", "identity"))
     settings, codes = face_settings(weights), average_face(weights)[None]
     return work(
