@@ -324,8 +324,8 @@ class StyleCLIP:
     normalisation and range. Here they have both, as in our pipeline.
 
     Args:
-        clip: not frozen, shared by all jobs.
-        generator, identity: float32 state dicts, shared by all jobs.
+        clip: not frozen, the job's own: threads that add up gradients of the same weights stop each other.
+        generator, identity: float32 state dicts, the job's own.
         hyper: the weights set's.
         prompt: what the face should become.
         codes: w+ of the face, [1, n_latent, style_dim].
@@ -380,9 +380,12 @@ class StyleCLIP:
         return torch.cat([whole, cutouts(whole, self.hyper, self.clip.side)])
 
     def loss(self, target: Tensor, embeddings: Tensor, first: Tensor, features: Tensor) -> Tensor:
-        """The loss of the text's embedding [d], the views' [views, d], the first face's features and the face's.
+        """The loss of the present codes.
 
-        Features are [1, d].
+        Args:
+            target: the text's embedding [d].
+            embeddings: of the views, [views, d].
+            first, features: of the first picture's face and of the present one's, [1, d].
         """
         clip_loss = (1 - torch.cosine_similarity(target[None], embeddings)).mean()
         l2_loss = (self.codes - self.first).square().sum()

@@ -165,16 +165,15 @@ def reference_pictures(weights: str, side: int, jobs: int = 1) -> Work:
 
 
 def reference_faces(weights: str, jobs: int = 1) -> Work:
-    """StyleCLIP as published, each job in a thread of its own."""
-    clip = reference.CLIP(read(weights, "clip"), frozen=False)
-    generator, identity = (reference.floats(read(weights, name)) for name in ("stylegan2", "identity"))
+    """StyleCLIP as published, each job in a thread of its own, with networks of its own."""
     settings, codes = face_settings(weights), average_face(weights)[None]
-    return work(
-        [
-            reference.StyleCLIP(clip, generator, identity, settings, FACE, codes, ENDLESS).step
-            for _ in range(jobs)
-        ]
-    )
+
+    def job() -> reference.StyleCLIP:
+        clip = reference.CLIP(read(weights, "clip"), frozen=False)
+        generator, identity = (reference.floats(read(weights, name)) for name in ("stylegan2", "identity"))
+        return reference.StyleCLIP(clip, generator, identity, settings, FACE, codes, ENDLESS)
+
+    return work([job().step for _ in range(jobs)])
 
 
 # --- Measuring
