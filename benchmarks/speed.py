@@ -28,7 +28,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks import reference
 from benchmarks.loading import memory
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
 from LatentRevisions.params import LatentRevisionsParams
@@ -152,11 +151,13 @@ def our_faces(weights: str, jobs: int = 1, threads: bool = False) -> Work:
     return work([partial(pipeline.step, part) for part in parts])
 
 
-# --- The reference
+# --- The reference, imported where it runs: it comes with open_clip, 220 MB that ours does without
 
 
 def reference_pictures(weights: str, side: int, jobs: int = 1) -> Work:
     """Latent Revisions as published, each job in a thread of its own."""
+    from benchmarks import reference
+
     clip, vqgan = reference.CLIP(read(weights, "clip")), reference.floats(read(weights, "vqgan"))
     settings = picture_settings(weights)
     return work(
@@ -166,14 +167,16 @@ def reference_pictures(weights: str, side: int, jobs: int = 1) -> Work:
 
 def reference_faces(weights: str, jobs: int = 1) -> Work:
     """StyleCLIP as published, each job in a thread of its own, with networks of its own."""
+    from benchmarks import reference
+
     settings, codes = face_settings(weights), average_face(weights)[None]
 
-    def job() -> reference.StyleCLIP:
+    def step() -> Callable[[], float]:
         clip = reference.CLIP(read(weights, "clip"), frozen=False)
         generator, identity = (reference.floats(read(weights, name)) for name in ("stylegan2", "identity"))
-        return reference.StyleCLIP(clip, generator, identity, settings, FACE, codes, ENDLESS)
+        return reference.StyleCLIP(clip, generator, identity, settings, FACE, codes, ENDLESS).step
 
-    return work([job().step for _ in range(jobs)])
+    return work([step() for _ in range(jobs)])
 
 
 # --- Measuring
