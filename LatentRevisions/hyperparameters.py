@@ -83,6 +83,9 @@ class Hyperparameters(CutoutHyperparameters):
     """Weight of the picture's total variation."""
     denoise: float = 0.2
     """Part of the way to the denoiser's output that latents go after each step, from 0 to 1."""
+    sharpen: float = 0.0
+    """How much of the latents' difference from their surroundings is added to the denoiser's output, which is
+    a mean of what there may be and so softer."""
     guidance: float = 1.0
     """How much what the target says counts for the denoiser, where the start is noise."""
     learned_start_guidance: float = 1.0

@@ -366,7 +366,7 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
     prior = None
     if isinstance(learned_start, LearnedStart) and "denoiser" in chosen.files:
         denoiser = freeze(Denoiser.from_state_dict(chosen.read("denoiser")), dtype).to(device)
-        prior = Prior(denoiser, learned_start, hyper.denoise, torch.device(device))
+        prior = Prior(denoiser, learned_start, hyper.denoise, hyper.sharpen, torch.device(device))
     upscaler = load_upscaler(weights, device)
     return LatentRevisionsPipeline(
         vqgan, perceptor, learned_start, prior, hyper, torch.device(device), upscaler, others

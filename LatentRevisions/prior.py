@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.start import LearnedStart
@@ -23,13 +24,17 @@ class Prior:
         denoiser: removes noise from latents.
         start: gives the denoiser its hints about a target.
         part: of the way to the denoiser's output that latents move, from 0 to 1.
+        sharpen: how much of the difference from their surroundings is added to what the denoiser makes.
         device: of both networks.
     """
 
-    def __init__(self, denoiser: Denoiser, start: LearnedStart, part: float, device: torch.device) -> None:
+    def __init__(
+        self, denoiser: Denoiser, start: LearnedStart, part: float, sharpen: float, device: torch.device
+    ) -> None:
         self.denoiser = denoiser
         self.start = start
         self.part = part
+        self.sharpen = sharpen
         self.precision = Precision(device)
         self._denoised = Recorded(self._pass_denoiser)
 
@@ -50,7 +55,11 @@ class Prior:
             share: of what they would move, from 0 to 1.
         """
         told, free = self._denoised(latents, torch.full((2,), noise, device=latents.device), hints).split(1)
-        latents.lerp_(free + guidance * (told - free), self.part * share)
+        denoised = free + guidance * (told - free)
+        if self.sharpen:
+            around = F.avg_pool2d(denoised, 3, stride=1, padding=1, count_include_pad=False)
+            denoised += self.sharpen * (denoised - around)
+        latents.lerp_(denoised, self.part * share)
 
     @torch.no_grad()
     def record_graphs(self, latents: Tensor) -> None:
