@@ -72,7 +72,10 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")
     add("--threads", type=int, default=2, help="processor threads (default %(default)s)")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if min(options.prompts, options.step_prompts) < 2:
+        parser.error("--prompts and --step-prompts must be at least 2: one picture has no Fréchet distance")
+    return options
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -150,6 +150,14 @@ def test_a_short_run_makes_tables_and_sheets_and_the_next_keeps_its_pictures(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "pictures").iterdir()} == made
 
 
+@pytest.mark.parametrize("option", ["--prompts", "--step-prompts"])
+def test_one_picture_has_no_distance(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        evaluate.arguments([option, "1"])
+    assert ended.value.code == 2
+    assert f"{option} " in capsys.readouterr().err
+
+
 def test_sheets_show_every_tile_with_its_words() -> None:
     tiles = [
         Tile(Image.new("RGB", (128, 128), colour), "a word", "wrong") for colour in ("red", "blue", "lime")
