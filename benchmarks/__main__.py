@@ -243,10 +243,10 @@ a thread for each job. "In float32" is as on a processor without bfloat16 (`PREC
 
 {steps_table(rows)}
 
-The faster a processor multiplies, the smaller is the share: what else a step does waits for its memory. Where
-a product reaches 840 GFLOP/s in bfloat16 and 212 in float32, the steps of full size had 76%, 56% and 61% of
-the peak (2026-11-27), at 3.1, 2.35 and 15.5 times the speed of the published (StyleCLIP's with frozen
-networks); in float32, which was at its peak, at 0.99, 1.14 and 7.4 times.
+The faster a processor multiplies, the smaller is the share: what else a step does waits for its memory. On an
+AMD EPYC whose products reach 840 GFLOP/s in bfloat16 and 212 in float32, the steps of full size had 76%, 56%
+and 61% of the peak (2026-11-27), at 3.1, 2.35 and 15.5 times the speed of the published (StyleCLIP's with
+frozen networks); in float32, at its peak, at 0.99, 1.14 and 7.4 times.
 
 ## Jobs at once
 
@@ -278,7 +278,9 @@ From `mead serve` to the first success of `/readyz`: {ready:.1f} s.
 
 {gpu_tables()}
 
-There, the networks of the published StyleCLIP were frozen. A step never waits for the GPU: losses are told one step late. A seed gives the same picture again, byte for
+There, the networks of the published StyleCLIP were frozen.
+
+A step never waits for the GPU: losses are told one step late. A seed gives the same picture again, byte for
 byte. In a batch, LatentRevisions' pictures round differently than alone, and the optimisation amplifies that
 to a similar picture; StyleCLIP's are the same. `CUDA_GRAPHS=1` records the passes of the default size when
 the inference server starts, which takes 3 to 6 s; jobs of other sizes run without.
