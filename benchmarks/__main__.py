@@ -243,10 +243,7 @@ a thread for each job. "In float32" is as on a processor without bfloat16 (`PREC
 
 {steps_table(rows)}
 
-The faster a processor multiplies, the smaller is the share: what else a step does waits for its memory. On an
-AMD EPYC whose products reach 840 GFLOP/s in bfloat16 and 212 in float32, the steps of full size had 76%, 56%
-and 61% of the peak (2026-11-27), at 3.1, 2.35 and 15.5 times the speed of the published (StyleCLIP's with
-frozen networks); in float32, at its peak, at 0.99, 1.14 and 7.4 times.
+The faster a processor multiplies, the smaller is the share: what else a step does waits for its memory.
 
 ## Jobs at once
 

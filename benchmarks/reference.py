@@ -324,7 +324,7 @@ class StyleCLIP:
     normalisation and range. Here they have both, as in our pipeline.
 
     Args:
-        clip: not frozen, the job's own: threads that add up gradients of the same weights stop each other.
+        clip: not frozen, the job's own: threads that add up gradients of the same weights may hang.
         generator, identity: float32 state dicts, the job's own.
         hyper: the weights set's.
         prompt: what the face should become.
@@ -357,8 +357,8 @@ class StyleCLIP:
         image = synthesise(self.generator, self.codes)
         embeddings = self.clip.embed_image(self.views((image.clamp(-1, 1) + 1) / 2))
         target = self.clip.embed_text(self.prompt)
-        first, now = (identity_features(self.identity, each) for each in (self.first_image, image))
-        loss = self.loss(target, embeddings, first.detach(), now)
+        first_features = identity_features(self.identity, self.first_image).detach()
+        loss = self.loss(target, embeddings, first_features, identity_features(self.identity, image))
         for group in self.optimiser.param_groups:
             group["lr"] = self.hyper.learning_rate * self.ramp()
         self.optimiser.zero_grad()
@@ -379,17 +379,17 @@ class StyleCLIP:
             return whole
         return torch.cat([whole, cutouts(whole, self.hyper, self.clip.side)])
 
-    def loss(self, target: Tensor, embeddings: Tensor, first: Tensor, features: Tensor) -> Tensor:
+    def loss(self, target: Tensor, embeddings: Tensor, first_features: Tensor, features: Tensor) -> Tensor:
         """The loss of the present codes.
 
         Args:
             target: the text's embedding [d].
             embeddings: of the views, [views, d].
-            first, features: of the first picture's face and of the present one's, [1, d].
+            first_features, features: of the first picture's face and of the present one's, [1, d].
         """
         clip_loss = (1 - torch.cosine_similarity(target[None], embeddings)).mean()
         l2_loss = (self.codes - self.first).square().sum()
-        identity_loss = 1 - torch.cosine_similarity(first, features).mean()
+        identity_loss = 1 - torch.cosine_similarity(first_features, features).mean()
         return clip_loss + self.hyper.l2 * l2_loss + self.hyper.identity * identity_loss
 
     def ramp(self) -> float:
