@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from LatentRevisions.group_norm import GroupNorm
 from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
 from mead.nn.attention import attend
-from mead.nn.frozen import FrozenConv2d, freeze
+from mead.nn.frozen import FrozenConv2d, convolve_and_add, freeze
 from mead.nn.state_dict import StateDict, build, count, shape
 
 
@@ -36,8 +36,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.norm1(x))
-        h = self.conv2(self.norm2(h))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        h = self.norm2(h)
+        return convolve_and_add(self.conv2, h, self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class Attention(nn.Module):
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).mT.unsqueeze(1) for conv in (self.q, self.k, self.v))  # [N, 1, HW, C]
         h = attend(q, k, v)
-        return x + self.proj_out(h.squeeze(1).mT.unflatten(2, x.shape[2:]))
+        return convolve_and_add(self.proj_out, h.squeeze(1).mT.unflatten(2, x.shape[2:]), x)
 
 
 class Downsample(nn.Module):

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from benchmarks.loading import memory
 from LatentRevisions.hyperparameters import Hyperparameters as LatentRevisionsHyperparameters
@@ -230,6 +230,13 @@ class Measured:
         peak: float = self._pipe.recv()
         self._process.join()
         return peak
+
+
+@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+def _operations_of_onednn(x: Sequence[int], *others: Any, out_shape: Sequence[int], **_: Any) -> int:
+    """Of a convolution by rearranged weights, given shapes: x, an addend if there is one, and the weights."""
+    weight = others[1] if others[1] is not None and len(others[1]) == 4 else others[0]
+    return conv_flop_count(list(x), list(weight), list(out_shape))
 
 
 class Operations(TorchDispatchMode):

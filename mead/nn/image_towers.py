@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mead.nn.attention import attend
+from mead.nn.frozen import FrozenConv2d
 
 QUICK_GELU = 1.702
 
@@ -25,7 +25,7 @@ def freeze(tower: Any, dtype: torch.dtype) -> nn.Module:
     Args:
         tower: of `mead.nn.clip` or open_clip; a vision transformer with GELUs of either kind, or a ResNet.
     """
-    frozen = FrozenResNet(tower) if hasattr(tower, "attnpool") else FrozenTransformer(tower)
+    frozen = FrozenResNet(tower, dtype) if hasattr(tower, "attnpool") else FrozenTransformer(tower)
     return frozen.requires_grad_(False).eval().to(dtype)
 
 
@@ -98,46 +98,45 @@ class FrozenResNet(nn.Module):
 
     Args:
         tower: whose weights it takes over.
+        dtype: the number format it computes in.
     """
 
-    def __init__(self, tower: Any) -> None:
+    def __init__(self, tower: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.image_size = tower.image_size
-        self.conv1, self.conv2, self.conv3 = (_conv(tower, number) for number in (1, 2, 3))
+        self.conv1, self.conv2, self.conv3 = (_conv(tower, number, dtype) for number in (1, 2, 3))
         stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
-        self.blocks = nn.ModuleList(FrozenBottleneck(block) for stage in stages for block in stage)
+        self.blocks = nn.ModuleList(FrozenBottleneck(block, dtype) for stage in stages for block in stage)
         self.pool = FrozenAttentionPool(tower.attnpool)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
         with torch.autocast(images.device.type, enabled=False):
-            x = images.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
-            x = F.relu_(self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x))))))
-            x = F.avg_pool2d(x, 2)
+            x = F.avg_pool2d(self.conv3(self.conv2(self.conv1(images))), 2)
             for block in self.blocks:
                 x = block(x)
-            return self.pool(x)
+            # oneDNN's ReLUs make zeros of NaNs, which must not go unnoticed
+            return self.pool(x) + 0 * images.detach().mean((1, 2, 3))[:, None].to(x.dtype)
 
 
 class FrozenBottleneck(nn.Module):
     """Three convolutions with a residual connection; the first block of a stage may halve the sides."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.stride = block.stride
-        self.conv1, self.conv2, self.conv3 = (_conv(block, number) for number in (1, 2, 3))
+        self.conv1, self.conv2, self.conv3 = (_conv(block, number, dtype) for number in (1, 2, 3))
         self.shortcut: nn.Module = nn.Identity()
         if block.downsample is not None:
             _, conv, norm = block.downsample
-            self.shortcut = fuse_conv_bn_eval(conv.eval(), norm.eval())
+            self.shortcut = FrozenConv2d.with_norm(conv, norm, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C', H / stride, W / stride]."""
-        h = F.relu_(self.conv2(F.relu_(self.conv1(x))))
+        h = self.conv2(self.conv1(x))
         if self.stride > 1:
             h, x = F.avg_pool2d(h, self.stride), F.avg_pool2d(x, self.stride)
-        return F.relu_(self.conv3(h) + self.shortcut(x))
+        return self.conv3(h, self.shortcut(x))
 
 
 class FrozenAttentionPool(nn.Module):
@@ -165,11 +164,10 @@ class FrozenAttentionPool(nn.Module):
         return self.out(h.reshape(n, width))
 
 
-def _conv(module: Any, number: int) -> nn.Conv2d:
-    """A convolution of `module` with the normalisation that follows it."""
+def _conv(module: Any, number: int, dtype: torch.dtype) -> FrozenConv2d:
+    """A convolution of `module` with the normalisation and the ReLU that follow it."""
     conv, norm = getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
-    fused: nn.Conv2d = fuse_conv_bn_eval(conv.eval(), norm.eval())
-    return fused
+    return FrozenConv2d.with_norm(conv, norm, dtype, relu=True)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
