@@ -23,7 +23,8 @@ RUN groupadd --gid 10001 mead \
     && useradd --uid 10001 --gid mead --home-dir /data --shell /bin/bash mead \
     && install -d -o mead -g mead /data /weights
 
-ENV PATH=/opt/mead/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 DATA_DIR=/data WEIGHTS_DIR=/weights
+ENV PATH=/opt/mead/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 DATA_DIR=/data WEIGHTS_DIR=/weights \
+    NUMBA_CACHE_DIR=/tmp/numba
 USER mead
 WORKDIR /data
 VOLUME ["/data", "/weights"]

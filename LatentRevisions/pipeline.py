@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from LatentRevisions.denoiser import Denoiser
 from LatentRevisions.first_latents import FirstLatents, load_start
+from LatentRevisions.group_norm_kernels import compile_kernels
 from LatentRevisions.guide import Guide
 from LatentRevisions.hyperparameters import Hyperparameters
 from LatentRevisions.losses import MeanSquaredDistance, Similarity, TotalVariation
@@ -368,6 +369,8 @@ def load_pipeline(weights: str, device: str) -> LatentRevisionsPipeline:
         denoiser = freeze(Denoiser.from_state_dict(chosen.read("denoiser")), dtype).to(device)
         prior = Prior(denoiser, learned_start, hyper.denoise, hyper.sharpen, torch.device(device))
     upscaler = load_upscaler(weights, device)
+    if torch.device(device).type == "cpu":
+        compile_kernels(dtype)
     return LatentRevisionsPipeline(
         vqgan, perceptor, learned_start, prior, hyper, torch.device(device), upscaler, others
     )

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from LatentRevisions.group_norm import GroupNorm, _normalise, _normalise_on_gpu
+from LatentRevisions import group_norm_kernels as kernels
+from LatentRevisions.group_norm import GroupNorm, _backward, _normalise
 from LatentRevisions.vqgan import VQGAN
 from mead.nn.state_dict import StateDictError
 from tests import parity
@@ -99,21 +100,36 @@ def test_a_key_of_another_shape_is_named() -> None:
         VQGAN.from_state_dict(state_dict)
 
 
-@pytest.mark.parametrize(("channels", "sides"), [(32, (5, 7)), (48, (5, 7)), (96, (32, 34))])
-def test_norm_is_group_normalisation_both_ways(channels: int, sides: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("channels", "sides"), [(32, (1, 1)), (48, (5, 7)), (64, (61, 33)), (256, (40, 40))])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("swish", [False, True])
+def test_norm_is_that_of_float64_but_for_rounding(
+    channels: int, sides: tuple[int, int], dtype: torch.dtype, swish: bool
+) -> None:
     torch.manual_seed(0)
-    norm = GroupNorm(channels).double()
+    norm = GroupNorm(channels, swish)
+    norm.num_groups = channels // 8
     torch.nn.init.normal_(norm.weight)
-    x = torch.randn(2, channels, *sides, dtype=torch.float64).to(memory_format=torch.channels_last) * 2 + 3
-    x.requires_grad_()
+    torch.nn.init.normal_(norm.bias)
+    x = (4 * torch.randn(2, channels, *sides) + 3).to(dtype).requires_grad_()
+    exact = F.group_norm(x.double(), norm.num_groups, norm.weight.double(), norm.bias.double(), norm.eps)
+    exact = F.silu(exact) if swish else exact
+    ours = norm(x)
+    grad = torch.randn_like(exact)
     inputs = (x, norm.weight, norm.bias)
-    ours, theirs = norm(x), F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    grad = torch.randn_like(x)
-    assert torch.allclose(ours, theirs)
-    for a, b in zip(
-        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
-    ):
-        assert torch.allclose(a, b, atol=1e-5)  # its sums are float32
+    ours_back = torch.autograd.grad(ours, inputs, grad.to(dtype))
+    limit = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    assert ours.dtype == dtype and parity.error(ours, exact) < limit
+    for one, other in zip(ours_back, torch.autograd.grad(exact, inputs, grad), strict=True):
+        assert parity.error(one, other) < limit or other.abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_not_finite_stays_so(value: str) -> None:
+    x = torch.zeros(1, 32, 8, 8)
+    x[0, 3, 2, 2] = float(value)
+    for dtype in (torch.bfloat16, torch.float32):
+        assert not GroupNorm(32, swish=True)(x.to(dtype)).isfinite().all()
 
 
 @pytest.mark.parametrize("side", [16, 31, 33])
@@ -181,11 +197,21 @@ def test_norm_groups_come_from_the_weights_and_are_32_where_they_say_nothing() -
     assert not same_picture(few, published, image)
 
 
-def test_norm_on_a_gpu_is_the_same_computation() -> None:
+@pytest.mark.parametrize("swish", [False, True])
+def test_norm_on_a_gpu_is_the_same_computation(swish: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 48, 5, 7).to(memory_format=torch.channels_last) * 2 + 3
     weight, bias = torch.randn(48), torch.randn(48)
-    for ours, theirs in zip(
-        _normalise_on_gpu(x, weight, bias, 16, 1e-6), _normalise(x, weight, bias, 16, 1e-6), strict=True
-    ):
+    on_gpu = _normalise(x, weight, bias, 16, 1e-6)
+    y, mean, rstd = kernels.forward(x, weight, bias, 16, 1e-6, swish=False)
+    for ours, theirs in zip(on_gpu, (y, mean, rstd), strict=True):
         torch.testing.assert_close(ours.view_as(theirs), theirs, atol=1e-5, rtol=1e-5)
+    grad = torch.randn_like(x)
+    ways = [way(grad, x, weight, bias, mean, rstd, swish) for way in (_backward, kernels.backward)]
+    for ours, theirs in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_norm_in_another_format_is_that_of_pytorch() -> None:
+    norm, x = GroupNorm(32, swish=True).double(), torch.randn(1, 32, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(norm(x), F.silu(F.group_norm(x, 32, eps=norm.eps)))

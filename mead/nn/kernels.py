@@ -1,0 +1,80 @@
+"""Loops over features on the CPU, compiled by Numba and divided among PyTorch's own threads.
+
+What takes PyTorch several operations, each of which reads and writes all features, is one loop here. A kernel
+is a function of pointers that takes tasks, numbered from 0, until none are left, so that any number of
+threads can run it; its result must not depend on which of them does which task. Numba keeps what it has
+compiled until the kernel's own file changes, so all that is compiled with it belongs there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from numba import cfunc, types
+from torch import Tensor
+
+FORMATS = {torch.bfloat16: types.uint16, torch.float32: types.float32}
+"""How a kernel sees the numbers of each format that it can read: bfloat16 as its bits."""
+
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
+SMALL = 2**14  # numbers, which one thread reads before others are awake
+
+
+class Kernel:
+    """A compiled loop.
+
+    Args:
+        body: takes pointers to numbers, of which the first leads to integers: the number of the next task
+            and the sizes.
+        dtype: the numbers' format, one of `FORMATS`.
+    """
+
+    def __init__(self, body: Callable[..., None], dtype: torch.dtype) -> None:
+        signature = types.void(types.CPointer(types.CPointer(FORMATS[dtype])))
+        try:
+            self._compiled = cfunc(signature, cache=True, **OPTIONS)(body)
+        except RuntimeError:  # there is no folder that it could be kept in
+            self._compiled = cfunc(signature, **OPTIONS)(body)
+        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._compiled.address)
+
+    def __call__(self, arguments: Sequence[Tensor], sizes: Sequence[int], tasks: int, small: bool) -> None:
+        """Do tasks 0 to `tasks` - 1.
+
+        Args:
+            arguments: what the kernel's pointers after the first lead to.
+            sizes: what follows the number of the next task.
+            small: whether the work is too small for several threads.
+        """
+        numbers = (ctypes.c_int64 * (1 + len(sizes)))(0, *sizes)
+        addresses = [ctypes.addressof(numbers), *(tensor.data_ptr() for tensor in arguments)]
+        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
+        threads = 1 if small else min(tasks, torch.get_num_threads())
+        parallel = _parallel() if threads > 1 else None
+        if parallel is None:
+            self._function(pointers)
+        else:
+            parallel(self._compiled.address, pointers, threads, 0)
+
+
+@lru_cache(maxsize=1)
+def _parallel() -> Callable[..., None] | None:
+    """`GOMP_parallel` of the OpenMP library that PyTorch has loaded, so that both share its threads.
+
+    None if it is another one: then one thread does all tasks.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libgomp" in line}
+    for path in sorted(paths, key=lambda path: "torch" not in path):
+        function: Any = ctypes.CDLL(path).GOMP_parallel
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+        return function
+    return None
