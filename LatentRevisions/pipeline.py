@@ -5,7 +5,7 @@ After Ryan Murdoch's (advadnoun's) Latent Revisions notebook of 2021, whose defa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -35,6 +35,7 @@ from mead.nn.frozen import freeze
 from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
 from mead.nn.optimisers import AdamW
+from mead.nn.paces import Paces
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
@@ -83,6 +84,7 @@ class LatentRevisionsPipeline:
         self.device = device
         self.precision = Precision(device)
         self.scaler = self.precision.scaler()
+        self._paces = Paces()
         self._decoded = Recorded(self._pass_decoder)
         self.guides = [Guide(each, device) for each in (perceptor, *others)]
         self.aims = self.guides[0].aims
@@ -189,7 +191,8 @@ class LatentRevisionsPipeline:
     def step(self, revisions: Sequence[LatentRevision]) -> None:
         """Advance each revision by one step, those of the same size in one pass, or parts side by side."""
         if self.precision.ignores_threads:
-            side_by_side(self._step_by_size, sorted(revisions, key=lambda revision: revision.latents.shape))
+            by_size = sorted(revisions, key=lambda revision: revision.latents.shape)
+            side_by_side(self._step_by_size, by_size, self._paces, _size_of)
         else:
             self._step_by_size(revisions)
 
@@ -342,6 +345,11 @@ def _objective(
     if tv_weight:
         losses.append(Scale(Apply(TotalVariation(), "picture"), tv_weight))
     return Sum(losses)
+
+
+def _size_of(revision: LatentRevision) -> Hashable:
+    """What the time of a job's step depends on."""
+    return revision.latents.shape, revision.cutouts.hyperparameters.cutouts, revision.hints is None
 
 
 def _embeddings(guide: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture, to_tensor
 from mead.nn.graphs import Recorded
 from mead.nn.optimisers import Adam
+from mead.nn.paces import Paces
 from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.side_by_side import side_by_side
@@ -101,6 +102,7 @@ class StyleCLIPPipeline:
         self.hyperparameters = hyperparameters
         self.device = device
         self.scaler = self.precision.scaler()
+        self._paces = Paces()
         self._faces, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
         self._features = Recorded(self._pass_identity)
         self.views = Views(perceptor.input_size, hyperparameters)
@@ -261,7 +263,7 @@ class StyleCLIPPipeline:
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.done)
         if self.precision.ignores_threads:
-            side_by_side(self._optimise, going)
+            side_by_side(self._optimise, going, self._paces, _size_of)
         else:
             self._optimise(going)
 
@@ -345,3 +347,8 @@ class StyleCLIPPipeline:
         """Identity features of `_faces`: [N, d], unit length."""
         features: Tensor = self.identity(crop(faces, self.identity.input_size))
         return features
+
+
+def _size_of(revision: StyleRevision) -> Hashable:
+    """What the time of a job's step depends on: its space, and whether CLIP looks."""
+    return revision.latents.ndim, revision.refinement is None

@@ -19,7 +19,7 @@ from PIL import Image
 from mead.imaging.decoder_process import receive, send
 from mead.imaging.encoding import Bitmap
 from mead.imaging.faces import FoundFace
-from mead.openmp import wait_briefly
+from mead.openmp import wait_least
 from mead.registry import MODELS
 from mead.weights.errors import WeightsError
 
@@ -33,7 +33,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the server, with which this process ends
     os.nice(5)
-    wait_briefly()  # before PyTorch is imported
+    wait_least()  # before PyTorch is imported
     with socket.socket(fileno=0) as link, suppress(TimeoutError, EOFError, OSError):
         find: Callable[[Image.Image], tuple[FoundFace, ...]] | None = None
         while True:

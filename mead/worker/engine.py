@@ -19,6 +19,7 @@ import redis
 import torch
 
 from mead.log import reason
+from mead.nn.threads import end_threads
 from mead.params import JobParams, ParamsError, check
 from mead.queue.heartbeats import EngineLoad
 from mead.queue.job import Job, JobProgress
@@ -118,6 +119,7 @@ class Engine(Generic[R]):
         while not stop.is_set():
             try:
                 if not self.batch.jobs:
+                    end_threads()  # or another engine's steps would be slower
                     stop.wait(self._admit_after - time.monotonic())
                     self._wait_for_work()
                 self.step()

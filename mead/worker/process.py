@@ -14,6 +14,7 @@ import torch
 from mead.data_url import open_storage
 from mead.limits import check_steps
 from mead.nn.precision import best_device, check_device
+from mead.nn.threads import end_threads
 from mead.provenance import Weights, chunks_of, recorded_weights
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
@@ -48,6 +49,7 @@ def make_worker(settings: Settings) -> Worker:
     if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
             pipeline.record_graphs(settings.threads(spec))
+    end_threads()  # the engines have their own
     engines = [
         Engine(
             pipeline,

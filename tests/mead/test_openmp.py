@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mead.openmp import SPIN_COUNT, wait_briefly
+from mead.openmp import LOWEST_SPIN_COUNT, SPIN_COUNT, wait_briefly, wait_least
 
 
 @pytest.mark.parametrize(("given", "then"), [(None, SPIN_COUNT), ("300000", "300000")])
@@ -18,3 +18,10 @@ def test_the_environment_may_say_otherwise(
         monkeypatch.setenv("GOMP_SPINCOUNT", given)
     wait_briefly()
     assert os.environ["GOMP_SPINCOUNT"] == then
+
+
+def test_the_face_finder_always_waits_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have inherited what `mead serve` has set."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", SPIN_COUNT)
+    wait_least()
+    assert os.environ["GOMP_SPINCOUNT"] == LOWEST_SPIN_COUNT

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from LatentRevisions.LatentRevisions import LatentRevisions, load_pipeline
-from mead.openmp import SPIN_COUNT
+from mead.openmp import LOWEST_SPIN_COUNT
 from mead.weights.errors import WeightsError
 from mead.weights.loading import OncePerProcess
 from mead.weights.perceptor import load_perceptor
@@ -116,7 +116,7 @@ def test_behind_a_fork(tmp_path: Path, before: str) -> None:
     script.write_text(BEHIND_A_FORK.format(before=before))
     done = subprocess.run(
         [sys.executable, script, tmp_path],
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "GOMP_SPINCOUNT": SPIN_COUNT},
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "GOMP_SPINCOUNT": LOWEST_SPIN_COUNT},
         capture_output=True,
         text=True,
         timeout=900,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -747,6 +748,21 @@ def test_an_idle_engine_takes_what_comes(engine: Engine, jobs: Jobs) -> None:
         for name in "abc":
             put(jobs, name)
             assert end_of(jobs, name).status == "succeeded"
+
+
+def test_an_idle_engine_ends_pytorchs_threads(
+    engine: Engine, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("mead.worker.engine.end_threads", ended.set)
+    put(jobs, "a", iterations=2000)
+    with running(engine.run):
+        follow_until(jobs, "a", lambda job: job.steps > 0)
+        ended.clear()  # set before the job came
+        follow_until(jobs, "a", lambda job: job.steps > 100)
+        assert not ended.is_set()
+        jobs.cancel("a")
+        assert ended.wait(30)
 
 
 @pytest.mark.slow
