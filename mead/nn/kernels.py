@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,18 +62,14 @@ class Kernel:
 
 @lru_cache(maxsize=1)
 def _parallel() -> Callable[..., None] | None:
-    """`GOMP_parallel` of the OpenMP library that PyTorch has loaded, so that both share its threads.
+    """`GOMP_parallel` of the OpenMP library that PyTorch is linked to, so that both share its threads.
 
-    None if it is another one: then one thread does all tasks.
+    None if it is not GNU's: then one thread does all tasks.
     """
     try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
+        function: Any = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # of what it is linked to
+    except (OSError, AttributeError):
         return None
-    paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libgomp" in line}
-    for path in sorted(paths, key=lambda path: "torch" not in path):
-        function: Any = ctypes.CDLL(path).GOMP_parallel
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        function.restype = None
-        return function
-    return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    function.restype = None
+    return function

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 COST = 0.02  # the share of all steps' time that tries may take
 SOONEST = 10  # steps until the slower way is tried again
 LATEST = 60  # steps on one thread until all are tried again: what has held them up may have ended
+LONG = 0.5  # seconds; in longer steps threads seldom wait for each other, and a try would cost much
 SIZES = 100  # that are remembered, those used last
 
 
@@ -26,6 +27,8 @@ class Pace:
     def choose_one(self) -> bool:
         """Whether to take the next step on one thread: that has been faster, or is to be tried again."""
         on_all, on_one = self._times[False], self._times[True]
+        if on_all and min(on_all) > LONG:
+            return False
         if len(on_one) < 2:  # first in turn: both have a first step
             return len(on_one) < len(on_all)
         one = min(on_one) < min(on_all)

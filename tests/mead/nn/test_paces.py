@@ -55,6 +55,11 @@ def test_tries_cost_little_on_idle_cores(on_one: float) -> None:
     assert machine.now - began <= 1.021 * 2000 * 0.048
 
 
+def test_long_steps_stay_on_all_threads() -> None:
+    machine = Machine((1.1, 1.6))
+    assert not any(machine.take(200))
+
+
 def test_other_processes_begin_and_end() -> None:
     machine = Machine(ALONE)
     machine.take(200)
