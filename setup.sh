@@ -75,6 +75,13 @@ set_up_packages() {
         fail "pip could not install $1: see its message above. It needs the network (a proxy or mirror is set in" \
             "pip's configuration) and about 7 GB of disk; run it again to resume"
     echo "$wanted" >"$note"
+    say "compiling what runs on the CPU"
+    "$python" - <<'END' || say "could not; the first start will try again"
+import torch
+from LatentRevisions.group_norm_kernels import compile_kernels
+from mead.nn.precision import Precision
+compile_kernels(Precision(torch.device("cpu")).dtype)
+END
 }
 
 redis_is_there() { "$python" -c 'from mead.cli.local_redis import find_redis; find_redis()' 2>/dev/null; }

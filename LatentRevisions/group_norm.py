@@ -111,4 +111,5 @@ class GroupNorm(nn.GroupNorm):
         if x.device.type == "cpu" and x.dtype not in FORMATS:
             y = super().forward(x)
             return F.silu(y) if self.swish else y
-        return _FastBackward.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.swish)
+        weight, bias = self.weight.float(), self.bias.float()
+        return _FastBackward.apply(x, weight, bias, self.num_groups, self.eps, self.swish)

@@ -124,6 +124,16 @@ def test_norm_is_that_of_float64_but_for_rounding(
         assert parity.error(one, other) < limit or other.abs().max() < 1e-2
 
 
+def test_norm_takes_weights_in_the_format_of_its_features() -> None:
+    torch.manual_seed(0)
+    norm, x = GroupNorm(64).bfloat16(), torch.randn(1, 64, 4, 4).bfloat16()
+    torch.nn.init.normal_(norm.weight)
+    y = norm(x)
+    assert parity.error(y, F.group_norm(x, 32, norm.weight, norm.bias, norm.eps)) < 1e-2
+    y.sum().backward()
+    assert norm.weight.grad.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_what_is_not_finite_stays_so(value: str) -> None:
     x = torch.zeros(1, 32, 8, 8)
