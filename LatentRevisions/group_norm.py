@@ -15,7 +15,7 @@ from mead.nn.kernels import FORMATS
 from mead.nn.modulation import plain_multiply_add
 
 
-class _FastBackward(torch.autograd.Function):
+class _Normalise(torch.autograd.Function):
     """Group normalisation, and a SiLU after it if `swish`. It keeps only the features that come in."""
 
     @staticmethod
@@ -112,4 +112,4 @@ class GroupNorm(nn.GroupNorm):
             y = super().forward(x)
             return F.silu(y) if self.swish else y
         weight, bias = self.weight.float(), self.bias.float()
-        return _FastBackward.apply(x, weight, bias, self.num_groups, self.eps, self.swish)
+        return _Normalise.apply(x, weight, bias, self.num_groups, self.eps, self.swish)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from numba import cfunc, types
 from torch import Tensor
+
+from mead.nn.threads import openmp
 
 FORMATS = {torch.bfloat16: types.uint16, torch.float32: types.float32}
 """How a kernel sees the numbers of each format that it can read: bfloat16 as its bits."""
@@ -53,23 +54,9 @@ class Kernel:
         addresses = [ctypes.addressof(numbers), *(tensor.data_ptr() for tensor in arguments)]
         pointers = (ctypes.c_void_p * len(addresses))(*addresses)
         threads = 1 if small else min(tasks, torch.get_num_threads())
-        parallel = _parallel() if threads > 1 else None
+        # PyTorch's own threads; if its OpenMP library is not GNU's, one does all tasks
+        parallel = openmp("GOMP_parallel") if threads > 1 else None
         if parallel is None:
             self._function(pointers)
         else:
-            parallel(self._compiled.address, pointers, threads, 0)
-
-
-@lru_cache(maxsize=1)
-def _parallel() -> Callable[..., None] | None:
-    """`GOMP_parallel` of the OpenMP library that PyTorch is linked to, so that both share its threads.
-
-    None if it is not GNU's: then one thread does all tasks.
-    """
-    try:
-        function: Any = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # of what it is linked to
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    function.restype = None
-    return function
+            parallel(self._function, pointers, threads, 0)

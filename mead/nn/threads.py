@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 
 SOFT = 1  # of OpenMP's two ways to pause, the one that keeps all settings
 
 
-def _openmp(name: str) -> Callable[[int], object]:
-    """OpenMP's function of this name, of a number; one that does nothing if PyTorch is not linked to it."""
+@lru_cache
+def openmp(name: str) -> Any:
+    """A function of the OpenMP library that PyTorch is linked to; None if it has none of this name."""
     try:
-        function = getattr(ctypes.CDLL(torch._C.__file__), name)
+        return getattr(ctypes.CDLL(torch._C.__file__), name)
     except (OSError, AttributeError):
-        return lambda number: None
-    function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int
-    return function
-
-
-_set_own_number = _openmp("omp_set_num_threads")
-_pause = _openmp("omp_pause_resource_all")
+        return None
 
 
 @contextmanager
@@ -33,11 +30,15 @@ def own_threads(number: int) -> Iterator[None]:
     engine's.
     """
     before = torch.get_num_threads()  # first: it sets the number of a thread that has not used PyTorch yet
-    _set_own_number(number)
+    set_number = openmp("omp_set_num_threads")
+    if set_number is None:
+        yield
+        return
+    set_number(number)
     try:
         yield
     finally:
-        _set_own_number(before)
+        set_number(before)
 
 
 def end_threads() -> None:
@@ -46,4 +47,6 @@ def end_threads() -> None:
     Each thread of ours that computes has its own. Their OpenMP library counts them, even while they sleep:
     once there are more than cores, they sleep at once when they wait for each other, see `mead.openmp`.
     """
-    _pause(SOFT)
+    pause = openmp("omp_pause_resource_all")
+    if pause is not None:
+        pause(SOFT)
