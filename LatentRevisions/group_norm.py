@@ -16,33 +16,49 @@ from mead.nn.modulation import plain_multiply_add
 
 
 class _Normalise(torch.autograd.Function):
-    """Group normalisation, and a SiLU after it if `swish`. It keeps only the features that come in."""
+    """Group normalisation, and a SiLU after it if `swish`; and x itself if `shortcut`. It keeps only x."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
-    ) -> Tensor:
-        ctx.has_kernels = x.device.type == "cpu"
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        swish: bool,
+        shortcut: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.swish, ctx.has_kernels = swish, x.device.type == "cpu" and x.shape[1] % kernels.LANES == 0
         if ctx.has_kernels:
-            x = x.contiguous(memory_format=torch.channels_last)
-            y, mean, rstd = kernels.forward(x, weight, bias, groups, eps, swish)
+            features = x.contiguous(memory_format=torch.channels_last)
+            y, *saved = kernels.forward(features, weight, bias, groups, eps, swish)
+            ctx.save_for_backward(features, weight, *saved)
         else:
-            y, mean, rstd = _normalise(x, weight, bias, groups, eps)
+            y, *saved = _normalise(x, weight, bias, groups, eps)
             y = F.silu(y, inplace=True) if swish else y
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.swish = swish
-        return y
+            ctx.save_for_backward(x, weight, bias, *saved)
+        return (y, x) if shortcut else y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor | None, skipped: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return skipped, None, None, None, None, None, None
         if ctx.has_kernels:
             grad = grad.contiguous(memory_format=torch.channels_last)
-            grads = kernels.backward(grad, x, weight, bias, mean, rstd, ctx.swish)
+            if skipped is not None:
+                skipped = skipped.contiguous(memory_format=torch.channels_last)
+            x, weight, mean, rstd, lines = ctx.saved_tensors
+            grad_x, grads = kernels.backward(grad, skipped, x, weight, mean, rstd, lines, ctx.swish)
         else:
-            grads = _backward(grad, x, weight, bias, mean, rstd, ctx.swish)
-        return *grads, None, None, None
+            x, weight, bias, mean, rstd = ctx.saved_tensors
+            grad_x, grads = _backward(grad, x, weight, bias, mean, rstd, ctx.swish)
+            if skipped is not None:
+                grad_x.add_(skipped)
+        grad_weight, grad_bias = grads.sum(0) if any(ctx.needs_input_grad[1:3]) else (None, None)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def _backward(
@@ -53,8 +69,8 @@ def _backward(
     mean: Tensor,
     rstd: Tensor,
     swish: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias."""
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x, and of weight and bias for each sample, [N, 2, C]."""
     n, channels, height, width = x.shape
     grouped = (-1, mean.shape[1], channels // mean.shape[1])  # of what is about channels
     weight, bias, mean, rstd = weight.view(grouped), bias.view(grouped), mean[..., None], rstd[..., None]
@@ -73,7 +89,7 @@ def _backward(
     slope, offset = (each.to(x.dtype).expand_as(factor).flatten(1) for each in (slope, offset))
     plain_multiply_add(x, slope, offset, out=grad_x)
     grad_x.addcmul_(grad, factor.to(x.dtype).view(n, channels, 1, 1))
-    return grad_x, grad_weight.sum(0).flatten(), grad_bias.sum(0).flatten()
+    return grad_x, torch.stack([grad_weight.flatten(1), grad_bias.flatten(1)], 1)
 
 
 def _normalise(
@@ -108,8 +124,22 @@ class GroupNorm(nn.GroupNorm):
         self.swish = swish
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W], normalised."""
+        y: Tensor = self._normalise(x, False)
+        return y
+
+    def with_shortcut(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x normalised, and x itself, for a residual connection.
+
+        If x is used in this form alone, its gradients are added where they are computed.
+        """
+        both: tuple[Tensor, Tensor] = self._normalise(x, True)
+        return both
+
+    def _normalise(self, x: Tensor, shortcut: bool) -> Any:
         if x.device.type == "cpu" and x.dtype not in FORMATS:
             y = super().forward(x)
-            return F.silu(y) if self.swish else y
+            y = F.silu(y) if self.swish else y
+            return (y, x) if shortcut else y
         weight, bias = self.weight.float(), self.bias.float()
-        return _Normalise.apply(x, weight, bias, self.num_groups, self.eps, self.swish)
+        return _Normalise.apply(x, weight, bias, self.num_groups, self.eps, self.swish, shortcut)

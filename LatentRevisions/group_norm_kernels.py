@@ -1,12 +1,13 @@
 """Group normalisation and a SiLU after it on the CPU, both ways, with features read as seldom as possible.
 
-Features are [N, P, C], channels last, of P positions. Sums are taken over parts of a sample's positions.
-Their number follows from its size alone, so that it is normalised the same in any batch, by however many
-threads.
+Features are [N, P, C], channels last, of P positions, where C is a multiple of `LANES`. Sums are taken over
+parts of a sample's positions. Their number follows from its size alone, so that it is normalised the same in
+any batch, by however many threads.
 """
 
 from __future__ import annotations
 
+import operator
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, njit, types
-from numba.extending import intrinsic, overload
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 from torch import Tensor
 
-from mead.nn.kernels import FORMATS, OPTIONS, SMALL, Kernel
+from mead.nn.kernels import DONE, FORMATS, OPTIONS, SMALL, TAKEN, Kernel
 
+LANES = 16  # channels that are computed side by side: as many float32 as a register of AVX-512 holds
 PART = 2**13  # numbers in a part, if that makes no more than so many:
 PARTS = 256
 
@@ -27,46 +30,57 @@ f = np.float32
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, C, H, W], channels last, normalised; mean and inverse deviation of its groups, [N, groups]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalise x [N, C, H, W], channels last.
+
+    Returns:
+        The result, and for `backward`: mean and inverse deviation of the groups, [N, groups], and what each
+        channel was multiplied by and what was added then, [N, 2, C].
+    """
     n, channels, height, width = x.shape
     positions = height * width
     parts = _parts(positions, channels)
     sizes = (n, positions, channels, parts, groups, int(swish))
-    y = torch.empty_like(x)
-    mean, rstd = torch.empty(2, n, groups).unbind()
-    sums, line = torch.empty(n, parts, 2, channels), torch.empty(n, 2, channels)
+    y, mean, rstd = torch.empty_like(x), torch.empty(n, groups), torch.empty(n, groups)
+    sums, lines = torch.empty(n, parts, 2, channels), torch.empty(n, 2, channels)
     small = x.numel() < SMALL
-    _kernel(_add_up, x.dtype)((x, sums), sizes, n * parts, small)
-    _kernel(_find_line, torch.float32)(
-        (sums, weight, bias, torch.tensor(eps), mean, rstd, line), sizes, n, True
+    _kernel(_add_up, x.dtype)(
+        (x, sums, weight, bias, _number(eps), mean, rstd, lines), sizes, n * parts, small
     )
-    _kernel(_apply, x.dtype)((x, line, y), sizes, n * parts, small)
-    return y, mean, rstd
+    _kernel(_apply, x.dtype)((x, lines, y), sizes, n * parts, small)
+    return y, mean, rstd, lines
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, swish: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x [N, C, H, W], channels last, and of weight and bias, [C], for that of the result."""
+    grad: Tensor,
+    skipped: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    lines: Tensor,
+    swish: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x [N, C, H, W], channels last, and of weight and bias for each sample, [N, 2, C].
+
+    Args:
+        grad: that of the result.
+        skipped: one of x by another way, which is added.
+    """
     n, channels, height, width = x.shape
     positions = height * width
     parts = _parts(positions, channels)
-    sizes = (n, positions, channels, parts, mean.shape[1], int(swish))
-    grad_x = torch.empty_like(x)
-    sums, lines, grads = (
-        torch.empty(n, parts, 2, channels),
-        torch.empty(n, 3, channels),
-        torch.empty(n, 2, channels),
-    )
+    sizes = (n, positions, channels, parts, mean.shape[1], int(swish), int(skipped is not None))
+    grad_x, sums = torch.empty_like(x), torch.empty(n, parts, 2, channels)
+    grad_lines, grads = torch.empty(n, 3, channels), torch.empty(n, 2, channels)
     small = x.numel() < SMALL
     _kernel(_add_up_gradients, x.dtype)(
-        (grad, x, weight, bias, mean, rstd, grad_x, sums), sizes, n * parts, small
+        (grad, x, lines, grad_x, sums, weight, mean, rstd, grad_lines, grads), sizes, n * parts, small
     )
-    _kernel(_find_lines, torch.float32)((sums, weight, mean, rstd, lines, grads), sizes, n, True)
-    _kernel(_apply_backward, x.dtype)((x, lines, grad_x), sizes, n * parts, small)
-    grad_weight, grad_bias = grads.sum(0)
-    return grad_x, grad_weight, grad_bias
+    _kernel(_apply_backward, x.dtype)(
+        (x, grad_lines, grad_x if skipped is None else skipped, grad_x), sizes, n * parts, small
+    )
+    return grad_x, grads
 
 
 def compile_kernels(dtype: torch.dtype) -> None:
@@ -74,12 +88,15 @@ def compile_kernels(dtype: torch.dtype) -> None:
     if dtype in FORMATS:
         for body in (_add_up, _apply, _add_up_gradients, _apply_backward):
             _kernel(body, dtype)
-        for body in (_find_line, _find_lines):
-            _kernel(body, torch.float32)
 
 
 def _parts(positions: int, channels: int) -> int:
     return max(1, min(PARTS, positions, positions * channels // PART))
+
+
+@lru_cache
+def _number(value: float) -> Tensor:
+    return torch.tensor(value)
 
 
 @lru_cache
@@ -92,36 +109,36 @@ def _kernel(body: Any, dtype: torch.dtype) -> Kernel:
 
 def _add_up(pointers):  # type: ignore[no-untyped-def]
     """The sums of x and of x² in each part and channel."""
-    _, n, positions, channels, parts, _, _ = carray(integers(pointers[0]), 7)
-    x = carray(pointers[1], (n, positions, channels))
-    sums = carray(floats(pointers[2]), (n, parts, 2, channels))
-    while True:
-        task = next_task(pointers[0])
-        if task >= n * parts:
-            return
-        sample, part = task // parts, task % parts
-        plain, squares = sums[sample, part, 0], sums[sample, part, 1]
-        plain[:] = 0
-        squares[:] = 0
-        for p in range(part * positions // parts, (part + 1) * positions // parts):
-            row = x[sample, p]
-            for c in range(channels):
-                value = load(row[c])
-                plain[c] += value
-                squares[c] += value * value
+    _, positions, channels, parts, _, _ = carray(integers(pointers[1]), 6)
+    x, sums = pointers[2], floats(pointers[3])
+    done, task = 0, next_task(pointers[0])
+    while task >= 0:
+        first, end = places(task, positions, channels, parts)
+        for c in range(0, channels, LANES):
+            plain, squares = lanes(f(0)), lanes(f(0))
+            for at in range(first + c, end, channels):
+                value = load(x, at)
+                plain = plain + value
+                squares = squares + value * value
+            store(plain, sums, 2 * task * channels + c)
+            store(squares, sums, (2 * task + 1) * channels + c)
+        done, task = done + 1, next_task(pointers[0])
+    if all_done(pointers[0], done):
+        _find_lines(sums, pointers)
 
 
-def _find_line(pointers):  # type: ignore[no-untyped-def]
+@njit(**OPTIONS)
+def _find_lines(sums, pointers):  # type: ignore[no-untyped-def]
     """What each channel is multiplied by, and what is added then."""
-    _, n, positions, channels, parts, groups, _ = carray(integers(pointers[0]), 7)
-    sums = carray(floats(pointers[1]), (n, parts, 2, channels))
-    weight, bias = carray(floats(pointers[2]), channels), carray(floats(pointers[3]), channels)
-    eps = carray(floats(pointers[4]), 1)[0]
-    mean, rstd = carray(floats(pointers[5]), (n, groups)), carray(floats(pointers[6]), (n, groups))
-    line = carray(floats(pointers[7]), (n, 2, channels))
+    n, positions, channels, parts, groups, _ = carray(integers(pointers[1]), 6)
+    sums = carray(sums, (n, parts, 2, channels))
+    weight, bias = carray(floats(pointers[4]), channels), carray(floats(pointers[5]), channels)
+    eps = carray(floats(pointers[6]), 1)[0]
+    mean, rstd = carray(floats(pointers[7]), (n, groups)), carray(floats(pointers[8]), (n, groups))
+    lines = carray(floats(pointers[9]), (n, 2, channels))
     width = channels // groups
     for sample in range(n):
-        totals = line[sample]
+        totals = lines[sample]
         totals[:] = 0
         for part in range(parts):
             for c in range(channels):
@@ -143,25 +160,22 @@ def _find_line(pointers):  # type: ignore[no-untyped-def]
 
 def _apply(pointers):  # type: ignore[no-untyped-def]
     """y = factor · x + summand, or its SiLU."""
-    _, n, positions, channels, parts, _, swish = carray(integers(pointers[0]), 7)
-    x = carray(pointers[1], (n, positions, channels))
-    lines = carray(floats(pointers[2]), (n, 2, channels))
-    y = carray(pointers[3], (n, positions, channels))
-    while True:
-        task = next_task(pointers[0])
-        if task >= n * parts:
-            return
-        sample, part = task // parts, task % parts
-        factor, summand = lines[sample, 0], lines[sample, 1]
-        for p in range(part * positions // parts, (part + 1) * positions // parts):
-            row, out = x[sample, p], y[sample, p]
+    _, positions, channels, parts, _, swish = carray(integers(pointers[1]), 6)
+    x, lines, y = pointers[2], floats(pointers[3]), pointers[4]
+    task = next_task(pointers[0])
+    while task >= 0:
+        first, end = places(task, positions, channels, parts)
+        line = 2 * (task // parts) * channels
+        for c in range(0, channels, LANES):
+            factor, summand = load(lines, line + c), load(lines, line + channels + c)
             if swish:
-                for c in range(channels):
-                    value = load(row[c]) * factor[c] + summand[c]
-                    out[c] = rounded(value / (f(1) + exp(-value)), out)
+                for at in range(first + c, end, channels):
+                    value = load(x, at) * factor + summand
+                    store(value / (exp(f(0) - value) + f(1)), y, at)
             else:
-                for c in range(channels):
-                    out[c] = rounded(load(row[c]) * factor[c] + summand[c], out)
+                for at in range(first + c, end, channels):
+                    store(load(x, at) * factor + summand, y, at)
+        task = next_task(pointers[0])
 
 
 # --- Backward: with h = (x - mean) rstd, g = weight · grad, and <> the mean over a group,
@@ -170,53 +184,46 @@ def _apply(pointers):  # type: ignore[no-untyped-def]
 
 def _add_up_gradients(pointers):  # type: ignore[no-untyped-def]
     """The gradient of what is before the SiLU, left in grad_x, and the sums of it and of it · x."""
-    _, n, positions, channels, parts, groups, swish = carray(integers(pointers[0]), 7)
-    grad = carray(pointers[1], (n, positions, channels))
-    x = carray(pointers[2], (n, positions, channels))
-    weight, bias = carray(floats(pointers[3]), channels), carray(floats(pointers[4]), channels)
-    mean, rstd = carray(floats(pointers[5]), (n, groups)), carray(floats(pointers[6]), (n, groups))
-    grad_x = carray(pointers[7], (n, positions, channels))
-    sums = carray(floats(pointers[8]), (n, parts, 2, channels))
-    width = channels // groups
-    factor, summand = np.empty(channels, np.float32), np.empty(channels, np.float32)
-    while True:
-        task = next_task(pointers[0])
-        if task >= n * parts:
-            return
-        sample, part = task // parts, task % parts
-        for c in range(channels):
-            factor[c] = weight[c] * rstd[sample, c // width]
-            summand[c] = bias[c] - mean[sample, c // width] * factor[c]
-        plain, products = sums[sample, part, 0], sums[sample, part, 1]
-        plain[:] = 0
-        products[:] = 0
-        for p in range(part * positions // parts, (part + 1) * positions // parts):
-            row, given, out = x[sample, p], grad[sample, p], grad_x[sample, p]
-            if swish:
-                for c in range(channels):
-                    value = load(row[c])
-                    before = value * factor[c] + summand[c]
-                    sigmoid = f(1) / (f(1) + exp(-before))
-                    through = load(given[c]) * (sigmoid * (f(1) + before * (f(1) - sigmoid)))
-                    plain[c] += through
-                    products[c] += through * value
-                    out[c] = rounded(through, out)
-            else:
-                for c in range(channels):
-                    through = load(given[c])
-                    plain[c] += through
-                    products[c] += through * load(row[c])
-                    out[c] = given[c]
+    _, positions, channels, parts, _, swish, _ = carray(integers(pointers[1]), 7)
+    grad, x, lines, grad_x, sums = (
+        pointers[2],
+        pointers[3],
+        floats(pointers[4]),
+        pointers[5],
+        floats(pointers[6]),
+    )
+    done, task = 0, next_task(pointers[0])
+    while task >= 0:
+        first, end = places(task, positions, channels, parts)
+        line = 2 * (task // parts) * channels
+        for c in range(0, channels, LANES):
+            factor, summand = load(lines, line + c), load(lines, line + channels + c)
+            plain, products = lanes(f(0)), lanes(f(0))
+            for at in range(first + c, end, channels):
+                value, through = load(x, at), load(grad, at)
+                if swish:
+                    before = value * factor + summand
+                    sigmoid = f(1) / (exp(f(0) - before) + f(1))
+                    through = through * (sigmoid * (before * (f(1) - sigmoid) + f(1)))
+                plain = plain + through
+                products = products + through * value
+                store(through, grad_x, at)
+            store(plain, sums, 2 * task * channels + c)
+            store(products, sums, (2 * task + 1) * channels + c)
+        done, task = done + 1, next_task(pointers[0])
+    if all_done(pointers[0], done):
+        _find_gradient_lines(sums, pointers)
 
 
-def _find_lines(pointers):  # type: ignore[no-untyped-def]
+@njit(**OPTIONS)
+def _find_gradient_lines(sums, pointers):  # type: ignore[no-untyped-def]
     """factor, slope and offset of each channel, and the gradients of weight and bias."""
-    _, n, positions, channels, parts, groups, _ = carray(integers(pointers[0]), 7)
-    sums = carray(floats(pointers[1]), (n, parts, 2, channels))
-    weight = carray(floats(pointers[2]), channels)
-    mean, rstd = carray(floats(pointers[3]), (n, groups)), carray(floats(pointers[4]), (n, groups))
-    lines = carray(floats(pointers[5]), (n, 3, channels))
-    grads = carray(floats(pointers[6]), (n, 2, channels))
+    n, positions, channels, parts, groups, _, _ = carray(integers(pointers[1]), 7)
+    sums = carray(sums, (n, parts, 2, channels))
+    weight = carray(floats(pointers[7]), channels)
+    mean, rstd = carray(floats(pointers[8]), (n, groups)), carray(floats(pointers[9]), (n, groups))
+    lines = carray(floats(pointers[10]), (n, 3, channels))
+    grads = carray(floats(pointers[11]), (n, 2, channels))
     width = channels // groups
     for sample in range(n):
         totals = grads[sample]
@@ -240,36 +247,77 @@ def _find_lines(pointers):  # type: ignore[no-untyped-def]
 
 
 def _apply_backward(pointers):  # type: ignore[no-untyped-def]
-    """grad_x, from the gradient that it holds."""
-    _, n, positions, channels, parts, _, _ = carray(integers(pointers[0]), 7)
-    x = carray(pointers[1], (n, positions, channels))
-    lines = carray(floats(pointers[2]), (n, 3, channels))
-    grad_x = carray(pointers[3], (n, positions, channels))
-    while True:
+    """grad_x, from the gradient that it holds, with what is skipped."""
+    _, positions, channels, parts, _, _, skips = carray(integers(pointers[1]), 7)
+    x, lines, skipped, grad_x = pointers[2], floats(pointers[3]), pointers[4], pointers[5]
+    task = next_task(pointers[0])
+    while task >= 0:
+        first, end = places(task, positions, channels, parts)
+        line = 3 * (task // parts) * channels
+        for c in range(0, channels, LANES):
+            factor, slope = load(lines, line + c), load(lines, line + channels + c)
+            offset = load(lines, line + 2 * channels + c)
+            for at in range(first + c, end, channels):
+                value = load(grad_x, at) * factor + load(x, at) * slope + offset
+                if skips:
+                    value = value + load(skipped, at)
+                store(value, grad_x, at)
         task = next_task(pointers[0])
-        if task >= n * parts:
-            return
-        sample, part = task // parts, task % parts
-        factor, slope, offset = lines[sample, 0], lines[sample, 1], lines[sample, 2]
-        for p in range(part * positions // parts, (part + 1) * positions // parts):
-            row, out = x[sample, p], grad_x[sample, p]
-            for c in range(channels):
-                value = load(out[c]) * factor[c] + load(row[c]) * slope[c] + offset[c]
-                out[c] = rounded(value, out)
 
 
 # --- What the loops are made of
 
 
+@njit(inline="always", **OPTIONS)
+def places(task, positions, channels, parts):  # type: ignore[no-untyped-def]
+    """Where the features of a task begin and end, counted in numbers."""
+    sample, part = task // parts, task % parts
+    first = part * positions // parts
+    end = (part + 1) * positions // parts
+    return (sample * positions + first) * channels, (sample * positions + end) * channels
+
+
 @intrinsic
-def next_task(typing_context: Any, pointer: Any) -> Any:
-    """The integer at a pointer, which is one more afterwards, whichever thread asks."""
+def _count(typing_context: Any, pointer: Any, at: Any, number: Any) -> Any:
+    """Add to an integer after a pointer, whichever thread asks. What it was."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", number, ir.Constant(ir.IntType(64), 1), "monotonic")
+        pointer, at, number = arguments
+        return builder.atomic_rmw("add", builder.gep(pointer, [at]), number, "acq_rel")
 
-    return types.int64(pointer), generate
+    return types.int64(pointer, types.int64, types.int64), generate
+
+
+@intrinsic
+def _call(typing_context: Any, address: Any) -> Any:
+    """What the function at an address returns, an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        return builder.call(builder.inttoptr(arguments[0], function), [])
+
+    return types.int32(types.int64), generate
+
+
+@njit(**OPTIONS)
+def next_task(pointer):  # type: ignore[no-untyped-def]
+    """A task that no thread has taken, of this thread's share if any is left; -1 if none is."""
+    numbers = integers(pointer)
+    tasks, threads, thread_number = carray(numbers, 3)
+    own = _call(thread_number) if threads > 1 else 0
+    for i in range(threads):
+        share = (own + i) % threads
+        task = share * tasks // threads + _count(numbers, TAKEN + share, 1)
+        if task < (share + 1) * tasks // threads:
+            return task
+    return -1
+
+
+@njit(**OPTIONS)
+def all_done(pointer, done):  # type: ignore[no-untyped-def]
+    """Whether all tasks are done, now that a thread has done so many; true for one thread alone."""
+    numbers = integers(pointer)
+    return done > 0 and _count(numbers, DONE, done) + done == carray(numbers, 1)[0]
 
 
 @intrinsic
@@ -292,67 +340,149 @@ def integers(typing_context: Any, pointer: Any) -> Any:
     return types.CPointer(types.int64)(pointer), generate
 
 
+# --- Vectors of `LANES` float32, for which +, -, * and / compute lane by lane; a number stands for all lanes
+
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
+BITS = ir.VectorType(ir.IntType(32), LANES)
+BFLOATS = ir.VectorType(ir.IntType(16), LANES)  # bfloat16 as its bits
+
+
+class Vector(types.Type):
+    """The type of a vector."""
+
+
+vector = Vector("Vector")
+
+
+@register_model(Vector)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, FLOATS)
+
+
+@infer_global(operator.add)
+@infer_global(operator.sub)
+@infer_global(operator.mul)
+@infer_global(operator.truediv)
+class _Operator(AbstractTemplate):
+    def generic(self, arguments: Any, keywords: Any) -> Any:
+        if vector in arguments and all(each in (vector, types.float32) for each in arguments):
+            return signature(vector, vector, vector)
+        return None
+
+
+@lower_builtin(operator.add, vector, vector)
+def _add(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fadd(*arguments, flags=("contract",))
+
+
+@lower_builtin(operator.sub, vector, vector)
+def _subtract(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fsub(*arguments, flags=("contract",))
+
+
+@lower_builtin(operator.mul, vector, vector)
+def _multiply(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fmul(*arguments, flags=("contract",))
+
+
+@lower_builtin(operator.truediv, vector, vector)
+def _divide(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fdiv(*arguments, flags=("contract",))
+
+
+@lower_cast(types.float32, vector)
+def _in_all_lanes(context: Any, builder: Any, kind: Any, to: Any, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, first, ir.Constant(BITS, [0] * LANES))
+
+
 @intrinsic
-def _as_float(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
+def lanes(typing_context: Any, number: Any) -> Any:
+    """A vector with a float32 in all lanes."""
 
-    return types.float32(types.uint32), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[0], types.float32, vector)
+
+    return vector(types.float32), generate
 
 
 @intrinsic
-def _as_bits(typing_context: Any, number: Any) -> Any:
+def load(typing_context: Any, pointer: Any, at: Any) -> Any:
+    """The vector that begins `at` so many numbers after a pointer."""
+    bfloat16 = pointer.dtype == types.uint16
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
+        place = builder.gep(arguments[0], [arguments[1]])
+        if not bfloat16:
+            return builder.load(builder.bitcast(place, FLOATS.as_pointer()), align=4)
+        bits = builder.zext(builder.load(builder.bitcast(place, BFLOATS.as_pointer()), align=2), BITS)
+        return builder.bitcast(builder.shl(bits, _bits(16)), FLOATS)
 
-    return types.uint32(types.float32), generate
-
-
-def load(stored: Any) -> Any:
-    """A stored number, as float32."""
-    raise NotImplementedError("only compiled")
-
-
-@overload(load, inline="always")
-def _load(stored):  # type: ignore[no-untyped-def]
-    if stored == types.uint16:
-        return lambda stored: _as_float(np.uint32(stored) << np.uint32(16))
-    return lambda stored: stored
+    return vector(pointer, types.int64), generate
 
 
-def rounded(number: Any, out: Any) -> Any:
-    """A float32 in the format of the array `out`, rounded to the nearest, or of two to the even one."""
-    raise NotImplementedError("only compiled")
+@intrinsic
+def store(typing_context: Any, numbers: Any, pointer: Any, at: Any) -> Any:
+    """Store a vector, where `load` finds it, rounded to the nearest, or of two to the even one."""
+    bfloat16 = pointer.dtype == types.uint16
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, pointer, at = arguments
+        place = builder.gep(pointer, [at])
+        if not bfloat16:
+            builder.store(numbers, builder.bitcast(place, FLOATS.as_pointer()), align=4)
+            return context.get_dummy_value()
+        bits = builder.bitcast(numbers, BITS)
+        even = builder.and_(builder.lshr(bits, _bits(16)), _bits(1))
+        bits = builder.lshr(builder.add(builder.add(bits, _bits(0x7FFF)), even), _bits(16))
+        builder.store(builder.trunc(bits, BFLOATS), builder.bitcast(place, BFLOATS.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.none(numbers, pointer, types.int64), generate
 
 
-@overload(rounded, inline="always")
-def _rounded(number, out):  # type: ignore[no-untyped-def]
-    if out.dtype == types.uint16:
+@intrinsic
+def clamped(typing_context: Any, numbers: Any, least: Any, most: Any) -> Any:
+    """A vector's numbers, and the bound of those that exceed it."""
 
-        def to_bfloat16(number, out):  # type: ignore[no-untyped-def]
-            bits = _as_bits(number)
-            even = (bits >> np.uint32(16)) & np.uint32(1)
-            return np.uint16((bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, least, most = arguments
+        numbers = builder.select(builder.fcmp_ordered("<", numbers, least), least, numbers)
+        return builder.select(builder.fcmp_ordered(">", numbers, most), most, numbers)
 
-        return to_bfloat16
-    return lambda number, out: number
+    return vector(vector, vector, vector), generate
+
+
+@intrinsic
+def power_of_two(typing_context: Any, exponents: Any) -> Any:
+    """2 to the integers that are the last bits of a vector's numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.bitcast(arguments[0], BITS), _bits(23))
+        return builder.bitcast(builder.add(bits, _bits(0x3F800000)), FLOATS)
+
+    return vector(vector), generate
+
+
+def _bits(number: int) -> Any:
+    return ir.Constant(BITS, [number] * LANES)
 
 
 @njit(inline="always", **OPTIONS)
 def exp(x):  # type: ignore[no-untyped-def]
-    """e to the x, in float32 and within two units of its last place; written so that it is vectorised.
+    """e to the x, in float32 and within two units of its last place.
 
     x is n ln 2 + r: 2^n goes into the exponent's bits, and e^r, of |r| < 0.35, is its Taylor polynomial.
     """
-    x = min(max(x, f(-87.0)), f(88.0))
-    shifted = x * f(1.44269504) + f(12582912.0)  # 1.5 · 2^23: the last bits are those of n
-    n = shifted - f(12582912.0)
+    x = clamped(x, lanes(f(-87)), lanes(f(88)))
+    shifted = x * f(1.44269504) + f(12582912)  # 1.5 · 2^23: the last bits are those of n
+    n = shifted - f(12582912)
     r = x - n * f(0.693359375) + n * f(2.12194440e-4)  # ln 2 in two parts
-    e = f(1 / 720)
-    e = e * r + f(1 / 120)
+    e = r * f(1 / 720) + f(1 / 120)
     e = e * r + f(1 / 24)
     e = e * r + f(1 / 6)
     e = e * r + f(0.5)
-    e = e * r + f(1.0)
-    e = e * r + f(1.0)
-    return e * _as_float((_as_bits(shifted) << np.uint32(23)) + np.uint32(0x3F800000))
+    e = e * r + f(1)
+    e = e * r + f(1)
+    return e * power_of_two(shifted)

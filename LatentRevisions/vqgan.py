@@ -7,18 +7,16 @@ Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthes
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from LatentRevisions.group_norm import GroupNorm
 from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
 from mead.nn.attention import attend
-from mead.nn.frozen import FrozenConv2d, convolve_and_add, freeze
+from mead.nn.frozen import FrozenConv2d, FrozenUpsample, convolve_and_add, freeze
 from mead.nn.state_dict import StateDict, build, count, shape
 
 
@@ -35,9 +33,11 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x))
-        h = self.norm2(h)
-        return convolve_and_add(self.conv2, h, self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        h, shortcut = self.norm1.with_shortcut(x)
+        h = self.norm2(self.conv1(h))
+        if hasattr(self, "nin_shortcut"):
+            shortcut = self.nin_shortcut(shortcut)
+        return convolve_and_add(self.conv2, h, shortcut)
 
 
 class Attention(nn.Module):
@@ -50,12 +50,27 @@ class Attention(nn.Module):
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.qkv: FrozenConv2d | None = None
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Compute queries, keys and values by one frozen convolution from now on, in `dtype`."""
+        convs = (self.q, self.k, self.v)
+        joined = nn.Conv2d(1, 1, 1, device="meta")
+        joined.weight, joined.bias = (
+            nn.Parameter(torch.cat([getattr(conv, name) for conv in convs])) for name in ("weight", "bias")
+        )
+        self.qkv = FrozenConv2d(joined, dtype)
+        del self.q, self.k, self.v
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (conv(h).flatten(2).mT.unsqueeze(1) for conv in (self.q, self.k, self.v))  # [N, 1, HW, C]
-        h = attend(q, k, v)
-        return convolve_and_add(self.proj_out, h.squeeze(1).mT.unflatten(2, x.shape[2:]), x)
+        h, shortcut = self.norm.with_shortcut(x)
+        if self.qkv is not None:
+            joined = self.qkv(h)
+        else:
+            joined = torch.cat([self.q(h), self.k(h), self.v(h)], 1)
+        q, k, v = (each.contiguous() for each in joined.flatten(2).mT.unsqueeze(1).chunk(3, -1))
+        h = attend(q, k, v)  # [N, 1, HW, C]
+        return convolve_and_add(self.proj_out, h.squeeze(1).mT.unflatten(2, x.shape[2:]), shortcut)
 
 
 class Downsample(nn.Module):
@@ -70,69 +85,22 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the sides, then convolve.
-
-    Of the nine pixels under the convolution only four differ. Once `fold` has summed the weights that fall on
-    the same pixel, 4/9 of the multiplications are left.
-    """
+    """Double the sides, then convolve."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.folded: FrozenConv2d | None = None
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.frozen: FrozenUpsample | None = None
 
-    def fold(self, dtype: torch.dtype) -> None:
-        """Use frozen weights from now on, which compute in `dtype`: those of `conv`, summed."""
-        # An even row reads two rows that come in with weights 0 | 1 + 2, the odd one below with 0 + 1 | 2.
-        sums = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-        weight, bias = self.conv.weight, self.conv.bias
-        assert bias is not None
-        weight = torch.einsum("aik,bjl,ockl->abocij", sums, sums, weight.detach().float().cpu())
-        conv = nn.Conv2d(1, 1, 2, padding=1, device="meta")
-        conv.weight = nn.Parameter(weight.flatten(0, 2))
-        conv.bias = nn.Parameter(bias.detach().repeat(4))
-        self.folded = FrozenConv2d(conv, dtype)
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Do both at once from now on, by frozen weights that compute in `dtype`."""
+        self.frozen = FrozenUpsample(self.conv, dtype)
         del self.conv
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.folded is not None:
-            return interleave(self.folded(x))
+        if self.frozen is not None:
+            return self.frozen(x)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class _Interleave(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        n, channels, height, width = x.shape
-        shape = (n, channels // 4, 2 * height - 2, 2 * width - 2)
-        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        for place, part in _quarters(y, x):
-            place.copy_(part)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        n, channels, height, width = grad.shape
-        shape = (n, 4 * channels, height // 2 + 1, width // 2 + 1)
-        grad_x = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
-        grad_x.zero_()
-        for place, part in _quarters(grad, grad_x):
-            part.copy_(place)
-        return grad_x
-
-
-def interleave(x: Tensor) -> Tensor:
-    """Four maps [N, 4 C, h + 1, w + 1], of even and odd rows and columns -> one map [N, C, 2 h, 2 w]."""
-    return _Interleave.apply(x)
-
-
-def _quarters(whole: Tensor, parts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of every other row and column of `whole`, each with where it lies in `parts`."""
-    height, width = whole.shape[2] // 2, whole.shape[3] // 2
-    for number, part in enumerate(parts.chunk(4, 1)):
-        down, across = divmod(number, 2)
-        yield whole[:, :, down::2, across::2], part[:, :, down : down + height, across : across + width]
 
 
 class Level(nn.Module):
@@ -322,8 +290,8 @@ class VQGAN(nn.Module):
     def freeze(self, dtype: torch.dtype) -> VQGAN:
         """Freeze the network in place; it computes in `dtype` from now on, and its keys are others."""
         for module in self.modules():
-            if isinstance(module, Upsample):
-                module.fold(dtype)
+            if isinstance(module, Attention | Upsample):
+                module.freeze(dtype)
         return freeze(self, dtype)
 
     @property

@@ -12,6 +12,7 @@ The published algorithm has no denoiser. In the row that has it, it counts in ou
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
@@ -237,6 +238,12 @@ def _operations_of_onednn(x: Sequence[int], *others: Any, out_shape: Sequence[in
     """Of a convolution by rearranged weights, given shapes: x, an addend if there is one, and the weights."""
     weight = others[1] if others[1] is not None and len(others[1]) == 4 else others[0]
     return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
+@register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)
+def _operations_of_transposed(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of a transposed convolution by rearranged weights [out, in, h, w], given shapes."""
+    return 2 * math.prod(weight) * x[0] * math.prod(x[2:])
 
 
 class Operations(TorchDispatchMode):

@@ -107,7 +107,7 @@ class FrozenResNet(nn.Module):
         self.conv1, self.conv2, self.conv3 = (_conv(tower, number, dtype) for number in (1, 2, 3))
         stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
         self.blocks = nn.ModuleList(FrozenBottleneck(block, dtype) for stage in stages for block in stage)
-        self.pool = FrozenAttentionPool(tower.attnpool)
+        self.pool = FrozenAttentionPool(tower.attnpool, dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
@@ -133,7 +133,8 @@ class FrozenBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C', H / stride, W / stride]."""
-        h = self.conv2(self.conv1(x))
+        h, x = self.conv1.with_shortcut(x)
+        h = self.conv2(h)
         if self.stride > 1:
             h, x = F.avg_pool2d(h, self.stride), F.avg_pool2d(x, self.stride)
         return self.conv3(h, self.shortcut(x))
@@ -142,15 +143,16 @@ class FrozenBottleneck(nn.Module):
 class FrozenAttentionPool(nn.Module):
     """The mean of all positions attends to them all."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads = pool.num_heads
         self.positions = pool.positional_embedding
         self.queries = pool.q_proj
-        self.keys_values = _linear(
-            torch.cat([pool.k_proj.weight, pool.v_proj.weight]),
-            torch.cat([pool.k_proj.bias, pool.v_proj.bias]),
-        )
+        # a convolution, whose weights are rearranged once
+        joined = nn.Conv2d(1, 1, 1, device="meta")
+        joined.weight = nn.Parameter(torch.cat([pool.k_proj.weight, pool.v_proj.weight])[:, :, None, None])
+        joined.bias = nn.Parameter(torch.cat([pool.k_proj.bias, pool.v_proj.bias]))
+        self.keys_values = FrozenConv2d(joined, dtype)
         self.out = pool.c_proj
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,7 +161,7 @@ class FrozenAttentionPool(nn.Module):
         x = x.flatten(2).mT
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions
         queries = self.queries(x[:, :1]).view(n, 1, self.heads, -1).transpose(1, 2)
-        keys_values = self.keys_values(x).view(n, x.shape[1], 2, self.heads, -1)
+        keys_values = self.keys_values(x.mT[..., None]).squeeze(3).mT.unflatten(2, (2, self.heads, -1))
         h = attend(queries, *keys_values.permute(2, 0, 3, 1, 4).unbind(0))
         return self.out(h.reshape(n, width))
 

@@ -6,6 +6,7 @@ not give the same picture twice.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+PIECES = 8  # of a grid
 FIXED_BITS = 30  # of the largest gradient as an integer; 2^33 of them can be added up
 
 
@@ -24,7 +26,13 @@ def sample(pictures: Tensor, grid: Tensor) -> Tensor:
     """
     if pictures.is_cuda:
         return _Sample.apply(pictures, grid)
-    return F.grid_sample(pictures, grid, align_corners=False)
+    # one thread samples from one picture: pieces of the grid have one each, always as many, so that their
+    # gradients add up in the same way by however many threads
+    n, height = grid.shape[:2]
+    pieces = math.gcd(PIECES, height)
+    copies = pictures[:, None].expand(-1, pieces, -1, -1, -1).flatten(0, 1)
+    samples = F.grid_sample(copies, grid.unflatten(1, (pieces, -1)).flatten(0, 1), align_corners=False)
+    return samples.unflatten(0, (n, pieces)).transpose(1, 2).flatten(2, 3)
 
 
 class _Sample(torch.autograd.Function):

@@ -212,14 +212,27 @@ def test_norm_on_a_gpu_is_the_same_computation(swish: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 48, 5, 7).to(memory_format=torch.channels_last) * 2 + 3
     weight, bias = torch.randn(48), torch.randn(48)
-    on_gpu = _normalise(x, weight, bias, 16, 1e-6)
-    y, mean, rstd = kernels.forward(x, weight, bias, 16, 1e-6, swish=False)
-    for ours, theirs in zip(on_gpu, (y, mean, rstd), strict=True):
+    y, mean, rstd, lines = kernels.forward(x, weight, bias, 16, 1e-6, swish=False)
+    for ours, theirs in zip(_normalise(x, weight, bias, 16, 1e-6), (y, mean, rstd), strict=True):
         torch.testing.assert_close(ours.view_as(theirs), theirs, atol=1e-5, rtol=1e-5)
     grad = torch.randn_like(x)
-    ways = [way(grad, x, weight, bias, mean, rstd, swish) for way in (_backward, kernels.backward)]
-    for ours, theirs in zip(*ways, strict=True):
+    on_gpu = _backward(grad, x, weight, bias, mean, rstd, swish)
+    on_cpu = kernels.backward(grad, None, x, weight, mean, rstd, lines, swish)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [12, 32])
+def test_gradients_of_a_shortcut_are_added(channels: int) -> None:
+    """With 12 channels there is no kernel, as on a GPU."""
+    torch.manual_seed(0)
+    norm, x = GroupNorm(channels, swish=True), torch.randn(2, channels, 5, 7).requires_grad_()
+    y, shortcut = norm.with_shortcut(x)
+    assert torch.equal(shortcut, x)
+    exact = F.silu(F.group_norm(x, norm.num_groups, eps=norm.eps))
+    for ours, right in ((y * shortcut, exact * x), (y, exact), (shortcut, x)):
+        grads = [torch.autograd.grad(each.square().sum(), x, retain_graph=True)[0] for each in (ours, right)]
+        torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
 
 
 def test_norm_in_another_format_is_that_of_pytorch() -> None:

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from mead.nn.frozen import FrozenConv2d, freeze
+from mead.nn.frozen import FrozenConv2d, FrozenUpsample, freeze
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,40 @@ def test_a_frozen_convolution_can_be_copied_after_it_was_used() -> None:
     copied = copy.deepcopy(frozen)
     assert torch.equal(copied(x), frozen(x))
     assert copied.weight is not frozen.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_a_shortcut_are_added(dtype: torch.dtype, stride: int) -> None:
+    """In float64 and with a stride, oneDNN's own layout of weights is not used, as on a GPU."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, stride, padding=1).to(dtype)
+    frozen, x = FrozenConv2d(conv, dtype), torch.randn(2, 4, 7, 9, dtype=dtype, requires_grad=True)
+    y, shortcut = frozen.with_shortcut(x)
+    assert torch.equal(shortcut, x)
+    for ours, right in ((y.sum() + shortcut.square().sum(), conv(x).sum() + x.square().sum()), (shortcut, x)):
+        grads = [torch.autograd.grad(each.sum(), x, retain_graph=True)[0] for each in (ours, right)]
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_frozen_upsampling_is_a_convolution_of_twice_as_many_pixels(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, padding=1).to(dtype)
+    frozen = FrozenUpsample(conv, dtype)
+    x, addend = (
+        torch.randn(2, *shape, dtype=dtype, requires_grad=True) for shape in ((4, 5, 7), (6, 10, 14))
+    )
+    theirs = conv(F.interpolate(x, scale_factor=2.0, mode="nearest")) + addend
+    ours = frozen(x, addend)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(copy.deepcopy(frozen)(x, addend), theirs)  # after its weights are rearranged
+    grad = torch.randn_like(theirs)
+    for one, other in zip(*(torch.autograd.grad(y, (x, addend), grad) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other)
+    y, shortcut = frozen.with_shortcut(x)
+    grads = [torch.autograd.grad(y.sum() + each.sum(), x, retain_graph=True)[0] for each in (shortcut, x)]
+    torch.testing.assert_close(*grads)
 
 
 def test_padding_by_a_word_is_refused() -> None:
