@@ -14,51 +14,62 @@ from LatentRevisions import group_norm_kernels as kernels
 from mead.nn.kernels import FORMATS
 from mead.nn.modulation import plain_multiply_add
 
+Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What the backward pass needs: the features, the weights, and three more, which differ between devices."""
+
+
+def normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
+) -> tuple[Tensor, Saved]:
+    """x [N, C, H, W] normalised in groups of channels, and its SiLU if `swish`; without gradients."""
+    if _has_kernels(x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        y, mean, rstd, lines = kernels.forward(x, weight, bias, groups, eps, swish)
+        return y, (x, weight, mean, rstd, lines)
+    y, mean, rstd = _normalise(x, weight, bias, groups, eps)
+    return F.silu(y, inplace=True) if swish else y, (x, weight, mean, rstd, bias)
+
+
+def gradients(grad: Tensor, skipped: Tensor | None, saved: Saved, swish: bool) -> tuple[Tensor, Tensor]:
+    """The gradients of x, and of weight and bias for each sample, [N, 2, C].
+
+    Args:
+        grad: that of the result.
+        skipped: one of x by another way, which is added.
+        saved: by `normalise`.
+    """
+    x, weight, mean, rstd, last = saved
+    if _has_kernels(x):
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if skipped is not None:
+            skipped = skipped.contiguous(memory_format=torch.channels_last)
+        return kernels.backward(grad, skipped, x, weight, mean, rstd, last, swish)
+    grad_x, grads = _backward(grad, x, weight, last, mean, rstd, swish)
+    return grad_x if skipped is None else grad_x.add_(skipped), grads
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.shape[1] % kernels.LANES == 0
+
 
 class _Normalise(torch.autograd.Function):
-    """Group normalisation, and a SiLU after it if `swish`; and x itself if `shortcut`. It keeps only x."""
+    """It keeps only the features that come in."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        groups: int,
-        eps: float,
-        swish: bool,
-        shortcut: bool,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.swish, ctx.has_kernels = swish, x.device.type == "cpu" and x.shape[1] % kernels.LANES == 0
-        if ctx.has_kernels:
-            features = x.contiguous(memory_format=torch.channels_last)
-            y, *saved = kernels.forward(features, weight, bias, groups, eps, swish)
-            ctx.save_for_backward(features, weight, *saved)
-        else:
-            y, *saved = _normalise(x, weight, bias, groups, eps)
-            y = F.silu(y, inplace=True) if swish else y
-            ctx.save_for_backward(x, weight, bias, *saved)
-        return (y, x) if shortcut else y
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
+    ) -> Tensor:
+        y, saved = normalise(x, weight, bias, groups, eps, swish)
+        ctx.save_for_backward(*saved)
+        ctx.swish = swish
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, skipped: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return skipped, None, None, None, None, None, None
-        if ctx.has_kernels:
-            grad = grad.contiguous(memory_format=torch.channels_last)
-            if skipped is not None:
-                skipped = skipped.contiguous(memory_format=torch.channels_last)
-            x, weight, mean, rstd, lines = ctx.saved_tensors
-            grad_x, grads = kernels.backward(grad, skipped, x, weight, mean, rstd, lines, ctx.swish)
-        else:
-            x, weight, bias, mean, rstd = ctx.saved_tensors
-            grad_x, grads = _backward(grad, x, weight, bias, mean, rstd, ctx.swish)
-            if skipped is not None:
-                grad_x.add_(skipped)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grads = gradients(grad, None, ctx.saved_tensors, ctx.swish)
         grad_weight, grad_bias = grads.sum(0) if any(ctx.needs_input_grad[1:3]) else (None, None)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def _backward(
@@ -125,21 +136,17 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W], normalised."""
-        y: Tensor = self._normalise(x, False)
-        return y
-
-    def with_shortcut(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x normalised, and x itself, for a residual connection.
-
-        If x is used in this form alone, its gradients are added where they are computed.
-        """
-        both: tuple[Tensor, Tensor] = self._normalise(x, True)
-        return both
-
-    def _normalise(self, x: Tensor, shortcut: bool) -> Any:
         if x.device.type == "cpu" and x.dtype not in FORMATS:
             y = super().forward(x)
-            y = F.silu(y) if self.swish else y
-            return (y, x) if shortcut else y
+            return F.silu(y) if self.swish else y
         weight, bias = self.weight.float(), self.bias.float()
-        return _Normalise.apply(x, weight, bias, self.num_groups, self.eps, self.swish, shortcut)
+        return _Normalise.apply(x, weight, bias, self.num_groups, self.eps, self.swish)
+
+    def compute(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """The same without gradients, and what `gradient` needs."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return normalise(x, weight, bias, self.num_groups, self.eps, self.swish)
+
+    def gradient(self, grad: Tensor, skipped: Tensor | None, saved: Saved) -> Tensor:
+        """The gradient of x, for that of the result; `skipped` is added."""
+        return gradients(grad, skipped, saved, self.swish)[0]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from LatentRevisions.group_norm import GroupNorm
 from LatentRevisions.quantisers import GumbelQuantiser, VectorQuantiser
 from mead.nn.attention import attend
-from mead.nn.frozen import FrozenConv2d, FrozenUpsample, convolve_and_add, freeze
+from mead.nn.frozen import Frozen, FrozenConv2d, FrozenUpsample, convolve_and_add, freeze
 from mead.nn.state_dict import StateDict, build, count, shape
 
 
@@ -33,11 +35,37 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, shortcut = self.norm1.with_shortcut(x)
-        h = self.norm2(self.conv1(h))
-        if hasattr(self, "nin_shortcut"):
-            shortcut = self.nin_shortcut(shortcut)
-        return convolve_and_add(self.conv2, h, shortcut)
+        if isinstance(self.conv1, Frozen):
+            y: Tensor = _FrozenResidualBlock.apply(x, self)
+            return y
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
+        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+
+
+class _FrozenResidualBlock(torch.autograd.Function):
+    """The gradients of both ways are added where those of the first normalisation are computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: Any) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        h, saved1 = block.norm1.compute(x)
+        h, saved2 = block.norm2.compute(block.conv1.convolve(h))
+        shortcut = block.nin_shortcut.convolve(x) if hasattr(block, "nin_shortcut") else x
+        ctx.save_for_backward(*saved1, *saved2)
+        ctx.block = block
+        return block.conv2.convolve(h, shortcut)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        block, saved1, saved2 = ctx.block, ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        x, h = saved1[0], saved2[0]
+        grad_h = block.norm2.gradient(block.conv2.gradient(grad, h.shape), None, saved2)
+        grad_h = block.conv1.gradient(grad_h, x.shape)
+        if hasattr(block, "nin_shortcut"):
+            grad = block.nin_shortcut.gradient(grad, x.shape)
+        return block.norm1.gradient(grad_h, grad, saved1), None
 
 
 class Attention(nn.Module):
@@ -50,7 +78,6 @@ class Attention(nn.Module):
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
-        self.qkv: FrozenConv2d | None = None
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Compute queries, keys and values by one frozen convolution from now on, in `dtype`."""
@@ -63,14 +90,14 @@ class Attention(nn.Module):
         del self.q, self.k, self.v
 
     def forward(self, x: Tensor) -> Tensor:
-        h, shortcut = self.norm.with_shortcut(x)
-        if self.qkv is not None:
+        h = self.norm(x)
+        if hasattr(self, "qkv"):
             joined = self.qkv(h)
         else:
             joined = torch.cat([self.q(h), self.k(h), self.v(h)], 1)
         q, k, v = (each.contiguous() for each in joined.flatten(2).mT.unsqueeze(1).chunk(3, -1))
         h = attend(q, k, v)  # [N, 1, HW, C]
-        return convolve_and_add(self.proj_out, h.squeeze(1).mT.unflatten(2, x.shape[2:]), shortcut)
+        return convolve_and_add(self.proj_out, h.squeeze(1).mT.unflatten(2, x.shape[2:]), x)
 
 
 class Downsample(nn.Module):

@@ -60,25 +60,21 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """x [N, C, H, W] -> [N, C', H', W'], with `addend` of this shape added, before any ReLU."""
         x = x.to(self.weight.dtype, memory_format=torch.channels_last)
-        y: Tensor = _Convolution.apply(x, addend, self, False)
+        y: Tensor = _Convolution.apply(x, addend, self)
         return y
 
-    def with_shortcut(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same without an addend, and x itself, for a residual connection.
-
-        If x is used in this form alone, its gradients are added where they are computed.
-        """
-        x = x.to(self.weight.dtype, memory_format=torch.channels_last)
-        both: tuple[Tensor, Tensor] = _Convolution.apply(x, None, self, True)
-        return both
-
-    def convolve(self, x: Tensor, addend: Tensor | None) -> Tensor:
-        """The same, without gradients."""
+    def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """The same for x in the weights' format, channels last, without gradients."""
         raise NotImplementedError
 
-    def gradient(self, grad: Tensor, skipped: Tensor | None, shape: torch.Size) -> Tensor:
+    def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
         """The gradient of x of this shape, for that of the result before a ReLU; `skipped` is added."""
         raise NotImplementedError
+
+    def before_relu(self, grad: Tensor, y: Tensor) -> Tensor:
+        """The gradient of what is before a ReLU, for that of the result y."""
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return torch.ops.aten.threshold_backward(grad, y, 0)
 
     def to_plain(self, weight: Tensor) -> Tensor:
         """Rearranged weights as they were."""
@@ -123,7 +119,7 @@ class FrozenConv2d(Frozen):
         """A convolution and the batch normalisation after it."""
         return cls(fuse_conv_bn_eval(conv.eval(), norm.eval()), dtype, relu)
 
-    def convolve(self, x: Tensor, addend: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         if not self.weight.is_mkldnn:
             if not (self._plain and _for_onednn(x)):
                 y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -133,11 +129,12 @@ class FrozenConv2d(Frozen):
             self.weight = nn.Parameter(_rearranged(self.weight, self.padding, x.shape), requires_grad=False)
         return _onednn(x, self.weight, self.bias, self.padding, 1, addend, self.relu)
 
-    def gradient(self, grad: Tensor, skipped: Tensor | None, shape: torch.Size) -> Tensor:
+    def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
         if not self.weight.is_mkldnn:
             how = (self.stride, self.padding, self.dilation, self.groups)
             grad_x = conv2d_input(shape, self.weight, grad, *how)
             return grad_x if skipped is None else grad_x.add_(skipped)
+        grad = grad.contiguous(memory_format=torch.channels_last)
         if self._backward_weight is None:
             rotated = self.weight.to_dense().flip(2, 3).transpose(0, 1)
             self._backward_weight = _rearranged(rotated, self._backward_padding, grad.shape)
@@ -161,7 +158,7 @@ class FrozenUpsample(Frozen):
         sums = sums + F.pad(weight, (1, 0, 0, 1)) + F.pad(weight, (0, 1, 0, 1))
         super().__init__(sums.to(dtype), None if conv.bias is None else conv.bias.to(dtype))
 
-    def convolve(self, x: Tensor, addend: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         how: Any = (
             [1, 1],
             [0, 0],
@@ -178,10 +175,11 @@ class FrozenUpsample(Frozen):
         y = torch.ops.mkldnn._convolution_transpose_pointwise(x, self.weight, self.bias, *how, "none", [], "")
         return y if addend is None else y.add_(addend)
 
-    def gradient(self, grad: Tensor, skipped: Tensor | None, shape: torch.Size) -> Tensor:
+    def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
         if not self.weight.is_mkldnn:
             grad_x = F.conv2d(grad, self.weight, None, 2, 1)
             return grad_x if skipped is None else grad_x.add_(skipped)
+        grad = grad.contiguous(memory_format=torch.channels_last)
         if self._backward_weight is None:
             self._backward_weight = _rearranged(self.to_plain(self.weight), (1, 1), grad.shape, 2)
         return _onednn(grad, self._backward_weight, None, (1, 1), 2, skipped)
@@ -198,27 +196,20 @@ def convolve_and_add(conv: nn.Module, x: Tensor, addend: Tensor) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, addend: Tensor | None, conv: Frozen, shortcut: bool
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, x: Tensor, addend: Tensor | None, conv: Frozen) -> Tensor:
         y = conv.convolve(x, addend)
         ctx.conv, ctx.shape = conv, x.shape
         if conv.relu:
             ctx.save_for_backward(y)
-        return (y, x) if shortcut else y
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, skipped: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return skipped, None, None, None
-        grad = grad.contiguous(memory_format=torch.channels_last)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.conv.relu:
-            (y,) = ctx.saved_tensors
-            grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        grad_x = ctx.conv.gradient(grad, skipped, ctx.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, grad if ctx.needs_input_grad[1] else None, None, None
+            grad = ctx.conv.before_relu(grad, *ctx.saved_tensors)
+        grad_x = ctx.conv.gradient(grad, ctx.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, grad if ctx.needs_input_grad[1] else None, None
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mead.nn.attention import attend
@@ -126,18 +127,55 @@ class FrozenBottleneck(nn.Module):
         super().__init__()
         self.stride = block.stride
         self.conv1, self.conv2, self.conv3 = (_conv(block, number, dtype) for number in (1, 2, 3))
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut: FrozenConv2d | None = None
         if block.downsample is not None:
             _, conv, norm = block.downsample
             self.shortcut = FrozenConv2d.with_norm(conv, norm, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C', H / stride, W / stride]."""
-        h, x = self.conv1.with_shortcut(x)
-        h = self.conv2(h)
-        if self.stride > 1:
-            h, x = F.avg_pool2d(h, self.stride), F.avg_pool2d(x, self.stride)
-        return self.conv3(h, self.shortcut(x))
+        y: Tensor = _FrozenBottleneck.apply(x, self)
+        return y
+
+
+class _FrozenBottleneck(torch.autograd.Function):
+    """The gradients of both ways are added where those of the first convolution are computed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: FrozenBottleneck) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        h1 = block.conv1.convolve(x)
+        h2 = block.conv2.convolve(h1)
+        h, shortcut = (h2, x) if block.stride == 1 else (F.avg_pool2d(each, block.stride) for each in (h2, x))
+        if block.shortcut is not None:
+            shortcut = block.shortcut.convolve(shortcut)
+        y = block.conv3.convolve(h, shortcut)
+        ctx.save_for_backward(x, h1, h2, y)
+        ctx.block = block
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        block, (x, h1, h2, y) = ctx.block, ctx.saved_tensors
+        n, channels, height, width = x.shape
+        pooled = (height // block.stride, width // block.stride)
+        grad = block.conv3.before_relu(grad, y)
+        grad_h = block.conv3.gradient(grad, torch.Size((n, h2.shape[1], *pooled)))
+        if block.shortcut is not None:
+            grad = block.shortcut.gradient(grad, torch.Size((n, channels, *pooled)))
+        if block.stride > 1:
+            grad_h, grad = _spread(grad_h, h2, block.stride), _spread(grad, x, block.stride)
+        grad_h = block.conv2.gradient(block.conv2.before_relu(grad_h, h2), h1.shape)
+        return block.conv1.gradient(block.conv1.before_relu(grad_h, h1), x.shape, grad), None
+
+
+def _spread(grad: Tensor, x: Tensor, stride: int) -> Tensor:
+    """The gradient of x, for that of its average pooling."""
+    grad_x: Tensor = torch.ops.aten.avg_pool2d_backward(
+        grad, x, [stride, stride], [stride, stride], [0, 0], False, True, None
+    )
+    return grad_x
 
 
 class FrozenAttentionPool(nn.Module):

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from LatentRevisions import group_norm_kernels as kernels
 from LatentRevisions.group_norm import GroupNorm, _backward, _normalise
-from LatentRevisions.vqgan import VQGAN
+from LatentRevisions.vqgan import VQGAN, ResidualBlock
+from mead.nn.frozen import freeze
 from mead.nn.state_dict import StateDictError
 from tests import parity
 
@@ -227,12 +228,24 @@ def test_gradients_of_a_shortcut_are_added(channels: int) -> None:
     """With 12 channels there is no kernel, as on a GPU."""
     torch.manual_seed(0)
     norm, x = GroupNorm(channels, swish=True), torch.randn(2, channels, 5, 7).requires_grad_()
-    y, shortcut = norm.with_shortcut(x)
-    assert torch.equal(shortcut, x)
-    exact = F.silu(F.group_norm(x, norm.num_groups, eps=norm.eps))
-    for ours, right in ((y * shortcut, exact * x), (y, exact), (shortcut, x)):
-        grads = [torch.autograd.grad(each.square().sum(), x, retain_graph=True)[0] for each in (ours, right)]
-        torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+    grad, skipped = torch.randn_like(x), torch.randn_like(x)
+    (exact,) = torch.autograd.grad((norm(x) * grad).sum() + (x * skipped).sum(), x)
+    with torch.no_grad():
+        y, saved = norm.compute(x)
+        torch.testing.assert_close(y, norm(x))
+        torch.testing.assert_close(norm.gradient(grad, skipped, saved), exact)
+
+
+@pytest.mark.parametrize(("channels", "out"), [(32, 32), (32, 48)])
+def test_a_frozen_residual_block_is_the_block(channels: int, out: int) -> None:
+    torch.manual_seed(0)
+    block, x = ResidualBlock(channels, out), torch.randn(2, channels, 5, 7).requires_grad_()
+    y = block(x)
+    grad = torch.randn_like(y)
+    (exact,) = torch.autograd.grad(y, x, grad)
+    frozen = freeze(block, torch.float32)(x)
+    torch.testing.assert_close(frozen, y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.autograd.grad(frozen, x, grad)[0], exact, atol=1e-4, rtol=1e-4)
 
 
 def test_norm_in_another_format_is_that_of_pytorch() -> None:
