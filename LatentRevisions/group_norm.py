@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from LatentRevisions import group_norm_kernels as kernels
 from mead.nn.kernels import FORMATS
-from mead.nn.modulation import plain_multiply_add
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""What the backward pass needs: the features, the weights, and three more, which differ between devices."""
+"""What the backward pass needs: the features, the weights, mean and inverse deviation of the groups,
+[N, groups], and what each channel was multiplied by and what was added then, [N, 2, C]."""
 
 
 def normalise(
@@ -25,9 +25,9 @@ def normalise(
     if _has_kernels(x):
         x = x.contiguous(memory_format=torch.channels_last)
         y, mean, rstd, lines = kernels.forward(x, weight, bias, groups, eps, swish)
-        return y, (x, weight, mean, rstd, lines)
-    y, mean, rstd = _normalise(x, weight, bias, groups, eps)
-    return F.silu(y, inplace=True) if swish else y, (x, weight, mean, rstd, bias)
+    else:
+        y, mean, rstd, lines = _forward(x, weight, bias, groups, eps, swish)
+    return y, (x, weight, mean, rstd, lines)
 
 
 def gradients(grad: Tensor, skipped: Tensor | None, saved: Saved, swish: bool) -> tuple[Tensor, Tensor]:
@@ -38,13 +38,13 @@ def gradients(grad: Tensor, skipped: Tensor | None, saved: Saved, swish: bool) -
         skipped: one of x by another way, which is added.
         saved: by `normalise`.
     """
-    x, weight, mean, rstd, last = saved
+    x, weight, mean, rstd, lines = saved
     if _has_kernels(x):
         grad = grad.contiguous(memory_format=torch.channels_last)
         if skipped is not None:
             skipped = skipped.contiguous(memory_format=torch.channels_last)
-        return kernels.backward(grad, skipped, x, weight, mean, rstd, last, swish)
-    grad_x, grads = _backward(grad, x, weight, last, mean, rstd, swish)
+        return kernels.backward(grad, skipped, x, weight, mean, rstd, lines, swish)
+    grad_x, grads = _backward(grad, x, weight, mean, rstd, lines, swish)
     return grad_x if skipped is None else grad_x.add_(skipped), grads
 
 
@@ -72,55 +72,54 @@ class _Normalise(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    swish: bool,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x, and of weight and bias for each sample, [N, 2, C]."""
-    n, channels, height, width = x.shape
-    grouped = (-1, mean.shape[1], channels // mean.shape[1])  # of what is about channels
-    weight, bias, mean, rstd = weight.view(grouped), bias.view(grouped), mean[..., None], rstd[..., None]
-    factor = weight * rstd
-    if swish:
-        y = plain_multiply_add(x, factor.flatten(1), (bias - mean * factor).flatten(1))
-        grad = torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
-    # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
-    # grad_x = rstd * (g - <g> - h * <g * h>)
-    grad_bias = grad.sum((2, 3), dtype=torch.float32).view(grouped)
-    grad_x = grad * x  # as a buffer for now
-    grad_weight = (grad_x.sum((2, 3), dtype=torch.float32).view(grouped) - grad_bias * mean) * rstd
-    minus_rstd = rstd / -(grouped[2] * height * width)
-    slope = (weight * grad_weight).sum(2, keepdim=True) * rstd * minus_rstd
-    offset = (weight * grad_bias).sum(2, keepdim=True) * minus_rstd - slope * mean
-    slope, offset = (each.to(x.dtype).expand_as(factor).flatten(1) for each in (slope, offset))
-    plain_multiply_add(x, slope, offset, out=grad_x)
-    grad_x.addcmul_(grad, factor.to(x.dtype).view(n, channels, 1, 1))
-    return grad_x, torch.stack([grad_weight.flatten(1), grad_bias.flatten(1)], 1)
+# --- Where there are no kernels, such as on a GPU: in few operations, as launching them takes most of the time
 
 
-def _normalise(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x normalised, and the mean and inverse deviation of its groups, [N, groups] each.
-
-    PyTorch's own would rearrange channels-last features twice.
-    """
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, swish: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `kernels.forward`. PyTorch's own would rearrange channels-last features twice."""
     n, channels, height, width = x.shape
     grouped = x.permute(0, 2, 3, 1).reshape(n, height * width, groups, channels // groups)
     mean = grouped.mean((1, 3), dtype=torch.float32)
     norm = torch.linalg.vector_norm(grouped, dim=(1, 3), dtype=torch.float32)
-    variance = norm.square() / (grouped[0].numel() // groups) - mean.square()
-    rstd = (variance.clamp_min(0) + eps).rsqrt()
-    factor = weight * rstd.repeat_interleave(channels // groups, 1)
-    summand = bias - mean.repeat_interleave(channels // groups, 1) * factor
+    square = (norm * norm).mul_(groups / grouped[0].numel())
+    rstd = square.addcmul_(mean, mean, value=-1).clamp_min_(0).add_(eps).rsqrt_()
+    weight, bias = weight.view(groups, -1), bias.view(groups, -1)
+    lines = torch.empty(n, 2, *weight.shape, dtype=torch.float32, device=x.device)
+    torch.mul(rstd[..., None], weight, out=lines[:, 0])
+    torch.addcmul(bias, mean[..., None], lines[:, 0], value=-1, out=lines[:, 1])
+    lines = lines.flatten(2)
+    factor, summand = lines[..., None, None].unbind(1)
     y = torch.empty_like(x)
-    torch.addcmul(summand[:, :, None, None], x, factor[:, :, None, None], out=y)  # in float32
-    return y, mean, rstd
+    torch.addcmul(summand, x, factor, out=y)  # in float32
+    return F.silu(y, inplace=True) if swish else y, mean, rstd, lines
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, lines: Tensor, swish: bool
+) -> tuple[Tensor, Tensor]:
+    """As `kernels.backward`."""
+    n, channels, height, width = x.shape
+    groups = mean.shape[1]
+    factor, summand = lines.to(x.dtype)[..., None, None].unbind(1)
+    if swish:
+        y = torch.addcmul(summand, x, factor)
+        grad = torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
+    # With h = (x - mean) * rstd, g = weight * grad, and <> the mean over a group:
+    # grad_x = rstd * (g - <g> - h * <g * h>)
+    grad_x = grad * x  # as a buffer for now
+    grads = torch.stack([each.sum((2, 3), dtype=torch.float32) for each in (grad_x, grad)], 1)
+    of_weight, of_bias = grads.view(n, 2, groups, -1).unbind(1)
+    of_weight.addcmul_(of_bias, mean[..., None], value=-1).mul_(rstd[..., None])
+    sums = (grads * weight).view(n, 2, groups, -1).sum(3) * rstd[:, None]
+    slope, offset = sums.mul_(-groups / (channels * height * width)).unbind(1)
+    slope.mul_(rstd)
+    offset.addcmul_(slope, mean, value=-1)
+    sums = sums.to(x.dtype)[..., None].expand(-1, -1, -1, channels // groups).flatten(2)
+    slope, offset = sums[..., None, None].unbind(1)
+    torch.addcmul(offset, x, slope, out=grad_x)
+    return grad_x.addcmul_(grad, factor), grads
 
 
 class GroupNorm(nn.GroupNorm):

@@ -17,14 +17,12 @@ def multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Te
     return _MultiplyAdd.apply(x, factor, summand)
 
 
-def plain_multiply_add(
-    x: Tensor, factor: Tensor, summand: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
-    """The same without autograd, for hand-written backward passes; written to `out` if it is given."""
+def plain_multiply_add(x: Tensor, factor: Tensor, summand: Tensor | None = None) -> Tensor:
+    """The same without autograd, for hand-written backward passes."""
     factor = factor[:, :, None, None].to(x.dtype)
     if summand is None:
-        return torch.mul(x, factor, out=out)
-    return torch.addcmul(summand[:, :, None, None].to(x.dtype), x, factor, out=out)
+        return x * factor
+    return torch.addcmul(summand[:, :, None, None].to(x.dtype), x, factor)
 
 
 class _MultiplyAdd(torch.autograd.Function):
