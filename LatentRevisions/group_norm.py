@@ -72,7 +72,7 @@ class _Normalise(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None
 
 
-# --- Where there are no kernels, such as on a GPU: in few operations, as launching them takes most of the time
+# --- Where there are no kernels, as on a GPU: in few operations, since launching them takes most of the time
 
 
 def _forward(

@@ -36,6 +36,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.conv1, Frozen):
+            x = x.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
             y: Tensor = _FrozenResidualBlock.apply(x, self)
             return y
         h = self.conv1(self.norm1(x))
@@ -48,7 +49,6 @@ class _FrozenResidualBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Any) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         h, saved1 = block.norm1.compute(x)
         h, saved2 = block.norm2.compute(block.conv1.convolve(h))
         shortcut = block.nin_shortcut.convolve(x) if hasattr(block, "nin_shortcut") else x

@@ -71,11 +71,6 @@ class Frozen(nn.Module):
         """The gradient of x of this shape, for that of the result before a ReLU; `skipped` is added."""
         raise NotImplementedError
 
-    def before_relu(self, grad: Tensor, y: Tensor) -> Tensor:
-        """The gradient of what is before a ReLU, for that of the result y."""
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        return torch.ops.aten.threshold_backward(grad, y, 0)
-
     def to_plain(self, weight: Tensor) -> Tensor:
         """Rearranged weights as they were."""
         return weight.to_dense().contiguous(memory_format=torch.channels_last)
@@ -194,6 +189,13 @@ def convolve_and_add(conv: nn.Module, x: Tensor, addend: Tensor) -> Tensor:
     return y
 
 
+def before_relu(grad: Tensor, y: Tensor) -> Tensor:
+    """The gradient of what is before a ReLU, for that of its result y [N, C, H, W], channels last."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    before: Tensor = torch.ops.aten.threshold_backward(grad, y, 0)
+    return before
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, addend: Tensor | None, conv: Frozen) -> Tensor:
@@ -207,7 +209,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.conv.relu:
-            grad = ctx.conv.before_relu(grad, *ctx.saved_tensors)
+            grad = before_relu(grad, *ctx.saved_tensors)
         grad_x = ctx.conv.gradient(grad, ctx.shape) if ctx.needs_input_grad[0] else None
         return grad_x, grad if ctx.needs_input_grad[1] else None, None
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mead.nn.attention import attend
-from mead.nn.frozen import FrozenConv2d
+from mead.nn.frozen import FrozenConv2d, before_relu
 
 QUICK_GELU = 1.702
 
@@ -134,6 +134,7 @@ class FrozenBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C', H / stride, W / stride]."""
+        x = x.to(self.conv1.weight.dtype, memory_format=torch.channels_last)
         y: Tensor = _FrozenBottleneck.apply(x, self)
         return y
 
@@ -143,7 +144,6 @@ class _FrozenBottleneck(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: FrozenBottleneck) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         h1 = block.conv1.convolve(x)
         h2 = block.conv2.convolve(h1)
         h, shortcut = (h2, x) if block.stride == 1 else (F.avg_pool2d(each, block.stride) for each in (h2, x))
@@ -160,14 +160,14 @@ class _FrozenBottleneck(torch.autograd.Function):
         block, (x, h1, h2, y) = ctx.block, ctx.saved_tensors
         n, channels, height, width = x.shape
         pooled = (height // block.stride, width // block.stride)
-        grad = block.conv3.before_relu(grad, y)
+        grad = before_relu(grad, y)
         grad_h = block.conv3.gradient(grad, torch.Size((n, h2.shape[1], *pooled)))
         if block.shortcut is not None:
             grad = block.shortcut.gradient(grad, torch.Size((n, channels, *pooled)))
         if block.stride > 1:
             grad_h, grad = _spread(grad_h, h2, block.stride), _spread(grad, x, block.stride)
-        grad_h = block.conv2.gradient(block.conv2.before_relu(grad_h, h2), h1.shape)
-        return block.conv1.gradient(block.conv1.before_relu(grad_h, h1), x.shape, grad), None
+        grad_h = block.conv2.gradient(before_relu(grad_h, h2), h1.shape)
+        return block.conv1.gradient(before_relu(grad_h, h1), x.shape, grad), None
 
 
 def _spread(grad: Tensor, x: Tensor, stride: int) -> Tensor:
