@@ -40,7 +40,6 @@ from mead.nn.perceptor import Perceptor
 from mead.nn.precision import Precision
 from mead.nn.state_dict import StateDict
 from mead.revision import run
-from mead.weights.loading import use_huge_pages
 from mead.weights.sets import WeightSet
 from StyleCLIP.e4e import Encoder4Editing
 from StyleCLIP.hyperparameters import Hyperparameters as StyleCLIPHyperparameters
@@ -91,7 +90,6 @@ def average_face(weights: str) -> Tensor:
 
 
 def latent_revisions(weights: str, device: torch.device = CPU) -> LatentRevisionsPipeline:
-    use_huge_pages()  # as loading a weights set does
     if weights == "demo":
         return load_latent_revisions("demo", str(device))
     vqgan = VQGAN.from_state_dict(read(weights, "vqgan")).freeze(Precision(device).dtype).to(device)
@@ -105,7 +103,6 @@ def perceptor(weights: str, device: torch.device) -> Perceptor:
 
 
 def style_clip(weights: str, device: torch.device = CPU) -> StyleCLIPPipeline:
-    use_huge_pages()
     if weights == "demo":
         return load_style_clip("demo", str(device))
     shapes = parity.load("e4e_ffhq_1024", with_weights=False).shapes

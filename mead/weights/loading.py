@@ -35,17 +35,8 @@ class OncePerProcess(Generic[T]):
             with self._locks.setdefault(os.getpid(), threading.Lock()):
                 if (weights, device) not in self._loaded:
                     OncePerProcess._process = OncePerProcess._process or os.getpid()
-                    use_huge_pages()
                     self._loaded[weights, device] = self._load(weights, device)
         return self._loaded[weights, device]
-
-
-def use_huge_pages() -> None:
-    """Have PyTorch put large tensors in huge pages, which are a fraction of the work for the kernel.
-
-    It reads this once, when it allocates its first tensor. THP_MEM_ALLOC_ENABLE=0 forbids it.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _check_not_forked(loaded_by: int | None, device: str) -> None:
