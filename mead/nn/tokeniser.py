@@ -14,7 +14,6 @@ import importlib.util
 import threading
 from pathlib import Path
 
-import ftfy
 import regex
 
 MERGES = 48_894  # among 49,408 ids; the rest: 256 bytes, twice (inside and ending a word), start and end
@@ -22,6 +21,7 @@ START, END = 512 + MERGES, 512 + MERGES + 1
 """Ids of the start and end tokens, around every text."""
 
 _PIECE = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+_SOUND = regex.compile("[ -%'-~]*")  # ASCII without control characters and &: there is nothing to repair
 # The vocabulary numbers the bytes that are visible characters first; those represent themselves.
 _VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTES = [*_VISIBLE, *(byte for byte in range(256) if byte not in _VISIBLE)]
@@ -48,8 +48,11 @@ class Tokeniser:
 
     def mend(self, text: str) -> str:
         """The text as it was meant: encoding and HTML entities repaired, single blanks."""
-        mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(mended.split())
+        if not _SOUND.fullmatch(text):
+            import ftfy  # a tenth of a second, which most texts can do without
+
+            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        return " ".join(text.split())
 
     def clean(self, text: str) -> str:
         """The text as CLIP reads it: mended, in lower case."""

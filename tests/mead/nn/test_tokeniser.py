@@ -48,10 +48,11 @@ def test_ids_are_the_published_ones(published: SimpleTokenizer, text: str) -> No
     assert load_tokeniser().encode(text) == published.encode(text)
 
 
-def test_ids_are_the_published_ones_for_any_text(published: SimpleTokenizer) -> None:
+@pytest.mark.parametrize("alphabet", [ALPHABET, [chr(code) for code in range(32, 127)]])
+def test_ids_are_the_published_ones_for_any_text(published: SimpleTokenizer, alphabet: list[str]) -> None:
     rng = random.Random(0)
     for _ in range(3000):
-        text = "".join(rng.choices(ALPHABET, k=rng.randint(1, 40)))
+        text = "".join(rng.choices(alphabet, k=rng.randint(1, 40)))
         assert load_tokeniser().encode(text) == published.encode(text), repr(text)
 
 
