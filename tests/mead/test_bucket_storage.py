@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -77,14 +79,19 @@ def test_a_fault_that_stays(
     bucket.write_id("f" * 32)
     object_store.fail(fault)
     job = job_of(out_path=made.name, img_path=sent.name)
-    for act in (
+
+    def fails(act: Callable[[], object]) -> None:
+        with pytest.raises(StorageUnavailableError, match="the object store does not answer"):
+            act()
+
+    acts = (
         lambda: bucket.write_picture(PICTURE, bucket.new_result_path(ID)),
         lambda: bucket.parameters(job),
         bucket.free_bytes,
         bucket.touch_id,
-    ):
-        with pytest.raises(StorageUnavailableError, match="the object store does not answer"):
-            act()
+    )
+    with ThreadPoolExecutor(len(acts)) as pool:  # side by side, as each takes until it gives up
+        list(pool.map(fails, acts))
     bucket.cleanup(job)
     assert sweep(bucket, {}, 0, 0) == 0
     assert "files cannot be removed" in caplog.text and "cannot sweep" in caplog.text

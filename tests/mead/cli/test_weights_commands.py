@@ -160,6 +160,7 @@ CONVERT_EACH = """
 import os, sys
 from pathlib import Path
 import torch  # once, not in each of the processes
+import mead.cli.weights_commands, mead.weights.own_sets
 from mead.cli.main import main
 for path in sys.argv[1:]:
     if os.fork() == 0:
