@@ -69,6 +69,7 @@ def test_a_fault_that_passes_is_not_noticed(
     assert bucket.read(path) == png_bytes(PICTURE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_a_fault_that_stays(
@@ -240,6 +241,7 @@ def post(http: Any, **more: Any) -> Any:
     return http.post("/latent_revision", data=form, headers=ASYNC, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_clients_are_told_and_the_service_recovers(
@@ -305,6 +307,7 @@ def test_each_job_of_a_group_has_its_own_objects(
     assert post_three(create_app(small).test_client()).status_code == 429 and uploads() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_engine_waits_for_its_store(
     http: Any, bucket: BucketStorage, jobs: Jobs, colours: Any, object_store: ObjectStore
@@ -341,6 +344,7 @@ def test_previews(
     assert bucket.sweep(jobs.outcomes, 600, 600) == 1
 
 
+@pytest.mark.service
 def test_the_whole_service(tmp_path: Path, bucket: BucketStorage, object_store: ObjectStore) -> None:
     """As processes: the caching server forks after it has asked the store. Clients follow its links."""
     redis_server = RedisServer(tmp_path)

@@ -74,6 +74,7 @@ def plain(size: tuple[int, int], form: str) -> tuple[io.BytesIO, str]:
     return file, "plain"
 
 
+@pytest.mark.slow
 def test_the_faces_of_a_photo(http: FlaskClient, storage: Storage, client: redis.Redis) -> None:
     answer = http.post("/faces", data={"img": photo()})
     assert answer.status_code == 200
@@ -115,6 +116,7 @@ def test_faces_are_behind_the_door(settings: Settings) -> None:
     assert locked.post("/faces", headers={"X-API-Key": "a-secret-key"}).status_code == 400
 
 
+@pytest.mark.slow
 def test_the_server_itself_loads_neither_pytorch_nor_opencv() -> None:
     code = (
         "from mead.http.app import create_app; from mead.settings import Settings; import sys\n"
@@ -126,6 +128,7 @@ def test_the_server_itself_loads_neither_pytorch_nor_opencv() -> None:
     subprocess.run([sys.executable, "-c", code, str(DATA / "face.jpeg")], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_a_face_finder_that_was_killed_is_started_again(http: FlaskClient) -> None:
     def mine() -> set[int]:
         """The face finders that this process has started."""
@@ -152,6 +155,7 @@ def test_weights_that_cannot_be_used(settings: Settings) -> None:
     assert answer.status_code == 503 and "weights" in answer.text
 
 
+@pytest.mark.slow
 def test_the_trial_server_lists_faces_too(settings: Settings) -> None:
     answer = create_trial_app(settings).test_client().post("/faces", data={"img": photo()})
     assert answer.json is not None and len(answer.json["faces"]) == 3
@@ -188,6 +192,7 @@ def test_without_the_new_fields_a_record_is_as_before(http: FlaskClient, client:
     assert not {"output", "face", "faces"} & http.get(f"/jobs/{accepted['id']}").json.keys()
 
 
+@pytest.mark.slow
 def test_an_edit_back_in_the_photo(
     http: FlaskClient, engine: None, jobs: Jobs, client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -213,6 +218,7 @@ def test_an_edit_back_in_the_photo(
     assert http.post("/check", data={"id": body["id"]}).json["faces"] == body["faces"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "field", "message"),
     [
@@ -235,6 +241,7 @@ def test_a_face_that_cannot_be_had(
     assert body is not None and body["field"] == field and message in body["message"]
 
 
+@pytest.mark.slow
 def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> None:
     coffee = ((DATA / "coffee.jpg").open("rb"), "coffee.jpg")
     form = {"prompt": "a smile", "output": "photo", "img": coffee}
@@ -244,6 +251,7 @@ def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> 
     assert (job.status, job.error_field) == ("failed", "img") and "found no face" in (job.error or "")
 
 
+@pytest.mark.slow
 def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
     small = settings.model_copy(update={"max_job_pixels": 2_000_000})
     form = {"prompt": "a smile", "iterations": "40", "refine": "0", "output": "photo", "face": "all"}
@@ -257,6 +265,7 @@ def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
     assert "3 faces with 40 steps each" in events and "progress" not in events
 
 
+@pytest.mark.slow
 def test_the_trial_server_pastes_too(settings: Settings) -> None:
     http = create_trial_app(settings).test_client()
     form = {"prompt": "a smile", "iterations": "1", "output": "pair", "img": photo()}
