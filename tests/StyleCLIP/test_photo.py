@@ -36,10 +36,10 @@ def pipeline() -> StyleCLIPPipeline:
     return load_pipeline("demo", "cpu")
 
 
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A group of three."""
-    path = tmp_path / "group.png"
+    path = tmp_path_factory.mktemp("photo") / "group.png"
     group(*PLACES).save(path)
     return path
 

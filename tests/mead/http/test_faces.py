@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,30 @@ def engine(settings: Settings, jobs: Jobs, storage: Storage) -> Iterator[None]:
         yield
 
 
-def photo(size: tuple[int, int] = (1200, 700), form: str = "PNG") -> tuple[io.BytesIO, str]:
-    """A group of three."""
+@cache
+def photo_file() -> bytes:
+    """A group of three, 1200 x 700."""
     file = io.BytesIO()
-    group(*PLACES, size=size).save(file, form)
-    file.seek(0)
-    return file, "photo"
+    group(*PLACES).save(file, "PNG")
+    return file.getvalue()
 
 
-def plain(size: tuple[int, int], form: str) -> tuple[io.BytesIO, str]:
-    """A picture of one colour."""
+@cache
+def large_file() -> bytes:
+    """A picture of one colour, 5000 x 6000."""
     file = io.BytesIO()
-    Image.new("P", size).save(file, form)
-    file.seek(0)
-    return file, "plain"
+    Image.new("P", (5000, 6000)).save(file, "GIF")
+    return file.getvalue()
+
+
+def photo() -> tuple[io.BytesIO, str]:
+    """A group of three, to be sent."""
+    return io.BytesIO(photo_file()), "photo"
+
+
+def plain() -> tuple[io.BytesIO, str]:
+    """A picture of one colour, too large to stay whole, to be sent."""
+    return io.BytesIO(large_file()), "plain"
 
 
 @pytest.mark.slow
@@ -97,7 +107,7 @@ def test_the_faces_of_a_photo(http: FlaskClient, storage: Storage, client: redis
         ({"img": (io.BytesIO(b"no picture"), "a.jpg")}, 415, "img"),
         ({"img": photo(), "prompt": "a smile"}, 400, "prompt"),
         ({"img": photo(), "mask": (io.BytesIO(b"mask"), "mask.png")}, 400, "mask"),
-        ({"img": plain((5000, 6000), "GIF")}, 413, "img"),
+        ({"img": plain()}, 413, "img"),
     ],
 )
 def test_forms_that_are_refused(http: FlaskClient, form: dict[str, Any], status: int, field: str) -> None:
@@ -176,10 +186,10 @@ def test_a_photo_stays_whole_where_that_is_wanted(
 
 
 def test_a_photo_that_is_too_large_to_stay_whole(http: FlaskClient) -> None:
-    form = {"prompt": "a smile", "img": plain((5000, 6000), "GIF")}
+    form = {"prompt": "a smile", "img": plain()}
     refused = http.post("/styleclip", data={**form, "output": "pair"})
     assert refused.status_code == 413 and "more than 25,000,000 pixels" in refused.text
-    form["img"] = plain((5000, 6000), "GIF")
+    form["img"] = plain()
     assert http.post("/styleclip", data=form, headers=ASYNC).status_code == 202
 
 
