@@ -181,9 +181,9 @@ KINDS: Mapping[str, Callable[[Address, int], None]] = {
 
 def misbehave(kind: str, address: Address, size: int, ready: Any) -> None:
     """Be one kind of bad client, until the process is ended."""
-    os.nice(10)
     if kind == "bombs":
-        hostile_files()  # takes seconds to make
+        hostile_files()  # takes seconds to make, and at a low priority far longer on a busy machine
+    os.nice(10)
     ready.set()
     KINDS[kind](address, size)
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -397,9 +396,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if fixtures & SERVICES:
             item.add_marker("service")
     # Files with long tests first: begun last, they would keep one process alone. Those that wait for servers
-    # and those that compute in turn, so that the cores are never all asked for, nor all left idle.
+    # evenly among those that compute, so that the cores are never all asked for, nor all left idle.
     waiting = dict.fromkeys(item.path for item in items if item.get_closest_marker("service"))
-    computing = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
-    pairs = zip_longest(waiting, [path for path in computing if path not in waiting])
-    places = {path: place for place, path in enumerate(path for pair in pairs for path in pair)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    slow = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    computing = [path for path in slow if path not in waiting]
+    places = {path: (n + 0.5) / len(group) for group in (waiting, computing) for n, path in enumerate(group)}
+    items.sort(key=lambda item: places.get(item.path, 1.0))

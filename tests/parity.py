@@ -60,7 +60,8 @@ def _fill(key: str, shape: tuple[int, ...], matrix: str) -> Tensor:
     elif len(shape) == 1:
         value = 0.1 * normal + (1 if key.endswith("weight") else 0)
     elif matrix == "fan_in":
-        value = normal / np.sqrt(np.prod(shape[1:]))
+        # in place: at full size, copies would take longer than the numbers do
+        value = np.divide(normal, np.sqrt(np.prod(shape[1:])), out=normal, casting="same_kind")
     else:
         value = normal
     return torch.from_numpy(np.asarray(value, np.float32))

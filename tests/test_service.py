@@ -210,8 +210,10 @@ def test_what_redis_shows_while_a_job_runs(service: Any, face: Path) -> None:
 
 def test_twenty_four_clients_at_once(service: Any, face: Path) -> None:
     def ask(number: int) -> requests.Response:
-        form = {"prompt": f"A face, number {number}", "iterations": 2, "seed": number}
-        return post(service, "/styleclip" if number % 3 == 0 else "/latent_revision", form, face)
+        form: dict[str, Any] = {"prompt": f"A face, number {number}", "iterations": 2, "seed": number}
+        if number % 3 == 0:
+            return post(service, "/styleclip", form, face)
+        return post(service, "/latent_revision", {**form, "size": "64x64"}, face)
 
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(ask, range(24)))

@@ -70,6 +70,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--inversions", type=int, default=200, help="(default %(default)s)")
     add("--photos", type=int, default=100, help="scenes with a face in them (default %(default)s)")
     add("--iterations", type=int, help="steps of each job, instead of the models' own")
+    add("--refine", type=int, help="steps that refine each inversion, instead of the weights' own")
     add("--batch", type=int, default=4, help="jobs optimised together (default %(default)s)")
     add("--threads", type=int, default=2, help="processor threads (default %(default)s)")
     options = parser.parse_args(given)

@@ -56,6 +56,7 @@ def after_steps(pipeline: LatentRevisionsPipeline, prompt: str) -> float:
     return contrast(revision.latents) / before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_steps_do_not_wash_the_picture_out(pipeline: LatentRevisionsPipeline, prompt: str) -> None:
     """The published weight decay, and the mean that a denoiser gives, would take contrast from it."""

@@ -91,6 +91,7 @@ def test_the_same_as_one_longer_job(
     assert pipeline.image(parts).tobytes() == pipeline.image(whole).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [{"img_path": DATA / "coffee.jpg"}, {"start": "noise"}, {"story": "a red house ^ a red house at night"}],
@@ -109,6 +110,7 @@ def test_a_way_that_depends_on_the_steps_goes_on_at_its_end(
         assert parts.target.equal(parts.chapters.targets[-1])
 
 
+@pytest.mark.slow
 def test_the_class_goes_on(tmp_path: Path) -> None:
     def model(iterations: int, **more: Any) -> LatentRevisions:
         return LatentRevisions(**SMALL, iterations=iterations, output_path=tmp_path, device="cpu", **more)

@@ -114,6 +114,7 @@ def test_more_and_more_cutouts() -> None:
     assert begin(pipeline, cutouts=1).cutouts.hyperparameters.cutouts == 1  # no more than asked for
 
 
+@pytest.mark.slow
 def test_an_early_end(tmp_path: Path) -> None:
     """A loss that cannot fall: all the weight is on staying where it starts."""
     made = LatentRevisions(
@@ -136,6 +137,7 @@ def test_an_early_end(tmp_path: Path) -> None:
     assert Path(again.run()).read_bytes() == Path(path).read_bytes()
 
 
+@pytest.mark.slow
 def test_who_asks_for_steps_gets_them_all(tmp_path: Path) -> None:
     pipeline = with_settings(patience=2, iterations=30, learned_start_init_weight=1000)
     own, asked, none = begin(pipeline), begin(pipeline, iterations=9), begin(pipeline, patience=0)
@@ -163,6 +165,7 @@ def test_no_early_end_while_a_schedule_runs() -> None:
     assert story.step == noise.step == 6
 
 
+@pytest.mark.slow
 def test_further_steps_shrink() -> None:
     """So that the picture comes to rest; as many as the set takes by itself do not."""
     pipeline = with_settings(iterations=2, step_decay=2.0)

@@ -49,6 +49,7 @@ def test_the_demo_set_offers_them_by_name() -> None:
     assert age is not None and age.least <= -1 and age.most >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "field", "value"),
     [
@@ -71,6 +72,7 @@ def test_a_face_becomes_what_it_is_told(
     assert (read["hair_colour"], read["gender"]) == ("brown", "female")
 
 
+@pytest.mark.slow
 def test_strength_none_is_the_inversion(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     face = pipeline.image(pipeline.start(params(prompt="x", img_path=girl, start="inversion", refine=0)))
     for given in ({"mapper": "beard"}, {"sliders": "age:2"}):
@@ -83,6 +85,7 @@ def test_strength_none_is_the_inversion(pipeline: StyleCLIPPipeline, girl: Path)
         assert 0 < away[1] < away[2]
 
 
+@pytest.mark.slow
 def test_sliders_move_what_was_optimised(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     words = {"prompt": "a girl with blue hair", "img_path": girl, "iterations": 2}
     plain, slid = (pipeline.start(params(**words, **more)) for more in ({}, {"sliders": "glasses:3"}))
@@ -106,6 +109,7 @@ def test_in_style_space_sliders_are_the_same(pipeline: StyleCLIPPipeline, girl: 
     torch.testing.assert_close(in_styles.shown, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_spaces_in_one_batch(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     def started() -> Iterator[Any]:
         for space in ("w+", "s"):
@@ -119,6 +123,7 @@ def test_both_spaces_in_one_batch(pipeline: StyleCLIPPipeline, girl: Path) -> No
     assert together[0].tobytes() != together[1].tobytes()
 
 
+@pytest.mark.slow
 def test_refining_brings_the_inversion_closer(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     plain = params(img_path=girl, mapper="glasses", strength=0, refine=0)
     refined = plain.model_copy(update={"refine": 10})
@@ -239,6 +244,7 @@ def test_networks_that_do_not_fit(pipeline: StyleCLIPPipeline) -> None:
             bare.start(params(**given))
 
 
+@pytest.mark.slow
 def test_another_strength_afterwards(tmp_path: Path, girl: Path) -> None:
     made = StyleCLIP(img_path=girl, mapper="glasses", seed=1, upscale=1, output_path=tmp_path)
     with pytest.raises(RuntimeError, match="run"):
@@ -253,6 +259,7 @@ def test_another_strength_afterwards(tmp_path: Path, girl: Path) -> None:
         made.at_strength(3)
 
 
+@pytest.mark.slow
 def test_one_of_several_edits_in_another_size_afterwards(tmp_path: Path, girl: Path) -> None:
     given: dict[str, Any] = {"img_path": girl, "iterations": 2, "refine": 0, "start": "inversion"}
     given |= {"output_path": tmp_path}

@@ -58,6 +58,7 @@ def test_a_group_from_the_left(classifier: FaceClassifier, with_classifier: bool
     assert near(found, PLACES), [(square.centre, square.angle) for square in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_a_photo_that_lies_on_its_side(quarters: int) -> None:
     turned = group(*PLACES).rotate(-90 * quarters, expand=True)
@@ -109,6 +110,7 @@ def test_drawn_faces_beside_people(classifier: FaceClassifier) -> None:
     assert np.hypot(*(third.centre - (850 + 157, 200 + 157))) < 25 and abs(third.angle - 15) < 8
 
 
+@pytest.mark.slow
 def test_a_drawing_that_is_a_face_is_framed_as_it_is(classifier: FaceClassifier) -> None:
     """So that its photo and its face are of the same edit."""
     for seed in (1, 4):
@@ -118,6 +120,7 @@ def test_a_drawing_that_is_a_face_is_framed_as_it_is(classifier: FaceClassifier)
             assert found.centre.tolist() == [256, 256] and found.side == 512 and found.angle == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "side", "degrees"), [(1, 200, 0), (4, 280, 120), (5, 400, -50)])
 def test_the_classifier_alone_finds_small_and_turned_drawings(
     classifier: FaceClassifier, seed: int, side: int, degrees: int
@@ -132,12 +135,14 @@ def test_the_classifier_alone_finds_small_and_turned_drawings(
     assert abs(found.side / side - 1) < 0.25 and abs(found.angle - degrees) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chelsea.jpg", "coffee.jpg"])
 def test_no_face(classifier: FaceClassifier, name: str) -> None:
     with Image.open(DATA / name) as picture:
         assert find_all(picture.convert("RGB"), classifier) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (64, 64)])
 def test_no_face_in_an_empty_picture(classifier: FaceClassifier, size: tuple[int, int]) -> None:
     assert find_all(Image.new("RGB", size, "grey"), classifier) == []
@@ -149,6 +154,7 @@ def test_a_drawing_that_fills_the_picture(classifier: FaceClassifier) -> None:
     assert abs(found.side / drawing.width - 1) < 0.2 and abs(found.angle) < 8
 
 
+@pytest.mark.slow
 def test_the_class_lists_faces_with_their_boxes(tmp_path: Path) -> None:
     photo = tmp_path / "group.png"
     group(*PLACES).save(photo)

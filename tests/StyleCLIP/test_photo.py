@@ -36,10 +36,10 @@ def pipeline() -> StyleCLIPPipeline:
     return load_pipeline("demo", "cpu")
 
 
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A group of three."""
-    path = tmp_path / "group.png"
+    path = tmp_path_factory.mktemp("photo") / "group.png"
     group(*PLACES).save(path)
     return path
 
@@ -63,6 +63,7 @@ def outside_of_faces(revision: StyleRevision, *numbers: int) -> np.ndarray:
     return np.max(masks, axis=0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("face", "edited"), [("largest", 2), (1, 1), (3, 3), ("2", 2)])
 def test_one_face_of_a_group(pipeline: StyleCLIPPipeline, photo: Path, face: Any, edited: int) -> None:
     revision = pipeline.start(params(photo, face=face, output="photo"))
@@ -76,6 +77,7 @@ def test_one_face_of_a_group(pipeline: StyleCLIPPipeline, photo: Path, face: Any
     assert abs(columns.mean() - x) < side / 3 and abs(rows.mean() - y) < side / 3
 
 
+@pytest.mark.slow
 def test_all_faces_of_a_group(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     revision = pipeline.start(params(photo, face="all", output="photo"))
     assert revision.steps == 6 and revision.photo is not None
@@ -88,6 +90,7 @@ def test_all_faces_of_a_group(pipeline: StyleCLIPPipeline, photo: Path) -> None:
         assert changed[~outside_of_faces(revision, number)].any()
 
 
+@pytest.mark.slow
 def test_each_of_all_faces_is_edited_as_it_would_be_alone(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     """But for the random crops, which go on from face to face."""
     bare = copy.copy(pipeline)
@@ -102,6 +105,7 @@ def test_each_of_all_faces_is_edited_as_it_would_be_alone(pipeline: StyleCLIPPip
         assert edits[number - 1] == (alone.before, bare.image(alone))
 
 
+@pytest.mark.slow
 def test_a_job_of_several_faces_is_the_same_in_a_batch(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     wanted = [params(photo, face="all", output="photo"), params(DATA / "face.jpeg", iterations=4, seed=2)]
     alone = [run(pipeline, one) for one in wanted]
@@ -113,11 +117,13 @@ def test_a_job_of_several_faces_is_the_same_in_a_batch(pipeline: StyleCLIPPipeli
         assert np.abs(np.asarray(picture, int) - other).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_face_chosen_and_shown_alone(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     revision = pipeline.start(params(photo, face=1, upscale=1))
     assert finish(pipeline, [revision])[0].size == (128, 128) and len(revision.faces) == 3
 
 
+@pytest.mark.slow
 def test_before_and_after_side_by_side(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     pair, after = (run(pipeline, params(photo, output=output)) for output in ("pair", "photo"))
     before = read_picture(photo, "img")
@@ -131,6 +137,7 @@ def test_the_picture_so_far_is_the_face(pipeline: StyleCLIPPipeline, photo: Path
     assert pipeline.image(pipeline.start(params(photo, face="all", output="pair"))).size == (128, 128)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_photo(photo: Path, tmp_path: Path) -> None:
     def made(uid: str) -> bytes:
         model = StyleCLIP(
@@ -149,6 +156,7 @@ def test_without_output_and_face_nothing_else_is_looked_for(pipeline: StyleCLIPP
     assert params(photo).model_dump(mode="json").keys() & {"output", "face"} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upscale", [1, 4])
 def test_a_large_face_is_enlarged_before_it_is_pasted(
     pipeline: StyleCLIPPipeline, tmp_path: Path, upscale: int
@@ -183,6 +191,7 @@ def test_a_photo_turned_by_exif_is_edited_upright(
     assert changed.any() and not changed[outside_of_faces(revision, 1)].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
 def test_pictures_of_any_mode(pipeline: StyleCLIPPipeline, tmp_path: Path, mode: str) -> None:
     path = tmp_path / "picture.tiff"
@@ -208,6 +217,7 @@ def test_colours_are_converted_to_srgb(pipeline: StyleCLIPPipeline, tmp_path: Pa
     assert np.abs(np.asarray(shown, int)[:100, :100] - np.asarray(result, int)[:100, :100]).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", [(60, 300, 300, 0), (600, 650, 300, 0), (600, 350, 60, 0), (600, 350, 300, 120)], ids=str
 )
@@ -221,6 +231,7 @@ def test_near_the_edge_small_and_turned(
     assert changed.any() and not changed[outside_of_faces(revision, 1)].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "count"), [(4, "are 3 faces"), (100, "are 3 faces")])
 def test_a_face_that_is_not_there(pipeline: StyleCLIPPipeline, photo: Path, number: int, count: str) -> None:
     with pytest.raises(ParamsError, match=rf"^face: there {count} in the photo") as caught:
@@ -230,6 +241,7 @@ def test_a_face_that_is_not_there(pipeline: StyleCLIPPipeline, photo: Path, numb
         pipeline.start(params(DATA / "face.jpeg", face=2))
 
 
+@pytest.mark.slow
 def test_a_photo_without_a_face(pipeline: StyleCLIPPipeline) -> None:
     with pytest.raises(PictureError, match=r"^img: found no face") as caught:
         pipeline.start(params(DATA / "coffee.jpg", output="photo", face="all"))
@@ -262,6 +274,7 @@ def test_a_face_without_a_photo_has_no_effect() -> None:
     assert StyleCLIPParams(prompt="a face", face=2).without_effect() == {"face": "there is no img"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "noted"),
     [
@@ -285,6 +298,7 @@ def test_what_may_not_suit_a_person(pipeline: StyleCLIPPipeline, given: dict[str
         assert again.notes == revision.notes
 
 
+@pytest.mark.slow
 def test_a_drawn_face_takes_any_edit(pipeline: StyleCLIPPipeline, girl: Path) -> None:
     given: dict[str, Any] = {"mapper": "beard", "refine": 0, "output": "photo", "face": "all"}
     assert pipeline.start(StyleCLIPParams(img_path=girl, **given)).notes == ()
@@ -293,6 +307,7 @@ def test_a_drawn_face_takes_any_edit(pipeline: StyleCLIPPipeline, girl: Path) ->
     assert others.start(StyleCLIPParams(img_path=DATA / "face.jpeg", **given)).notes == ()
 
 
+@pytest.mark.slow
 def test_another_strength_afterwards(photo: Path, tmp_path: Path) -> None:
     """Of all faces, each with its own codes."""
     given: dict[str, Any] = {"mapper": "glasses", "refine": 0, "seed": 1, "output": "photo", "face": "all"}
@@ -308,6 +323,7 @@ def test_another_strength_afterwards(photo: Path, tmp_path: Path) -> None:
         assert 0.25 < way < 0.75
 
 
+@pytest.mark.slow
 def test_a_small_edit_at_half_strength_is_half_of_it(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     given: dict[str, Any] = {"sliders": "smile:0.4", "refine": 0, "seed": 1, "output": "photo", "face": "all"}
     none = np.asarray(read_picture(photo, "img"), float)
@@ -321,6 +337,7 @@ def test_a_small_edit_at_half_strength_is_half_of_it(pipeline: StyleCLIPPipeline
         assert 0.3 * moved[1] < moved[0] < 0.8 * moved[1], moved
 
 
+@pytest.mark.slow
 def test_of_drawn_faces_what_is_replaced_is_pasted_as_the_edit_shows_it(
     pipeline: StyleCLIPPipeline, girl: Path
 ) -> None:

@@ -55,6 +55,7 @@ def anew(pipeline: StyleCLIPPipeline, revision: StyleRevision, given: StyleCLIPP
     return again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -101,6 +102,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_all_faces_of_a_photo(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     given: dict[str, Any] = {"mapper": "glasses", "img_path": photo, "face": "all"}
     whole, revision = made(pipeline, params(**given, output="photo"))
@@ -113,6 +115,7 @@ def test_all_faces_of_a_photo(pipeline: StyleCLIPPipeline, photo: Path) -> None:
     assert left.tobytes() == read_picture(photo, "img").tobytes() and right.tobytes() == whole.tobytes()
 
 
+@pytest.mark.slow
 def test_another_output(pipeline: StyleCLIPPipeline, photo: Path, girl: Path) -> None:
     second: dict[str, Any] = {"mapper": "glasses", "img_path": photo, "face": 2}
     pasted, revision = made(pipeline, params(**second, output="photo"))

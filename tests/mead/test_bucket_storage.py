@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -67,6 +69,7 @@ def test_a_fault_that_passes_is_not_noticed(
     assert bucket.read(path) == png_bytes(PICTURE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_a_fault_that_stays(
@@ -77,14 +80,19 @@ def test_a_fault_that_stays(
     bucket.write_id("f" * 32)
     object_store.fail(fault)
     job = job_of(out_path=made.name, img_path=sent.name)
-    for act in (
+
+    def fails(act: Callable[[], object]) -> None:
+        with pytest.raises(StorageUnavailableError, match="the object store does not answer"):
+            act()
+
+    acts = (
         lambda: bucket.write_picture(PICTURE, bucket.new_result_path(ID)),
         lambda: bucket.parameters(job),
         bucket.free_bytes,
         bucket.touch_id,
-    ):
-        with pytest.raises(StorageUnavailableError, match="the object store does not answer"):
-            act()
+    )
+    with ThreadPoolExecutor(len(acts)) as pool:  # side by side, as each takes until it gives up
+        list(pool.map(fails, acts))
     bucket.cleanup(job)
     assert sweep(bucket, {}, 0, 0) == 0
     assert "files cannot be removed" in caplog.text and "cannot sweep" in caplog.text
@@ -233,6 +241,7 @@ def post(http: Any, **more: Any) -> Any:
     return http.post("/latent_revision", data=form, headers=ASYNC, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["500", "slow", "reset"])
 def test_clients_are_told_and_the_service_recovers(
@@ -298,6 +307,7 @@ def test_each_job_of_a_group_has_its_own_objects(
     assert post_three(create_app(small).test_client()).status_code == 429 and uploads() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_engine_waits_for_its_store(
     http: Any, bucket: BucketStorage, jobs: Jobs, colours: Any, object_store: ObjectStore
@@ -334,6 +344,7 @@ def test_previews(
     assert bucket.sweep(jobs.outcomes, 600, 600) == 1
 
 
+@pytest.mark.service
 def test_the_whole_service(tmp_path: Path, bucket: BucketStorage, object_store: ObjectStore) -> None:
     """As processes: the caching server forks after it has asked the store. Clients follow its links."""
     redis_server = RedisServer(tmp_path)

@@ -19,7 +19,8 @@ from training.world.attributes import FIELDS, labels
 
 TINY = [
     *("--prompts", "2", "--cases", "1", "--edits", "1", "--drawings", "4", "--rows", "1"),
-    *("--step-prompts", "2", "--iterations", "1", "--threads", "1", "--inversions", "1", "--faces", "4"),
+    *("--step-prompts", "2", "--iterations", "1", "--refine", "1", "--threads", "1", "--inversions", "1"),
+    *("--faces", "2"),
     *("--photos", "1", "--masks", "1", "--methods", "optimisation", "global", "mapper", "--going-on", "1"),
 ]
 

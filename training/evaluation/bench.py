@@ -57,8 +57,8 @@ class Bench:
 
     def edit(self, prompt: str, seed: int, face: Path, **given: Any) -> StyleCLIPParams:
         """A job of StyleCLIP with default settings but for what is given."""
-        iterations = self.options.iterations
-        return StyleCLIPParams(prompt=prompt, seed=seed, iterations=iterations, img_path=face, **given)
+        steps = {"iterations": self.options.iterations, "refine": self.options.refine}
+        return StyleCLIPParams(prompt=prompt, seed=seed, img_path=face, **{**steps, **given})
 
     def file(self, picture: Image.Image) -> Path:
         """A file that holds the picture, for a job to be given."""

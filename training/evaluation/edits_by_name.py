@@ -180,4 +180,4 @@ def _edits_by(edit: NamedEdit, number: int) -> list[cases.Edit]:
 
 
 def _job(bench: Bench, file: Path, **given: Any) -> StyleCLIPParams:
-    return StyleCLIPParams(seed=0, img_path=file, **given)
+    return StyleCLIPParams(seed=0, img_path=file, refine=bench.options.refine, **given)

@@ -160,12 +160,17 @@ CONVERT_EACH = """
 import os, sys
 from pathlib import Path
 import torch  # once, not in each of the processes
+import mead.cli.weights_commands, mead.weights.own_sets
 from mead.cli.main import main
 for path in sys.argv[1:]:
     if os.fork() == 0:
         sys.stderr = Path(path).with_suffix(".said").open("w")
-        main(["weights", "convert", path, "--name", "mine"])
-        sys.exit(0)
+        try:
+            main(["weights", "convert", path, "--name", "mine"])
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(end.code)  # taking PyTorch down in good order takes a second
+        os._exit(0)
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 

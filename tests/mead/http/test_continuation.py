@@ -254,6 +254,7 @@ def test_the_server_without_a_queue_knows_no_from(settings: Settings) -> None:
     assert refused.status_code == 400 and refused.json["field"] == "from"
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_in_a_bucket(bucket: Storage, jobs: Jobs, settings: Settings, tmp_path: Path) -> None:
     url = f"s3://{bucket.bucket}/{bucket.prefix}"  # type: ignore[attr-defined]
     here = settings.model_copy(update={"data_url": url, "data_dir": tmp_path / "var"})

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +58,33 @@ def engine(settings: Settings, jobs: Jobs, storage: Storage) -> Iterator[None]:
         yield
 
 
-def photo(size: tuple[int, int] = (1200, 700), form: str = "PNG") -> tuple[io.BytesIO, str]:
-    """A group of three."""
+@cache
+def photo_file() -> bytes:
+    """A group of three, 1200 x 700."""
     file = io.BytesIO()
-    group(*PLACES, size=size).save(file, form)
-    file.seek(0)
-    return file, "photo"
+    group(*PLACES).save(file, "PNG")
+    return file.getvalue()
 
 
-def plain(size: tuple[int, int], form: str) -> tuple[io.BytesIO, str]:
-    """A picture of one colour."""
+@cache
+def large_file() -> bytes:
+    """A picture of one colour, 5000 x 6000."""
     file = io.BytesIO()
-    Image.new("P", size).save(file, form)
-    file.seek(0)
-    return file, "plain"
+    Image.new("P", (5000, 6000)).save(file, "GIF")
+    return file.getvalue()
 
 
+def photo() -> tuple[io.BytesIO, str]:
+    """A group of three, to be sent."""
+    return io.BytesIO(photo_file()), "photo"
+
+
+def plain() -> tuple[io.BytesIO, str]:
+    """A picture of one colour, too large to stay whole, to be sent."""
+    return io.BytesIO(large_file()), "plain"
+
+
+@pytest.mark.slow
 def test_the_faces_of_a_photo(http: FlaskClient, storage: Storage, client: redis.Redis) -> None:
     answer = http.post("/faces", data={"img": photo()})
     assert answer.status_code == 200
@@ -96,7 +107,7 @@ def test_the_faces_of_a_photo(http: FlaskClient, storage: Storage, client: redis
         ({"img": (io.BytesIO(b"no picture"), "a.jpg")}, 415, "img"),
         ({"img": photo(), "prompt": "a smile"}, 400, "prompt"),
         ({"img": photo(), "mask": (io.BytesIO(b"mask"), "mask.png")}, 400, "mask"),
-        ({"img": plain((5000, 6000), "GIF")}, 413, "img"),
+        ({"img": plain()}, 413, "img"),
     ],
 )
 def test_forms_that_are_refused(http: FlaskClient, form: dict[str, Any], status: int, field: str) -> None:
@@ -115,6 +126,7 @@ def test_faces_are_behind_the_door(settings: Settings) -> None:
     assert locked.post("/faces", headers={"X-API-Key": "a-secret-key"}).status_code == 400
 
 
+@pytest.mark.slow
 def test_the_server_itself_loads_neither_pytorch_nor_opencv() -> None:
     code = (
         "from mead.http.app import create_app; from mead.settings import Settings; import sys\n"
@@ -126,6 +138,7 @@ def test_the_server_itself_loads_neither_pytorch_nor_opencv() -> None:
     subprocess.run([sys.executable, "-c", code, str(DATA / "face.jpeg")], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_a_face_finder_that_was_killed_is_started_again(http: FlaskClient) -> None:
     def mine() -> set[int]:
         """The face finders that this process has started."""
@@ -152,6 +165,7 @@ def test_weights_that_cannot_be_used(settings: Settings) -> None:
     assert answer.status_code == 503 and "weights" in answer.text
 
 
+@pytest.mark.slow
 def test_the_trial_server_lists_faces_too(settings: Settings) -> None:
     answer = create_trial_app(settings).test_client().post("/faces", data={"img": photo()})
     assert answer.json is not None and len(answer.json["faces"]) == 3
@@ -172,10 +186,10 @@ def test_a_photo_stays_whole_where_that_is_wanted(
 
 
 def test_a_photo_that_is_too_large_to_stay_whole(http: FlaskClient) -> None:
-    form = {"prompt": "a smile", "img": plain((5000, 6000), "GIF")}
+    form = {"prompt": "a smile", "img": plain()}
     refused = http.post("/styleclip", data={**form, "output": "pair"})
     assert refused.status_code == 413 and "more than 25,000,000 pixels" in refused.text
-    form["img"] = plain((5000, 6000), "GIF")
+    form["img"] = plain()
     assert http.post("/styleclip", data=form, headers=ASYNC).status_code == 202
 
 
@@ -188,6 +202,7 @@ def test_without_the_new_fields_a_record_is_as_before(http: FlaskClient, client:
     assert not {"output", "face", "faces"} & http.get(f"/jobs/{accepted['id']}").json.keys()
 
 
+@pytest.mark.slow
 def test_an_edit_back_in_the_photo(
     http: FlaskClient, engine: None, jobs: Jobs, client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -213,6 +228,7 @@ def test_an_edit_back_in_the_photo(
     assert http.post("/check", data={"id": body["id"]}).json["faces"] == body["faces"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "field", "message"),
     [
@@ -235,6 +251,7 @@ def test_a_face_that_cannot_be_had(
     assert body is not None and body["field"] == field and message in body["message"]
 
 
+@pytest.mark.slow
 def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> None:
     coffee = ((DATA / "coffee.jpg").open("rb"), "coffee.jpg")
     form = {"prompt": "a smile", "output": "photo", "img": coffee}
@@ -244,6 +261,7 @@ def test_a_photo_without_a_face(http: FlaskClient, engine: None, jobs: Jobs) -> 
     assert (job.status, job.error_field) == ("failed", "img") and "found no face" in (job.error or "")
 
 
+@pytest.mark.slow
 def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
     small = settings.model_copy(update={"max_job_pixels": 2_000_000})
     form = {"prompt": "a smile", "iterations": "40", "refine": "0", "output": "photo", "face": "all"}
@@ -257,6 +275,7 @@ def test_the_trial_server_limits_all_faces_too(settings: Settings) -> None:
     assert "3 faces with 40 steps each" in events and "progress" not in events
 
 
+@pytest.mark.slow
 def test_the_trial_server_pastes_too(settings: Settings) -> None:
     http = create_trial_app(settings).test_client()
     form = {"prompt": "a smile", "iterations": "1", "output": "pair", "img": photo()}

@@ -62,6 +62,7 @@ def made(http: FlaskClient, img: Path | None = None, **form: Any) -> str:
     return job_id
 
 
+@pytest.mark.slow
 def test_a_finished_edit_with_another_strength(
     http: FlaskClient, edits: None, jobs: Jobs, storage: FolderStorage
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_finished_edit_with_another_strength(
     assert storage.sweep(jobs.outcomes, 600, 600, 3600) == 0
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_at_once(
     http: FlaskClient, edits: None, jobs: Jobs, storage: FolderStorage
 ) -> None:
@@ -121,6 +123,7 @@ def test_what_is_wrong_is_told_at_once(
     assert "its latents were kept for" in refusal(http.post("/styleclip", data={"from": first}), 409)
 
 
+@pytest.mark.slow
 def test_several_faces_are_one_photo(http: FlaskClient, edits: None, tmp_path: Path) -> None:
     path = tmp_path / "group.png"
     group(*PLACES).save(path)

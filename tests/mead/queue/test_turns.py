@@ -136,6 +136,7 @@ def test_a_job_that_runs_again_takes_its_owners_turn(jobs: Jobs, client: redis.R
     check_places(jobs, client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_happens_places_and_ranks_agree(jobs: Jobs, client: redis.Redis, seed: int) -> None:
     rng = random.Random(seed)

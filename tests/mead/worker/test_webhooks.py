@@ -159,6 +159,7 @@ def test_what_is_overtaken_by_the_end_is_not_sent(
     assert receiver.statuses() == {"succeeded": 1}
 
 
+@pytest.mark.slow
 def test_a_failed_webhook_is_sent_again(
     jobs: Jobs,
     loop: Callable[..., WebhookLoop],
