@@ -75,6 +75,11 @@ class Frozen(nn.Module):
         """Rearranged weights as they were."""
         return weight.to_dense().contiguous(memory_format=torch.channels_last)
 
+    def _keep(self, rearranged: Tensor) -> Tensor:
+        """Have rearranged weights take the place of those there are."""
+        self.weight = nn.Parameter(rearranged, requires_grad=False)
+        return rearranged
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies: they rearrange the weights themselves, since PyTorch cannot copy rearranged ones."""
         state = {**self.__dict__, "_backward_weight": None}
@@ -115,14 +120,15 @@ class FrozenConv2d(Frozen):
         return cls(fuse_conv_bn_eval(conv.eval(), norm.eval()), dtype, relu)
 
     def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        if not self.weight.is_mkldnn:
+        weight = self.weight  # once, as another thread may rearrange it meanwhile
+        if not weight.is_mkldnn:
             if not (self._plain and _for_onednn(x)):
-                y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+                y = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
                 if addend is not None:
                     y = y.add_(addend)
                 return y.relu_() if self.relu else y
-            self.weight = nn.Parameter(_rearranged(self.weight, self.padding, x.shape), requires_grad=False)
-        return _onednn(x, self.weight, self.bias, self.padding, 1, addend, self.relu)
+            weight = self._keep(_rearranged(weight, self.padding, x.shape))
+        return _onednn(x, weight, self.bias, self.padding, 1, addend, self.relu)
 
     def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
         if not self.weight.is_mkldnn:
@@ -130,10 +136,11 @@ class FrozenConv2d(Frozen):
             grad_x = conv2d_input(shape, self.weight, grad, *how)
             return grad_x if skipped is None else grad_x.add_(skipped)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        if self._backward_weight is None:
+        weight = self._backward_weight
+        if weight is None:
             rotated = self.weight.to_dense().flip(2, 3).transpose(0, 1)
-            self._backward_weight = _rearranged(rotated, self._backward_padding, grad.shape)
-        return _onednn(grad, self._backward_weight, None, self._backward_padding, 1, skipped)
+            weight = self._backward_weight = _rearranged(rotated, self._backward_padding, grad.shape)
+        return _onednn(grad, weight, None, self._backward_padding, 1, skipped)
 
 
 class FrozenUpsample(Frozen):
@@ -154,20 +161,16 @@ class FrozenUpsample(Frozen):
         super().__init__(sums.to(dtype), None if conv.bias is None else conv.bias.to(dtype))
 
     def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        how: Any = (
-            [1, 1],
-            [0, 0],
-            [2, 2],
-            [1, 1],
-            1,
-        )  # padding, that of the output, stride, dilation, groups
-        if not self.weight.is_mkldnn:
+        weight = self.weight
+        # padding, that of the output, stride, dilation, groups
+        how: Any = ([1, 1], [0, 0], [2, 2], [1, 1], 1)
+        if not weight.is_mkldnn:
             if not _for_onednn(x):
-                y = F.conv_transpose2d(x, self.weight, self.bias, 2, 1)
+                y = F.conv_transpose2d(x, weight, self.bias, 2, 1)
                 return y if addend is None else y.add_(addend)
             rearrange = torch.ops.mkldnn._reorder_convolution_transpose_weight
-            self.weight = nn.Parameter(rearrange(self.weight, *how, list(x.shape)), requires_grad=False)
-        y = torch.ops.mkldnn._convolution_transpose_pointwise(x, self.weight, self.bias, *how, "none", [], "")
+            weight = self._keep(rearrange(weight, *how, list(x.shape)))
+        y = torch.ops.mkldnn._convolution_transpose_pointwise(x, weight, self.bias, *how, "none", [], "")
         return y if addend is None else y.add_(addend)
 
     def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
@@ -175,9 +178,10 @@ class FrozenUpsample(Frozen):
             grad_x = F.conv2d(grad, self.weight, None, 2, 1)
             return grad_x if skipped is None else grad_x.add_(skipped)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        if self._backward_weight is None:
-            self._backward_weight = _rearranged(self.to_plain(self.weight), (1, 1), grad.shape, 2)
-        return _onednn(grad, self._backward_weight, None, (1, 1), 2, skipped)
+        weight = self._backward_weight
+        if weight is None:
+            weight = self._backward_weight = _rearranged(self.to_plain(self.weight), (1, 1), grad.shape, 2)
+        return _onednn(grad, weight, None, (1, 1), 2, skipped)
 
     def to_plain(self, weight: Tensor) -> Tensor:
         return super().to_plain(weight).transpose(0, 1)

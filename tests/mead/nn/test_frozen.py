@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -82,6 +85,26 @@ def test_a_frozen_upsampling_is_a_convolution_of_twice_as_many_pixels(dtype: tor
     skipped = torch.randn_like(x)
     (exact,) = torch.autograd.grad(ours.sum() + (skipped * x).sum(), x)
     torch.testing.assert_close(frozen.gradient(torch.ones_like(ours), x.shape, skipped), exact)
+
+
+@pytest.mark.parametrize("frozen", [FrozenConv2d, FrozenUpsample])
+def test_threads_may_use_it_first_at_the_same_time(
+    frozen: Callable[[nn.Conv2d, torch.dtype], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(1, 4, 8, 8, requires_grad=True)
+    barrier = threading.Barrier(4)
+
+    def both_ways(network: nn.Module) -> list[torch.Tensor]:
+        barrier.wait()
+        y = network(x)
+        return [y.detach(), *torch.autograd.grad(y.sum(), x)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            first, *others = pool.map(both_ways, [frozen(conv, torch.float32)] * 4)
+            for other in others:
+                assert all(map(torch.equal, first, other))
 
 
 def test_padding_by_a_word_is_refused() -> None:
