@@ -315,7 +315,7 @@ def next_task(pointer):  # type: ignore[no-untyped-def]
 
 @njit(**OPTIONS)
 def all_done(pointer, done):  # type: ignore[no-untyped-def]
-    """Whether all tasks are done, now that a thread has done so many; true for one thread alone."""
+    """Whether all tasks are done, now that a thread has done so many; that is so for exactly one thread."""
     numbers = integers(pointer)
     return done > 0 and _count(numbers, DONE, done) + done == carray(numbers, 1)[0]
 
