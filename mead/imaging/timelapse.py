@@ -17,9 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageSequence
 
 LONGEST_SIDE = 512  # of a frame, in pixels
-SIDE_STEP = (
-    8  # sides are multiples of it: yuv420p needs even ones, and x264's output varies with other widths
-)
+SIDE_STEP = 8  # sides are multiples of it: yuv420p needs even ones
 QUALITY = 90  # of WebP's lossy compression, up to 100
 FRAME_MS = 80  # for which a frame is shown
 LAST_MS = 1040  # for which the last frame is shown: 13 times as long
@@ -83,7 +81,8 @@ def mp4_bytes(webp: bytes) -> bytes:
         raise NoVideoError
     import av
 
-    options = {"crf": CRF, "g": GOP, "threads": "1", "preset": "fast"}
+    # x264's macroblock tree lets the bytes of small pictures vary from one encoding to the next
+    options = {"crf": CRF, "g": GOP, "threads": "1", "preset": "fast", "mbtree": "0"}
     # a real file: FFmpeg opens it a second time to move the index to the front
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         index_in_front = {"movflags": "faststart"}
