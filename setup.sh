@@ -78,9 +78,13 @@ set_up_packages() {
     say "compiling what runs on the CPU"
     "$python" - <<'END' || say "could not; the first start will try again"
 import torch
-from LatentRevisions.group_norm_kernels import compile_kernels
+from LatentRevisions import group_norm_kernels
+from mead.nn import winograd
 from mead.nn.precision import Precision
-compile_kernels(Precision(torch.device("cpu")).dtype)
+dtype = Precision(torch.device("cpu")).dtype
+group_norm_kernels.compile_kernels(dtype)
+if dtype == torch.float32:
+    winograd.compile_kernels()
 END
 }
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from LatentRevisions import group_norm_kernels as kernels
 from mead.nn.kernels import FORMATS
+from mead.nn.vectors import LANES
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """What the backward pass needs: the features, the weights, mean and inverse deviation of the groups,
@@ -49,7 +50,7 @@ def gradients(grad: Tensor, skipped: Tensor | None, saved: Saved, swish: bool) -
 
 
 def _has_kernels(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.shape[1] % kernels.LANES == 0
+    return x.device.type == "cpu" and x.shape[1] % LANES == 0
 
 
 class _Normalise(torch.autograd.Function):

@@ -7,21 +7,17 @@ any batch, by however many threads.
 
 from __future__ import annotations
 
-import operator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
+from numba import carray, njit
 from torch import Tensor
 
-from mead.nn.kernels import DONE, FORMATS, OPTIONS, SMALL, TAKEN, Kernel
+from mead.nn.kernels import FORMATS, OPTIONS, SMALL, Kernel, all_done, floats, integers, next_task
+from mead.nn.vectors import LANES, exp, lanes, load, store
 
-LANES = 16  # channels that are computed side by side: as many float32 as a register of AVX-512 holds
 PART = 2**13  # numbers in a part, if that makes no more than so many:
 PARTS = 256
 
@@ -265,9 +261,6 @@ def _apply_backward(pointers):  # type: ignore[no-untyped-def]
         task = next_task(pointers[0])
 
 
-# --- What the loops are made of
-
-
 @njit(inline="always", **OPTIONS)
 def places(task, positions, channels, parts):  # type: ignore[no-untyped-def]
     """Where the features of a task begin and end, counted in numbers."""
@@ -275,214 +268,3 @@ def places(task, positions, channels, parts):  # type: ignore[no-untyped-def]
     first = part * positions // parts
     end = (part + 1) * positions // parts
     return (sample * positions + first) * channels, (sample * positions + end) * channels
-
-
-@intrinsic
-def _count(typing_context: Any, pointer: Any, at: Any, number: Any) -> Any:
-    """Add to an integer after a pointer, whichever thread asks. What it was."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, at, number = arguments
-        return builder.atomic_rmw("add", builder.gep(pointer, [at]), number, "acq_rel")
-
-    return types.int64(pointer, types.int64, types.int64), generate
-
-
-@intrinsic
-def _call(typing_context: Any, address: Any) -> Any:
-    """What the function at an address returns, an int32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.IntType(32), []).as_pointer()
-        return builder.call(builder.inttoptr(arguments[0], function), [])
-
-    return types.int32(types.int64), generate
-
-
-@njit(**OPTIONS)
-def next_task(pointer):  # type: ignore[no-untyped-def]
-    """A task that no thread has taken, of this thread's share if any is left; -1 if none is."""
-    numbers = integers(pointer)
-    tasks, threads, thread_number = carray(numbers, 3)
-    own = _call(thread_number) if threads > 1 else 0
-    for i in range(threads):
-        share = (own + i) % threads
-        task = share * tasks // threads + _count(numbers, TAKEN + share, 1)
-        if task < (share + 1) * tasks // threads:
-            return task
-    return -1
-
-
-@njit(**OPTIONS)
-def all_done(pointer, done):  # type: ignore[no-untyped-def]
-    """Whether all tasks are done, now that a thread has done so many; that is so for exactly one thread."""
-    numbers = integers(pointer)
-    return done > 0 and _count(numbers, DONE, done) + done == carray(numbers, 1)[0]
-
-
-@intrinsic
-def floats(typing_context: Any, pointer: Any) -> Any:
-    """A pointer as one to float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(pointer), generate
-
-
-@intrinsic
-def integers(typing_context: Any, pointer: Any) -> Any:
-    """A pointer as one to int64."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
-
-    return types.CPointer(types.int64)(pointer), generate
-
-
-# --- Vectors of `LANES` float32, for which +, -, * and / compute lane by lane; a number stands for all lanes
-
-FLOATS = ir.VectorType(ir.FloatType(), LANES)
-BITS = ir.VectorType(ir.IntType(32), LANES)
-BFLOATS = ir.VectorType(ir.IntType(16), LANES)  # bfloat16 as its bits
-
-
-class Vector(types.Type):
-    """The type of a vector."""
-
-
-vector = Vector("Vector")
-
-
-@register_model(Vector)
-class _Model(models.PrimitiveModel):
-    def __init__(self, manager: Any, vector: Vector) -> None:
-        super().__init__(manager, vector, FLOATS)
-
-
-@infer_global(operator.add)
-@infer_global(operator.sub)
-@infer_global(operator.mul)
-@infer_global(operator.truediv)
-class _Operator(AbstractTemplate):
-    def generic(self, arguments: Any, keywords: Any) -> Any:
-        if vector in arguments and all(each in (vector, types.float32) for each in arguments):
-            return signature(vector, vector, vector)
-        return None
-
-
-@lower_builtin(operator.add, vector, vector)
-def _add(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.fadd(*arguments, flags=("contract",))
-
-
-@lower_builtin(operator.sub, vector, vector)
-def _subtract(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.fsub(*arguments, flags=("contract",))
-
-
-@lower_builtin(operator.mul, vector, vector)
-def _multiply(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.fmul(*arguments, flags=("contract",))
-
-
-@lower_builtin(operator.truediv, vector, vector)
-def _divide(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.fdiv(*arguments, flags=("contract",))
-
-
-@lower_cast(types.float32, vector)
-def _in_all_lanes(context: Any, builder: Any, kind: Any, to: Any, number: Any) -> Any:
-    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, first, ir.Constant(BITS, [0] * LANES))
-
-
-@intrinsic
-def lanes(typing_context: Any, number: Any) -> Any:
-    """A vector with a float32 in all lanes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.cast(builder, arguments[0], types.float32, vector)
-
-    return vector(types.float32), generate
-
-
-@intrinsic
-def load(typing_context: Any, pointer: Any, at: Any) -> Any:
-    """The vector that begins `at` so many numbers after a pointer."""
-    bfloat16 = pointer.dtype == types.uint16
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.gep(arguments[0], [arguments[1]])
-        if not bfloat16:
-            return builder.load(builder.bitcast(place, FLOATS.as_pointer()), align=4)
-        bits = builder.zext(builder.load(builder.bitcast(place, BFLOATS.as_pointer()), align=2), BITS)
-        return builder.bitcast(builder.shl(bits, _bits(16)), FLOATS)
-
-    return vector(pointer, types.int64), generate
-
-
-@intrinsic
-def store(typing_context: Any, numbers: Any, pointer: Any, at: Any) -> Any:
-    """Store a vector, where `load` finds it, rounded to the nearest, or of two to the even one."""
-    bfloat16 = pointer.dtype == types.uint16
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        numbers, pointer, at = arguments
-        place = builder.gep(pointer, [at])
-        if not bfloat16:
-            builder.store(numbers, builder.bitcast(place, FLOATS.as_pointer()), align=4)
-            return context.get_dummy_value()
-        bits = builder.bitcast(numbers, BITS)
-        even = builder.and_(builder.lshr(bits, _bits(16)), _bits(1))
-        bits = builder.lshr(builder.add(builder.add(bits, _bits(0x7FFF)), even), _bits(16))
-        builder.store(builder.trunc(bits, BFLOATS), builder.bitcast(place, BFLOATS.as_pointer()), align=2)
-        return context.get_dummy_value()
-
-    return types.none(numbers, pointer, types.int64), generate
-
-
-@intrinsic
-def clamped(typing_context: Any, numbers: Any, least: Any, most: Any) -> Any:
-    """A vector's numbers, and the bound of those that exceed it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        numbers, least, most = arguments
-        numbers = builder.select(builder.fcmp_ordered("<", numbers, least), least, numbers)
-        return builder.select(builder.fcmp_ordered(">", numbers, most), most, numbers)
-
-    return vector(vector, vector, vector), generate
-
-
-@intrinsic
-def power_of_two(typing_context: Any, exponents: Any) -> Any:
-    """2 to the integers that are the last bits of a vector's numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.shl(builder.bitcast(arguments[0], BITS), _bits(23))
-        return builder.bitcast(builder.add(bits, _bits(0x3F800000)), FLOATS)
-
-    return vector(vector), generate
-
-
-def _bits(number: int) -> Any:
-    return ir.Constant(BITS, [number] * LANES)
-
-
-@njit(inline="always", **OPTIONS)
-def exp(x):  # type: ignore[no-untyped-def]
-    """e to the x, in float32 and within two units of its last place.
-
-    x is n ln 2 + r: 2^n goes into the exponent's bits, and e^r, of |r| < 0.35, is its Taylor polynomial.
-    """
-    x = clamped(x, lanes(f(-87)), lanes(f(88)))
-    shifted = x * f(1.44269504) + f(12582912)  # 1.5 · 2^23: the last bits are those of n
-    n = shifted - f(12582912)
-    r = x - n * f(0.693359375) + n * f(2.12194440e-4)  # ln 2 in two parts
-    e = r * f(1 / 720) + f(1 / 120)
-    e = e * r + f(1 / 24)
-    e = e * r + f(1 / 6)
-    e = e * r + f(0.5)
-    e = e * r + f(1)
-    e = e * r + f(1)
-    return e * power_of_two(shifted)

@@ -56,6 +56,8 @@ class Frozen(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.relu = False
         self._backward_weight: Tensor | None = None  # rearranged for the backward pass
+        self._transformed: Tensor | None = None  # as `mead.nn.winograd` needs them, for each pass
+        self._backward_transformed: Tensor | None = None
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """x [N, C, H, W] -> [N, C', H', W'], with `addend` of this shape added, before any ReLU."""
@@ -82,7 +84,8 @@ class Frozen(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: they rearrange the weights themselves, since PyTorch cannot copy rearranged ones."""
-        state = {**self.__dict__, "_backward_weight": None}
+        made = ("_backward_weight", "_transformed", "_backward_transformed")
+        state = self.__dict__ | dict.fromkeys(made)
         if self.weight.is_mkldnn:
             weight = nn.Parameter(self.to_plain(self.weight), requires_grad=False)
             state["_parameters"] = {**self._parameters, "weight": weight}
@@ -111,6 +114,8 @@ class FrozenConv2d(Frozen):
         self._backward_padding = [side - 1 - pad for side, pad in zip(sides, self.padding, strict=True)]
         self._plain = (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
         self._plain = self._plain and min(self._backward_padding) >= 0
+        kind = (self._plain, *sides, *self.padding, relu, dtype)
+        self._is_for_winograd = kind == (True, 3, 3, 1, 1, False, torch.float32)
 
     @classmethod
     def with_norm(
@@ -121,6 +126,10 @@ class FrozenConv2d(Frozen):
 
     def convolve(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         weight = self.weight  # once, as another thread may rearrange it meanwhile
+        if winograd := self._winograd(x, weight.shape[0]):
+            if self._transformed is None:
+                self._transformed = winograd.transform(self.to_plain(weight))
+            return winograd.convolve(x, self._transformed, self.bias, addend)
         if not weight.is_mkldnn:
             if not (self._plain and _for_onednn(x)):
                 y = F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -131,6 +140,11 @@ class FrozenConv2d(Frozen):
         return _onednn(x, weight, self.bias, self.padding, 1, addend, self.relu)
 
     def gradient(self, grad: Tensor, shape: torch.Size, skipped: Tensor | None = None) -> Tensor:
+        if winograd := self._winograd(grad, shape[1]):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+            if self._backward_transformed is None:
+                self._backward_transformed = winograd.transform(self._rotated())
+            return winograd.convolve(grad, self._backward_transformed, None, skipped)
         if not self.weight.is_mkldnn:
             how = (self.stride, self.padding, self.dilation, self.groups)
             grad_x = conv2d_input(shape, self.weight, grad, *how)
@@ -138,9 +152,21 @@ class FrozenConv2d(Frozen):
         grad = grad.contiguous(memory_format=torch.channels_last)
         weight = self._backward_weight
         if weight is None:
-            rotated = self.weight.to_dense().flip(2, 3).transpose(0, 1)
-            weight = self._backward_weight = _rearranged(rotated, self._backward_padding, grad.shape)
+            weight = _rearranged(self._rotated(), self._backward_padding, grad.shape)
+            self._backward_weight = weight
         return _onednn(grad, weight, None, self._backward_padding, 1, skipped)
+
+    def _winograd(self, x: Tensor, channels_out: int) -> Any:
+        """The module that convolves x faster, if it does; imported here, as Numba takes 110 MB."""
+        if not self._is_for_winograd:
+            return None
+        from mead.nn import winograd
+
+        return winograd if winograd.is_faster(x, channels_out) else None
+
+    def _rotated(self) -> Tensor:
+        """The weights of the backward pass."""
+        return self.to_plain(self.weight).flip(2, 3).transpose(0, 1)
 
 
 class FrozenUpsample(Frozen):
