@@ -27,12 +27,19 @@ class Batch(Generic[R]):
         capacity: the most jobs.
         context: fields for every log line.
         room: for their steps in memory; None: it is not foreseen, and steps may fail for want of it.
+        in_a_pass: the most that are advanced in one pass; None: all.
     """
 
     def __init__(
-        self, pipeline: Pipeline[R], capacity: int, context: Mapping[str, str], room: Room | None = None
+        self,
+        pipeline: Pipeline[R],
+        capacity: int,
+        context: Mapping[str, str],
+        room: Room | None = None,
+        in_a_pass: int | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.in_a_pass = in_a_pass or capacity
         self.room = room
         self.capacity = capacity
         self.full_capacity = capacity
@@ -70,8 +77,9 @@ class Batch(Generic[R]):
         """Advance every unfinished job by one step. A job that fails gets its `error`; the others go on."""
         unfinished = self.unfinished()
         began = time.monotonic()
-        for first in range(0, len(unfinished), self.capacity):
-            self._step(unfinished[first : first + self.capacity])
+        most = min(self.capacity, self.in_a_pass)
+        for first in range(0, len(unfinished), most):
+            self._step(unfinished[first : first + most])
         took = time.monotonic() - began
         for active in unfinished:
             active.seconds += took

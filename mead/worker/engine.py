@@ -69,6 +69,7 @@ class Engine(Generic[R]):
         origin: what makes latents here; None: no job can go on here.
         latents_ttl: seconds that those of jobs that succeed are kept, so that they can go on; 0: not at all.
         room: for the jobs' steps in memory; None: it is not foreseen.
+        in_a_pass: the most jobs that are advanced in one pass; None: all.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Engine(Generic[R]):
         origin: Origin | None = None,
         latents_ttl: int = 0,
         room: Room | None = None,
+        in_a_pass: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.params = params
@@ -98,7 +100,7 @@ class Engine(Generic[R]):
         self.storage = storage
         self.queue = queue
         self.worker = worker
-        self.batch: Batch[R] = Batch(pipeline, capacity, {"queue": queue, "worker": worker}, room)
+        self.batch: Batch[R] = Batch(pipeline, capacity, {"queue": queue, "worker": worker}, room, in_a_pass)
         self.pause = pause
         self.admission = admission or AdmissionControl()
         self.max_job_seconds = max_job_seconds

@@ -7,14 +7,16 @@ import os
 import signal
 import threading
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from mead.data_url import open_storage
 from mead.limits import check_steps
+from mead.model_spec import ModelSpec
 from mead.nn.precision import best_device, check_device
 from mead.nn.threads import end_threads
+from mead.params import check
 from mead.provenance import Weights, chunks_of, recorded_weights
 from mead.queue.client import connect
 from mead.queue.jobs import Jobs
@@ -26,8 +28,11 @@ from mead.weights.notes import notes_on
 from mead.worker.admission import AdmissionControl
 from mead.worker.engine import Engine
 from mead.worker.memory import room_on
+from mead.worker.warm_up import jobs_in_a_pass
 from mead.worker.webhooks import WebhookLoop
 from mead.worker.worker import OtherWeightsError, Worker, new_name
+
+log = logging.getLogger("inference_server")  # as the process is called
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -46,9 +51,10 @@ def make_worker(settings: Settings) -> Worker:
     check_device(device)
     pipelines = [(spec, spec.load_pipeline(settings.weights, device)) for spec in MODELS.values()]
     weights = recorded_weights(settings.weights)
-    if settings.cuda_graphs and device.startswith("cuda"):
+    passes: dict[str, int] = {}  # how many jobs of a model are best advanced in one
+    if device.startswith("cuda"):
         for spec, pipeline in pipelines:
-            pipeline.record_graphs(settings.threads(spec))
+            passes[spec.name] = _warm_up(spec, pipeline, settings)
     end_threads()  # the engines have their own
     engines = [
         Engine(
@@ -71,6 +77,7 @@ def make_worker(settings: Settings) -> Worker:
             ),
             latents_ttl=settings.latents_ttl,
             room=room_on(torch.device(device)),
+            in_a_pass=passes.get(spec.name),
         )
         for spec, pipeline in pipelines
     ]
@@ -96,6 +103,17 @@ def make_worker(settings: Settings) -> Worker:
     )
 
 
+def _warm_up(spec: ModelSpec, pipeline: Any, settings: Settings) -> int:
+    """Prepare a model on a GPU, and find out how many jobs are best advanced in one pass."""
+    most = settings.threads(spec)
+    if settings.cuda_graphs:
+        pipeline.record_graphs(most)
+    params = [check(spec.params, {"prompt": "a smiling face", "seed": seed}) for seed in range(most)]
+    jobs = jobs_in_a_pass(pipeline, [pipeline.start(each) for each in params], torch.cuda.synchronize)
+    log.info("warm", extra={"model": spec.name, "in_a_pass": jobs})
+    return jobs
+
+
 def serve(worker: Worker, what: str) -> NoReturn:
     """Run a worker until SIGTERM or SIGINT, then end the process, even if a thread is still in a step.
 
@@ -105,16 +123,15 @@ def serve(worker: Worker, what: str) -> NoReturn:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    logger = logging.getLogger("inference_server")  # __name__ is __main__ here
-    logger.info("ready", extra={"worker": worker.name, "what": what})
+    log.info("ready", extra={"worker": worker.name, "what": what})
     status = 0
     try:
         worker.run(stop)
     except OtherWeightsError as error:
-        logger.error(str(error))
+        log.error(str(error))
         status = 2
     except BaseException:
-        logger.critical("the worker has failed", exc_info=True)
+        log.critical("the worker has failed", exc_info=True)
         status = 1
     logging.shutdown()
     os._exit(status)  # a normal exit would wait for a thread in a long step
