@@ -64,7 +64,6 @@ class Guide:
             maps: where they lie, [cutouts, 2, 3].
             noise: added to them, [cutouts, 3, S, S].
         """
-        crops = Cutouts.cut(picture, maps[None], self.perceptor.input_size)
-        crops += noise
+        crops = [Cutouts.cut(picture, maps[None], self.perceptor.input_size).add_(noise)]
         with self.precision.autocast():
-            return self.perceptor.embed_image(crops)
+            return self.perceptor.embed_image(crops.pop())  # nothing here keeps them while CLIP computes

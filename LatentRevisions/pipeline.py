@@ -31,6 +31,7 @@ from LatentRevisions.vqgan import VQGAN
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_picture
 from mead.nn.cutouts import Cutouts
+from mead.nn.freed import give_back
 from mead.nn.frozen import freeze
 from mead.nn.graphs import Recorded
 from mead.nn.losses import Apply, Scale, Sum
@@ -88,6 +89,8 @@ class LatentRevisionsPipeline:
         self._decoded = Recorded(self._pass_decoder)
         self.guides = [Guide(each, device) for each in (perceptor, *others)]
         self.aims = self.guides[0].aims
+        self._has_stepped = False
+        give_back()  # what the weights took in the formats that they were read in
 
     @property
     def _beginnings(self) -> FirstLatents:
@@ -195,6 +198,9 @@ class LatentRevisionsPipeline:
             side_by_side(self._step_by_size, by_size, self._paces, _size_of)
         else:
             self._step_by_size(revisions)
+        if not self._has_stepped:
+            self._has_stepped = True
+            give_back()  # what the weights took before they were rearranged
 
     def record_graphs(self, jobs: int) -> None:
         """Record CUDA graphs of the passes of 1 to `jobs` jobs with the weights set's own settings."""

@@ -52,16 +52,19 @@ class FrozenTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
-        n, channels, height, width = images.shape
-        p = self.patch_size
         with torch.autocast(images.device.type, enabled=False):
-            patches = images.to(self.patches_in.dtype).view(n, channels, height // p, p, width // p, p)
-            x = F.linear(patches.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * p * p), self.patches_in)
-            x = torch.cat([self.class_token.expand(n, 1, -1), x], 1) + self.positions
-            x = self.norm_in(x)
+            x = self.norm_in(self._tokens(images))
             for block in self.blocks:
                 x = block(x)
             return F.linear(self.norm_out(x[:, 0]), self.projection)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """[N, 3, S, S] -> [N, 1 + patches, width]."""
+        n, channels, height, width = images.shape
+        p = self.patch_size
+        patches = images.to(self.patches_in.dtype).view(n, channels, height // p, p, width // p, p)
+        x = F.linear(patches.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * p * p), self.patches_in)
+        return torch.cat([self.class_token.expand(n, 1, -1), x], 1) + self.positions
 
 
 class FrozenBlock(nn.Module):
@@ -84,12 +87,15 @@ class FrozenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, tokens, width] -> [N, tokens, width]."""
+        x = x + self._attention(self.norm_1(x))
+        return x + self.out(self.activation(self.hidden(self.norm_2(x))))
+
+    def _attention(self, x: Tensor) -> Tensor:
         n, tokens, width = x.shape
-        heads = self.queries_keys_values(self.norm_1(x)).view(n, tokens, 3, self.heads, width // self.heads)
+        heads = self.queries_keys_values(x).view(n, tokens, 3, self.heads, width // self.heads)
         queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
         h = attend(queries, keys, values, causal=self.causal)
-        x = x + self.attended(h.transpose(1, 2).reshape(n, tokens, width))
-        return x + self.out(self.activation(self.hidden(self.norm_2(x))))
+        return self.attended(h.transpose(1, 2).reshape(n, tokens, width))
 
 
 class FrozenResNet(nn.Module):

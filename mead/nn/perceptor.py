@@ -45,6 +45,7 @@ class Perceptor(nn.Module):
     def __init__(self, model: Any, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         self.model = model
+        self._dtype: torch.dtype | None = None  # that a frozen image tower computes in
         self._tokeniser = load_tokeniser()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -77,6 +78,7 @@ class Perceptor(nn.Module):
     def freeze(self, dtype: torch.dtype) -> Perceptor:
         """Embed pictures in `dtype` and faster from now on; the image tower cannot be trained or saved."""
         self.model.visual = freeze(self.model.visual, dtype)
+        self._dtype = dtype
         return self
 
     @property
@@ -137,6 +139,8 @@ class Perceptor(nn.Module):
         if images.shape[-2:] != size:
             images = resize(images.float(), size)
         images = self.normalise(images)
+        if self._dtype is not None:
+            images = images.to(self._dtype)  # before the tower, which keeps what it is given until its end
         return F.normalize(self.model.encode_image(images).float(), dim=-1)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
+
+from mead.nn.freed import give_back
 
 RESERVED = 0.1  # of the memory that there is, for what is not foreseen
 
@@ -33,8 +34,7 @@ class ProcessMemory:
     """
 
     def __init__(self) -> None:
-        with suppress(AttributeError):  # it is glibc's
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back()
         with suppress(OSError):  # a peak of loading networks says nothing of steps
             Path("/proc/self/clear_refs").write_text("5")
 
