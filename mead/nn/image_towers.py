@@ -54,8 +54,10 @@ class FrozenTransformer(nn.Module):
         """Normalised images [N, 3, S, S] -> embeddings [N, d]."""
         with torch.autocast(images.device.type, enabled=False):
             x = self.norm_in(self._tokens(images))
-            for block in self.blocks:
+            *blocks, last = self.blocks
+            for block in blocks:
                 x = block(x)
+            x = last(x, only_first=True)
             return F.linear(self.norm_out(x[:, 0]), self.projection)
 
     def _tokens(self, images: Tensor) -> Tensor:
@@ -85,17 +87,33 @@ class FrozenBlock(nn.Module):
         self.hidden = _linear(mlp.c_fc.weight * scale, mlp.c_fc.bias * scale)
         self.out = _linear(mlp.c_proj.weight / scale, mlp.c_proj.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, tokens, width] -> [N, tokens, width]."""
-        x = x + self._attention(self.norm_1(x))
+    def forward(self, x: Tensor, only_first: bool = False) -> Tensor:
+        """x [N, tokens, width] -> [N, tokens, width], or of the first token, [N, 1, width]."""
+        h = self.norm_1(x)
+        if only_first:
+            x = x[:, :1]
+            attended = self._attend(*self._of_first(h))
+        else:
+            attended = self._attend(*self._heads(self.queries_keys_values(h)))
+        x = x + attended
         return x + self.out(self.activation(self.hidden(self.norm_2(x))))
 
-    def _attention(self, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        heads = self.queries_keys_values(x).view(n, tokens, 3, self.heads, width // self.heads)
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
+    def _of_first(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The queries of the first token, and the keys and values of all."""
+        width, layer = x.shape[2], self.queries_keys_values
+        queries = F.linear(x[:, :1], layer.weight[:width], layer.bias[:width])
+        keys_values = F.linear(x, layer.weight[width:], layer.bias[width:])
+        return (*self._heads(queries), *self._heads(keys_values))
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[N, tokens, k · width] -> k of [N, heads, tokens, width / heads]."""
+        heads = x.unflatten(2, (-1, self.heads, self.attended.in_features // self.heads))
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """[N, heads, tokens, width / heads] each -> [N, tokens, width], as many as there are queries."""
         h = attend(queries, keys, values, causal=self.causal)
-        return self.attended(h.transpose(1, 2).reshape(n, tokens, width))
+        return self.attended(h.transpose(1, 2).flatten(2))
 
 
 class FrozenResNet(nn.Module):
