@@ -89,6 +89,9 @@ class LatentRevisionsPipeline:
         self._decoded = Recorded(self._pass_decoder)
         self.guides = [Guide(each, device) for each in (perceptor, *others)]
         self.aims = self.guides[0].aims
+        self.ignores_threads = self.precision.ignores_threads and all(
+            guide.perceptor.ignores_threads for guide in self.guides
+        )
         self._has_stepped = False
         give_back()  # what the weights took in the formats that they were read in
 
@@ -193,7 +196,7 @@ class LatentRevisionsPipeline:
 
     def step(self, revisions: Sequence[LatentRevision]) -> None:
         """Advance each revision by one step, those of the same size in one pass, or parts side by side."""
-        if self.precision.ignores_threads:
+        if self.ignores_threads:
             by_size = sorted(revisions, key=lambda revision: revision.latents.shape)
             side_by_side(self._step_by_size, by_size, self._paces, _size_of)
         else:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mead.nn.threads import own_threads
+
 BORDER = 2  # rows of zeros above and below
 STRIP = 4 * 2**20  # bytes, of one feature map; on the CPU
 SPARE = 3  # maps of one shape that are kept: a level's two and a gradient
@@ -82,5 +84,5 @@ def unflat(features: Tensor, width: int) -> Tensor:
 
 def inner_products(maps: Tensor, features: Tensor) -> Tensor:
     """maps [k, H W], features [H W, C] -> their products, summed over the pixels, [k, C] in float32."""
-    # 2**-10: float16 holds the sums too
-    return (maps * 2**-10 @ features).float() * 2**10
+    with own_threads(1):  # several would divide the sums, which changes how they round
+        return (maps * 2**-10 @ features).float() * 2**10  # float16 holds the smaller sums too

@@ -91,7 +91,8 @@ class FrozenStyledConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, features: Tensor) -> Made:
         """Fill `features` from x, both with a border, and style [in]."""
-        demodulation = torch.rsqrt(self.squares @ style.square() + 1e-8)
+        # a product with a vector is divided among threads, which round it differently
+        demodulation = torch.rsqrt((self.squares * style.square()).sum(1) + 1e-8)
         factors = SQRT2 * demodulation[:, None] * style  # [out, in]
         weight = self.weight * (factors.T if self.upsample else factors)[:, :, None, None].to(x.dtype)
         for strip, below in self.strips():
@@ -142,7 +143,8 @@ class FrozenStyledConv(nn.Module):
                 rows(grad_x, below).copy_(g)
         # Features f = leaky_relu(d c + bias + noise) have f · grad f = g (d c + bias + noise).
         grad_log_demodulation = consumed - self.bias * added[0] - added[1]
-        through_demodulation = (grad_log_demodulation * made.demodulation.square()) @ self.squares
+        through = grad_log_demodulation * made.demodulation.square()
+        through_demodulation = (through[:, None] * self.squares).sum(0)
         return x_grad_x / style - style * through_demodulation, x_grad_x
 
 

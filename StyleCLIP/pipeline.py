@@ -102,6 +102,7 @@ class StyleCLIPPipeline:
         self.hyperparameters = hyperparameters
         self.device = device
         self.scaler = self.precision.scaler()
+        self.ignores_threads = self.precision.ignores_threads and perceptor.ignores_threads
         self._paces = Paces()
         self._faces, self._embed = Recorded(self._pass_generator), Recorded(self._pass_perceptor)
         self._features = Recorded(self._pass_identity)
@@ -262,7 +263,7 @@ class StyleCLIPPipeline:
         for revision in going:
             for group in revision.optimiser.param_groups:
                 group["lr"] = revision.learning_rate * ramp(revision.done)
-        if self.precision.ignores_threads:
+        if self.ignores_threads:
             side_by_side(self._optimise, going, self._paces, _size_of)
         else:
             self._optimise(going)

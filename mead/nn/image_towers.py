@@ -37,6 +37,8 @@ class FrozenTransformer(nn.Module):
         tower: whose weights it takes over.
     """
 
+    ignores_threads = False  # on some processors, threads divide the sums of its large products
+
     def __init__(self, tower: Any) -> None:
         super().__init__()
         size = tower.image_size  # open_clip's has a height and a width
@@ -126,6 +128,8 @@ class FrozenResNet(nn.Module):
         dtype: the number format it computes in.
     """
 
+    ignores_threads = True
+
     def __init__(self, tower: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.image_size = tower.image_size
@@ -209,29 +213,36 @@ class FrozenAttentionPool(nn.Module):
         super().__init__()
         self.heads = pool.num_heads
         self.positions = pool.positional_embedding
-        self.queries = pool.q_proj
-        # a convolution, whose weights are rearranged once
-        joined = nn.Conv2d(1, 1, 1, device="meta")
-        joined.weight = nn.Parameter(torch.cat([pool.k_proj.weight, pool.v_proj.weight])[:, :, None, None])
-        joined.bias = nn.Parameter(torch.cat([pool.k_proj.bias, pool.v_proj.bias]))
-        self.keys_values = FrozenConv2d(joined, dtype)
-        self.out = pool.c_proj
+        self.queries = _pointwise(pool.q_proj, dtype=dtype)
+        self.keys_values = _pointwise(pool.k_proj, pool.v_proj, dtype=dtype)
+        self.out = _pointwise(pool.c_proj, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, d]."""
         n, width = x.shape[:2]
         x = x.flatten(2).mT
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positions
-        queries = self.queries(x[:, :1]).view(n, 1, self.heads, -1).transpose(1, 2)
+        queries = self.queries(x[:, 0, :, None, None]).view(n, 1, self.heads, -1).transpose(1, 2)
         keys_values = self.keys_values(x.mT[..., None]).squeeze(3).mT.unflatten(2, (2, self.heads, -1))
         h = attend(queries, *keys_values.permute(2, 0, 3, 1, 4).unbind(0))
-        return self.out(h.reshape(n, width))
+        return self.out(h.reshape(n, width, 1, 1)).flatten(1)
 
 
 def _conv(module: Any, number: int, dtype: torch.dtype) -> FrozenConv2d:
     """A convolution of `module` with the normalisation and the ReLU that follow it."""
     conv, norm = getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
     return FrozenConv2d.with_norm(conv, norm, dtype, relu=True)
+
+
+def _pointwise(*layers: Any, dtype: torch.dtype) -> FrozenConv2d:
+    """Linear layers of the same input, joined, as a convolution.
+
+    Its weights are rearranged once, and threads do not divide its sums, which would change how they round.
+    """
+    joined = nn.Conv2d(1, 1, 1, device="meta")
+    joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers])[:, :, None, None])
+    joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
+    return FrozenConv2d(joined, dtype)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -82,6 +82,11 @@ class Perceptor(nn.Module):
         return self
 
     @property
+    def ignores_threads(self) -> bool:
+        """Whether, once frozen, it rounds the same in bfloat16 however many threads divide a pass."""
+        return bool(getattr(self.model.visual, "ignores_threads", False))
+
+    @property
     def context_length(self) -> int:
         """Tokens of a text that CLIP reads, the start and end token included."""
         return int(self.model.context_length)

@@ -65,7 +65,7 @@ class Precision:
 
     @property
     def ignores_threads(self) -> bool:
-        """Whether matrix products and convolutions round the same however many threads divide them."""
+        """Whether convolutions, and products without large sums, round the same on any number of threads."""
         return self.device.type == "cpu" and self.dtype == torch.bfloat16
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -23,8 +23,8 @@ def side_by_side(
     side by side take a fifth to two fifths more steps a second than one pass. One job alone has all threads,
     or one if that has been faster.
 
-    Only for work whose results do not depend on the number of PyTorch's threads, see
-    `mead.nn.precision.Precision.ignores_threads`.
+    Only for work whose results do not depend on the number of PyTorch's threads, see `ignores_threads` of
+    `mead.nn.precision.Precision` and `mead.nn.perceptor.Perceptor`.
 
     Args:
         paces: what passes of one job have taken.

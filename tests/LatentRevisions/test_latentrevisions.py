@@ -21,6 +21,7 @@ from LatentRevisions.pipeline import LatentRevisionsPipeline, load_pipeline
 from LatentRevisions.revision import LatentRevision
 from mead.imaging.pictures import read_picture
 from mead.imaging.tensors import to_tensor
+from mead.nn.threads import own_threads
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, result_of, run
 from tests.conftest import DATA, psnr
@@ -130,6 +131,31 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: LatentRevisionsPip
     together = finish(pipeline, [pipeline.start(one) for one in wanted])
     for a, b in zip(alone, together, strict=True):
         assert psnr(a, b) >= 40
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"start": "noise", "cutouts": 64},
+        {"start": "noise", "size": "384x384", "cutouts": 8},
+    ],
+)
+def test_a_step_is_the_same_on_any_number_of_threads(
+    pipeline: LatentRevisionsPipeline, given: dict[str, Any]
+) -> None:
+    assert pipeline.ignores_threads == (pipeline.precision.dtype == torch.bfloat16)
+
+    def latents(threads: int) -> torch.Tensor:
+        revision = pipeline.start(params("a yellow star", seed=1, iterations=2, **given))
+        with own_threads(threads):
+            for _ in range(2):
+                pipeline._step_by_size([revision])
+        return revision.latents.detach()
+
+    if pipeline.ignores_threads:
+        alone = latents(1)
+        assert all(torch.equal(latents(threads), alone) for threads in (3, 8))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mead.imaging.pictures import PictureError
+from mead.nn.threads import own_threads
 from mead.params import ParamsError
 from mead.revision import Progress, check_loss, picture_of, result_of
 from StyleCLIP.align import align, find_face
@@ -121,6 +122,24 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(pipeline: StyleCLIPPipeline,
     together = finish(pipeline, [pipeline.start(one) for one in wanted])
     for a, b in zip(alone, together, strict=True):
         assert psnr(a, b) >= 40
+
+
+@pytest.mark.parametrize("given", [{}, {"start": "inversion"}, {"space": "s"}])
+def test_a_step_is_the_same_on_any_number_of_threads(
+    pipeline: StyleCLIPPipeline, given: dict[str, Any]
+) -> None:
+    assert pipeline.ignores_threads == (pipeline.precision.dtype == torch.bfloat16)
+
+    def latents(threads: int) -> torch.Tensor:
+        revision = pipeline.start(params("a queen", seed=1, iterations=3, **given))
+        with own_threads(threads):
+            for _ in range(3):
+                pipeline._optimise([revision])
+        return revision.latents.detach()
+
+    if pipeline.ignores_threads:
+        alone = latents(1)
+        assert all(torch.equal(latents(threads), alone) for threads in (3, 8))
 
 
 def test_it_starts_with_the_uploaded_face(pipeline: StyleCLIPPipeline, girl: Path) -> None:
