@@ -65,10 +65,14 @@ JOBS = 8  # at once
 
 
 def read(weights: str, network: str) -> StateDict:
-    """A network's weights: the demo set's, or for "full" made-up ones of the published size."""
+    """A network's weights: the demo set's, or for "full" made-up ones of the published size.
+
+    Those of CLIP are in half precision, as published.
+    """
     if weights == "demo":
         return WeightSet.find("demo").read(network)
-    return parity.load(PUBLISHED[network]).state_dict
+    made_up = parity.load(PUBLISHED[network]).state_dict
+    return {key: tensor.half() for key, tensor in made_up.items()} if network == "clip" else made_up
 
 
 def picture_settings(weights: str) -> LatentRevisionsHyperparameters:

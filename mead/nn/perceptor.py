@@ -54,6 +54,7 @@ class Perceptor(nn.Module):
     def from_state_dict(cls, state_dict: StateDict) -> Perceptor:
         """Build the CLIP that `state_dict` holds, with either kind of image tower, frozen and in float32.
 
+        A table of token embeddings in half precision stays so: adding positions widens what is read.
         A compact state dict (see `expand`) is expanded first. Where it has no TRAITS, they are OpenAI's.
 
         Raises:
@@ -61,13 +62,17 @@ class Perceptor(nn.Module):
         """
         # OpenAI's TorchScript files carry these sizes beside the weights, which say the same.
         sizes = ("input_resolution", "context_length", "vocab_size")
-        weights = {key: tensor.float() for key, tensor in expand(state_dict).items() if key not in sizes}
+        expanded = expand(state_dict)
+        weights = {key: tensor.float() for key, tensor in expanded.items() if key not in sizes}
         told = {key: weights.pop(key) for key in TRAITS if key in weights}
         traits = {key: tensor.tolist() for key, tensor in told.items() if not tensor.is_meta}
         try:
             model = build(lambda: _model_of(weights, traits), weights)
         except (ValueError, ZeroDivisionError, AssertionError) as error:
             raise StateDictError(str(error) or type(error).__name__) from error
+        words = expanded["token_embedding.weight"]
+        if words.dtype == torch.float16:  # as published; a table in float32 would take 100 MB
+            model.token_embedding.weight = nn.Parameter(words)
         length = model.context_length
         if length > LONGEST_TEXT:
             raise StateDictError(f"positional_embedding is of {length:,} tokens, more than {LONGEST_TEXT:,}")

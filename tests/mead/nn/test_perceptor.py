@@ -8,6 +8,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from mead.nn.perceptor import VOCABULARY, Perceptor, expand
 from mead.nn.state_dict import StateDict, StateDictError
+from mead.nn.text_tower import FrozenTextTower
 from tests import parity
 
 
@@ -89,6 +90,21 @@ def test_the_compact_form_keeps_what_texts_of_known_words_mean(small: Perceptor)
     assert table.shape == (VOCABULARY, 64)
     assert torch.equal(table[ids], state_dict["token_embedding.weight"][ids])
     assert torch.equal(table[1234], little["token_embedding.weight"][-1])
+
+
+def test_half_precision_is_widened_and_the_table_of_words_stays(small: Perceptor) -> None:
+    half = {key: tensor.half() for key, tensor in small.model.state_dict().items()}
+    texts = ["a red circle", "a house at night"]
+    restored, widened = (
+        Perceptor.from_state_dict(each) for each in (half, {key: half[key].float() for key in half})
+    )
+    kept = [name for name, weight in restored.named_parameters() if weight.dtype != torch.float32]
+    assert kept == ["model.token_embedding.weight"]
+    assert not any(weight.requires_grad for weight in restored.parameters())
+    tokens = restored.tokenise(texts)
+    assert torch.equal(restored.embed_text(texts), widened.embed_text(texts))
+    one, other = (FrozenTextTower(each.model, torch.bfloat16)(tokens) for each in (restored, widened))
+    assert torch.equal(one, other)
 
 
 def test_expand_names_tokens_that_do_not_fit(small: Perceptor) -> None:
