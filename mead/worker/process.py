@@ -52,9 +52,9 @@ def make_worker(settings: Settings) -> Worker:
     pipelines = [(spec, spec.load_pipeline(settings.weights, device)) for spec in MODELS.values()]
     weights = recorded_weights(settings.weights)
     passes: dict[str, int] = {}  # how many jobs of a model are best advanced in one
-    if device.startswith("cuda"):
+    if settings.cuda_graphs and device.startswith("cuda"):
         for spec, pipeline in pipelines:
-            passes[spec.name] = _warm_up(spec, pipeline, settings)
+            passes[spec.name] = _warm_up(spec, pipeline, settings.threads(spec))
     end_threads()  # the engines have their own
     engines = [
         Engine(
@@ -103,11 +103,12 @@ def make_worker(settings: Settings) -> Worker:
     )
 
 
-def _warm_up(spec: ModelSpec, pipeline: Any, settings: Settings) -> int:
-    """Prepare a model on a GPU, and find out how many jobs are best advanced in one pass."""
-    most = settings.threads(spec)
-    if settings.cuda_graphs:
-        pipeline.record_graphs(most)
+def _warm_up(spec: ModelSpec, pipeline: Any, most: int) -> int:
+    """Record a model's CUDA graphs, and find out how many jobs are best advanced in one pass.
+
+    Without graphs, a step waits for the launches of its kernels: the more jobs share them, the better.
+    """
+    pipeline.record_graphs(most)
     params = [check(spec.params, {"prompt": "a smiling face", "seed": seed}) for seed in range(most)]
     jobs = jobs_in_a_pass(pipeline, [pipeline.start(each) for each in params], torch.cuda.synchronize)
     log.info("warm", extra={"model": spec.name, "in_a_pass": jobs})

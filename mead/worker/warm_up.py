@@ -1,4 +1,4 @@
-"""How many jobs are best advanced in one pass: found out on a GPU before the first job comes."""
+"""How many jobs are best advanced in one pass on a GPU: found out before the first one comes."""
 
 from __future__ import annotations
 
