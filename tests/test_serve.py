@@ -87,8 +87,9 @@ class Serve:
         """The process id of the child that runs `program`."""
         me = self.process.pid
         for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split():
-            if program in Path(f"/proc/{pid}/cmdline").read_text():
-                return int(pid)
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if program in Path(f"/proc/{pid}/cmdline").read_text():
+                    return int(pid)
         return 0
 
     def post(self, **form: str) -> requests.Response:
