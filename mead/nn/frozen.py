@@ -56,8 +56,6 @@ class Frozen(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.relu = False
         self._backward_weight: Tensor | None = None  # rearranged for the backward pass
-        self._transformed: Tensor | None = None  # as `mead.nn.winograd` needs them, for each pass
-        self._backward_transformed: Tensor | None = None
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """x [N, C, H, W] -> [N, C', H', W'], with `addend` of this shape added, before any ReLU."""
@@ -84,8 +82,7 @@ class Frozen(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: they rearrange the weights themselves, since PyTorch cannot copy rearranged ones."""
-        made = ("_backward_weight", "_transformed", "_backward_transformed")
-        state = self.__dict__ | dict.fromkeys(made)
+        state = {**self.__dict__, "_backward_weight": None}
         if self.weight.is_mkldnn:
             weight = nn.Parameter(self.to_plain(self.weight), requires_grad=False)
             state["_parameters"] = {**self._parameters, "weight": weight}
@@ -114,6 +111,8 @@ class FrozenConv2d(Frozen):
         self._backward_padding = [side - 1 - pad for side, pad in zip(sides, self.padding, strict=True)]
         self._plain = (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
         self._plain = self._plain and min(self._backward_padding) >= 0
+        self._transformed: Tensor | None = None  # as `mead.nn.winograd` needs them, for each pass
+        self._backward_transformed: Tensor | None = None
         kind = (self._plain, *sides, *self.padding, relu, dtype)
         self._is_for_winograd = kind == (True, 3, 3, 1, 1, False, torch.float32)
 
@@ -155,6 +154,9 @@ class FrozenConv2d(Frozen):
             weight = _rearranged(self._rotated(), self._backward_padding, grad.shape)
             self._backward_weight = weight
         return _onednn(grad, weight, None, self._backward_padding, 1, skipped)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_transformed": None, "_backward_transformed": None}
 
     def _winograd(self, x: Tensor, channels_out: int) -> Any:
         """The module that convolves x faster, if it does; imported here, as Numba takes 110 MB."""
